@@ -1,0 +1,101 @@
+"""What the NAT asks of the host's network stack: the contract between ``slirp`` and ``slirp.hostio``.
+
+``slirp.hostio.AsyncHost`` implements it with non-blocking sockets on the event loop; tests use a fake on a virtual
+clock. Addresses are ``(text, port)`` with a numeric IPv4 or IPv6 text. Times are integer nanoseconds of the
+machine's clock. No call blocks. Errors are ``errno`` numbers.
+
+Calls into the NAT (``*Events``) happen from the event loop only, never from inside a call that the NAT made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+Address = tuple[str, int]
+
+
+class TcpEvents(Protocol):
+    """One host connection's events, implemented by a TCP flow."""
+
+    def host_connected(self, now: int) -> None:
+        """The connect succeeded; the socket may be written."""
+
+    def host_failed(self, error: int, now: int) -> None:
+        """The connect failed, or the connection broke, with ``errno``. The socket is closed already."""
+
+    def host_readable(self, now: int) -> None:
+        """``recv`` has something to say (data, end of stream or an error). Level-triggered while watched."""
+
+    def host_writable(self, now: int) -> None:
+        """``send`` takes bytes again. Level-triggered while watched."""
+
+
+class TcpSocket(Protocol):
+    """A host TCP socket. ``watch`` starts out as (False, False)."""
+
+    def send(self, data: bytes | memoryview) -> int:
+        """Bytes taken, 0 when the buffer is full. Raises OSError when the connection is broken."""
+
+    def recv(self, size: int) -> bytes | None:
+        """Up to ``size`` bytes; b"" at end of stream; None: nothing now. Raises OSError when it is broken."""
+
+    def shutdown(self) -> None:
+        """Half-close: no more bytes will be sent."""
+
+    def watch(self, read: bool, write: bool) -> None:
+        """Which events to report."""
+
+    def close(self, *, reset: bool = False) -> None:
+        """Give the socket back; ``reset``: with RST rather than FIN. Idempotent; no event follows."""
+
+
+class UdpEvents(Protocol):
+    """One UDP socket's events, implemented by a UDP flow."""
+
+    def host_readable(self, now: int) -> None:
+        """``recv`` or ``error`` has something to say."""
+
+
+class UdpError(Protocol):
+    """An ICMP error that came back for a datagram (from IP_RECVERR)."""
+
+    errno: int
+    type: int  # ICMP type and code as received (ICMPv6 for IPv6)
+    code: int
+    info: int  # next-hop MTU for "fragmentation needed"
+    offender: str | None  # who sent it: numeric address
+    remote: Address  # where the datagram went
+    payload: bytes  # the UDP payload of that datagram, as far as known
+
+
+class UdpSocket(Protocol):
+    """A host UDP socket, unconnected: any peer's datagrams arrive (endpoint-independent mapping)."""
+
+    def sendto(self, data: bytes | memoryview, remote: Address, ttl: int = 64) -> int:
+        """0, or the errno of a failure."""
+
+    def recv(self) -> tuple[bytes, Address] | None:
+        """One datagram and its sender; None: nothing now."""
+
+    def error(self) -> UdpError | None:
+        """One queued ICMP error; None: none."""
+
+    def close(self) -> None:
+        """Give the socket back. Idempotent."""
+
+
+class Host(Protocol):
+    """The host's network, as the NAT needs it."""
+
+    def tcp(self, remote: Address, events: TcpEvents) -> TcpSocket:
+        """Start a connect to ``remote``. Raises OSError if that fails at once."""
+
+    def udp(self, family: int, events: UdpEvents) -> UdpSocket:
+        """A UDP socket on an own port; ``family`` is 4 or 6. Raises OSError."""
+
+    def resolvers(self) -> Sequence[Address]:
+        """The host's name servers, in order, re-read when resolv.conf changed."""
+
+    def forbidden(self, remote: Address) -> bool:
+        """Whether ``remote`` is a control-plane listener of any tapnet instance on this host."""

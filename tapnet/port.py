@@ -1,0 +1,177 @@
+"""A port: one member of a hub, with its own bounded queue.
+
+    endpoint --send(frame, vnet)--> Port --> hub --> queues of the other ports --drain--> receive(frame, vnet)
+
+What it promises
+* ``send`` never calls an endpoint: it appends to the queues of the other ports, the hub drains them later.
+* ``send`` answers False only when the hub has other ports with link and every one of them is full. Then the
+  frame was not taken, and ``ready()`` is called once when there is room again.
+* ``receive`` may answer False (not now); the frame stays at the head of the queue until the endpoint calls
+  ``flush()``. It must call it.
+* What does not fit is dropped and counted by reason, for that port only.
+
+Limits: ``QUEUE_FRAMES`` frames or ``QUEUE_BYTES`` bytes wait in a port, whichever is reached first.
+A frame is an immutable ``bytes`` without FCS. ``vnet`` is ``b""`` or a 10-byte little-endian virtio_net_hdr of a
+frame whose checksum or segmentation is still owed (``tapnet.offload``).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .hub import Hub
+
+QUEUE_FRAMES = 512
+QUEUE_BYTES = 4 << 20
+
+Frame = tuple[bytes, bytes]
+Receive = Callable[[bytes, bytes], bool]
+
+
+def _nothing() -> None:
+    pass
+
+
+def _ignore(_features: int) -> None:
+    pass
+
+
+class Counters:
+    """Frames and bytes as the endpoint sees them: ``tx`` went into the hub, ``rx`` came out of it."""
+
+    __slots__ = ("drops", "queue_high", "rx_bytes", "rx_frames", "tx_bytes", "tx_frames")
+
+    def __init__(self) -> None:
+        self.tx_frames = self.tx_bytes = self.rx_frames = self.rx_bytes = self.queue_high = 0
+        self.drops: dict[str, int] = {}
+
+    def drop(self, reason: str, count: int = 1) -> None:
+        """Count ``count`` frames lost for ``reason``: queue, link, oversize ..."""
+        self.drops[reason] = self.drops.get(reason, 0) + count
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able copy."""
+        return {name: getattr(self, name) for name in self.__slots__ if name != "drops"} | {
+            "drops": dict(self.drops)
+        }
+
+
+@dataclass(slots=True)
+class PortState:
+    """What a port hands over to its successor (restart, swap): see ``Port.export``."""
+
+    name: str
+    link: bool
+    counters: dict[str, Any]
+    queue: list[Frame]
+    extra: dict[str, Any] = field(default_factory=dict)
+    fds: dict[str, int] = field(default_factory=dict)
+
+
+class Port:
+    """One member of a hub.
+
+    name      unique in its hub
+    receive   ``(frame, vnet) -> taken``, called by the hub's drain only
+    features  TUN_F_* bits (``tapnet.offload``) that ``receive`` accepts in ``vnet``
+    ready     called when ``send`` may be tried again after it answered False
+    offer     called with the TUN_F_* bits that all other members accept, at each change
+    wants     ``(frame) -> bool``: whether a frame that owes work is worth completing for this endpoint
+    member    False for observers (dump, capture): they never limit the offer nor hold a sender back
+    export    ``() -> (extra, fds)``: the endpoint's own part of ``Port.export``
+    """
+
+    def __init__(
+        self,
+        name: str,
+        receive: Receive,
+        *,
+        features: int = 0,
+        ready: Callable[[], None] = _nothing,
+        offer: Callable[[int], None] = _ignore,
+        wants: Callable[[bytes], bool] | None = None,
+        member: bool = True,
+        export: Callable[[], tuple[dict[str, Any], dict[str, int]]] | None = None,
+        queue_frames: int = QUEUE_FRAMES,
+        queue_bytes: int = QUEUE_BYTES,
+    ) -> None:
+        self.name = name
+        self.receive = receive
+        self.features = features
+        self.ready = ready
+        self.offer = offer
+        self.wants = wants
+        self.member = member
+        self.endpoint_export = export
+        self.queue_frames = queue_frames
+        self.queue_bytes = queue_bytes
+        self.hub: Hub | None = None
+        self.link = True
+        self.on_link: Callable[[bool], None] | None = None
+        self.counters = Counters()
+        self.queue: deque[Frame] = deque()
+        self.queued_bytes = 0
+        self.refused = False  # the endpoint said "not now"; only flush() ends it
+        self.held = False  # a send was answered False; ready() is owed
+
+    def send(self, frame: bytes, vnet: bytes = b"") -> bool:
+        """From the endpoint into the hub. False: not taken, ``ready()`` follows."""
+        hub = self.hub
+        if hub is None or not self.link:
+            self.counters.drop("link")
+            return True
+        return hub.forward(self, frame, vnet)
+
+    def flush(self) -> None:
+        """The endpoint can receive again."""
+        self.refused = False
+        if self.hub is not None and self.queue:
+            self.hub.wake(self)
+
+    def full(self) -> bool:
+        """Whether the queue takes no further frame."""
+        return len(self.queue) >= self.queue_frames or self.queued_bytes >= self.queue_bytes
+
+    def set_features(self, features: int) -> None:
+        """Change what the endpoint accepts; the hub offers anew."""
+        self.features = features
+        if self.hub is not None:
+            self.hub.negotiate()
+
+    def set_link(self, up: bool) -> None:
+        """Plug or pull the cable. While it is out, frames both ways are dropped and counted."""
+        if up == self.link:
+            return
+        self.link = up
+        if not up:
+            self.clear("link")
+        if self.on_link is not None:
+            self.on_link(up)
+        if self.hub is not None:
+            self.hub.release()
+
+    def clear(self, reason: str) -> None:
+        """Drop what waits for the endpoint, counted under ``reason``."""
+        if self.queue:
+            self.counters.drop(reason, len(self.queue))
+            self.queue.clear()
+            self.queued_bytes = 0
+
+    def export(self) -> PortState:
+        """State for a successor: waiting frames, counters, and the endpoint's own data and descriptors."""
+        extra, fds = self.endpoint_export() if self.endpoint_export is not None else ({}, {})
+        return PortState(self.name, self.link, self.counters.as_dict(), list(self.queue), extra, fds)
+
+    def adopt(self, state: PortState) -> None:
+        """Go on where an exported port ended. Its frames come first."""
+        self.link = state.link
+        counters: Mapping[str, Any] = state.counters
+        for name, value in counters.items():
+            setattr(self.counters, name, dict(value) if name == "drops" else value)
+        self.queue.extendleft(reversed(state.queue))
+        self.queued_bytes += sum(len(frame) for frame, _ in state.queue)
+        self.flush()
