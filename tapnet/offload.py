@@ -1,18 +1,19 @@
 """Software checksum completion and segmentation, for members that cannot take super-frames.
 
-Data flow: a frame may cross a hub together with a virtio_net_hdr that says what work is still owed on it: a checksum
-whose field holds only the pseudo-header's sum, or a cut into segments of ``gso_size`` bytes. ``accepted`` tells
-whether a member with these TUN_F_* bits takes the frame as it is; if not, ``complete`` does the work at the exit of
-that member's port. State: none. Time: none.
+Data flow: a frame may cross a hub together with a virtio_net_hdr that says what work is still owed on it: a
+checksum whose field holds only the pseudo-header's sum, or a cut into segments of ``gso_size`` bytes.
+``accepted`` tells whether a member with these TUN_F_* bits takes the frame as it is; if not, ``complete``
+does the work at the exit of that member's port. State: none. Time: none.
 
-What a cut does (as the Linux kernel's own): headers are repeated with the options they had; IPv4 identification
-counts up by one; TCP sequence numbers go on; FIN and PSH stay on the last segment only, CWR on the first only; a UDP
-super-datagram becomes one datagram per ``gso_size`` bytes. IPv4 options, IPv6 extension headers and up to two VLAN
-tags are kept. If the member takes partial checksums, the segments leave with theirs partial.
+What a cut does (as the Linux kernel's own): headers are repeated with the options they had; IPv4
+identification counts up by one; TCP sequence numbers go on; FIN and PSH stay on the last segment only, CWR
+on the first only; a UDP super-datagram becomes one datagram per ``gso_size`` bytes. IPv4 options, IPv6
+extension headers and up to two VLAN tags are kept. If the member takes partial checksums, the segments
+leave with theirs partial.
 
-Limits: at most ``SEGMENTS_MAX`` segments come out of one frame. A header that contradicts its frame yields no frame
-at all: the caller counts it as malformed. The obsolete UDP fragmentation (VIRTIO_NET_HDR_GSO_UDP) is not offered to
-anybody and counts as malformed.
+Limits: at most ``SEGMENTS_MAX`` segments come out of one frame. A header that contradicts its frame yields
+no frame at all: the caller counts it as malformed. The obsolete UDP fragmentation (VIRTIO_NET_HDR_GSO_UDP)
+is not offered to anybody and counts as malformed.
 
 Ref: virtio 1.2, 5.1.6 (virtio_net_hdr); Linux include/uapi/linux/if_tun.h (TUN_F_*), RFC 1071, RFC 9293 3.1,
 RFC 768, RFC 791, RFC 8200 4.
@@ -94,7 +95,8 @@ def accepted(vnet: bytes, features: int) -> bool:
 def complete(frame: bytes, vnet: bytes, features: int = 0) -> list[Frame]:
     """Do the owed work that a member with ``features`` cannot do: frames with their headers, in order.
 
-    A returned header is ``b""`` or one that the member accepts. ``[]``: header and frame contradict each other.
+    A returned header is ``b""`` or one that the member accepts. ``[]``: header and frame contradict each
+    other.
     """
     if not vnet:
         return [(frame, vnet)]
@@ -130,7 +132,8 @@ def partial(start: int, offset: int) -> bytes:
 def ones_sum(data: bytes) -> int:
     """Internet checksum's sum of ``data`` (not inverted), 0..65534; 65535 counts as 0.
 
-    The division is the dear part, so longer data is added up as four numbers first (1,448 bytes: 2.6 us, not 4.1).
+    The division is the dear part, so longer data is added up as four numbers first (1,448 bytes: 2.6 us,
+    not 4.1).
     """
     size = len(data)
     if size & 1:
@@ -163,7 +166,8 @@ def _finish_checksum(frame: bytes, start: int, offset: int) -> list[Frame]:
 def _headers(frame: bytes, version: int, proto: int) -> tuple[int, int, int, int, int]:
     """Where the headers are: (version, network, transport, end of packet, sum of the addresses).
 
-    Raises ValueError where they are not what the virtio header says, IndexError where they run past the frame.
+    Raises ValueError where they are not what the virtio header says, IndexError where they run past the
+    frame.
     """
     network = _ETH_LEN
     ethertype = frame[12] << 8 | frame[13]
@@ -189,7 +193,7 @@ def _headers(frame: bytes, version: int, proto: int) -> tuple[int, int, int, int
         raise ValueError
     total = _U16.unpack_from(frame, network + _IP6_PAYLOAD)[0]
     total = total + _IP6_LEN if total else available
-    if total > available:
+    if total > available or total - _IP6_LEN > 65535:  # no jumbograms
         raise ValueError
     addresses = ones_sum(frame[network + _IP6_SRC : network + _IP6_LEN])
     following = frame[network + _IP6_NEXT]
@@ -223,7 +227,8 @@ def _segment(frame: bytes, version: int, proto: int, size: int, start: int, feat
     if addresses < 0:
         addresses = (_U16.unpack_from(frame, field)[0] - proto - (end - transport)) % 65535
 
-    # One template, patched for each segment: only the fields below change. Sums of what does not are taken once.
+    # One template, patched for each segment: only the fields below change. Sums of what does not are taken
+    # once.
     head = bytearray(frame[:data])
     full = min(size, payload)
     tcp = proto == _TCP
