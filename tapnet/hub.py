@@ -1,16 +1,19 @@
 """The hub of one VLAN: every frame goes to every other port, as QEMU's ``-net ...,vlan=n``.
 
-Data flow: ``Port.send`` -> ``forward`` appends to the other ports' queues and asks for a drain -> ``drain`` hands the
-queues to the endpoints. The two never meet on one stack, so no endpoint can be re-entered by its own answer.
+Data flow: ``Port.send`` -> ``forward`` appends to the other ports' queues and asks for a drain -> ``drain``
+hands the queues to the endpoints. The two never meet on one stack, so no endpoint can be re-entered by its
+own answer. Who gets a sender's frames is worked out when a port comes, goes or changes its link
+(``rewire``), not per frame.
 
-Back-pressure: a sender is held back only when all other ports with link are full, so a hub of two loses nothing,
-and one slow port never slows the others: its overflow is dropped and counted.
+Back-pressure: a sender is held back only when all other members with link are full, so a hub of two loses
+nothing, and one slow port never slows the others: its overflow is dropped and counted. Held senders are
+told from the drain, never from inside another port's call.
 
-Offload: each member is offered what all other members accept. A super-frame that reaches a port that cannot take it
-all the same is completed and segmented here, by ``tapnet.offload``, at the exit of that port.
+Offload: each member is offered what all other members accept. A super-frame that reaches a port that cannot
+take it all the same is completed and segmented here, by ``tapnet.offload``, at the exit of that port.
 
-Time: none. ``schedule(callback)`` is the event loop's ``call_soon``; one drain serves at most ``BUDGET`` frames and
-asks for another, so that descriptors and timers get their turn.
+Time: none. ``schedule(callback)`` is the event loop's ``call_soon``; one drain serves at most ``BUDGET``
+frames or ``BUDGET_BYTES`` and asks for another, so that descriptors and timers get their turn.
 """
 
 from __future__ import annotations
@@ -21,12 +24,16 @@ from . import offload
 from .port import Port
 
 BUDGET = 256
+BUDGET_BYTES = 4 << 20  # 64 super-frames
+_COST = BUDGET_BYTES // BUDGET  # one unit of the budget pays for so many bytes of a frame
 
 
 class Hub:
     """Ports of one VLAN, or the private wire between a -netdev and its card."""
 
-    def __init__(self, number: int, schedule: Callable[[Callable[[], None]], object], *, private: bool = False):
+    def __init__(
+        self, number: int, schedule: Callable[[Callable[[], None]], object], *, private: bool = False
+    ):
         self.number = number
         self.private = private
         self.ports: list[Port] = []
@@ -40,107 +47,142 @@ class Hub:
         if port.hub is not None or any(p.name == port.name for p in self.ports):
             raise ValueError(f"port {port.name} is plugged already")
         port.hub = self
+        port.offered = -1
         self.ports.append(port)
-        if port.queue:
+        self.rewire()
+        if port.queue and not port.refused:
             self.wake(port)
         self.negotiate()
 
     def remove(self, port: Port) -> None:
-        """Unplug a port; frames that wait for it are dropped and counted."""
+        """Unplug a port; frames that wait for it are dropped and counted.
+
+        If it was held back, its ``ready`` is called before this returns: it may send, into the void.
+        """
         self.ports.remove(port)
         port.hub = None
         port.clear("unplugged")
         port.refused = False
+        port.peers = port.dark = ()
+        port.only = None
         self._woken.pop(port, None)
+        held = port in self._held
         self._held.pop(port, None)
-        if port.held:
-            port.held = False
-            port.ready()
+        self.rewire()
         self.negotiate()
-        self.release()
+        if held:
+            port.ready()
+
+    def rewire(self) -> None:
+        """Work out anew who gets each sender's frames."""
+        for port in self.ports:
+            others = [p for p in self.ports if p is not port]
+            port.peers = tuple(p for p in others if p.link)
+            port.dark = tuple(p for p in others if not p.link)
+            port.only = port.peers[0] if len(others) == 1 and port.peers and port.peers[0].member else None
+        if self._held:
+            self._ask()
 
     def negotiate(self) -> None:
-        """Offer each port what all other members accept (nothing where it is alone)."""
-        members = [p for p in self.ports if p.member]
-        for port in self.ports:
-            others = [p.features for p in members if p is not port]
+        """Offer each port what all other members accept (nothing where it is alone), if that has changed."""
+        for port in list(self.ports):
+            others = [p.features for p in self.ports if p.member and p is not port]
             common = others[0] if others else 0
             for features in others:
                 common &= features
-            port.offer(common)
+            if common != port.offered and port.hub is self:
+                port.offered = common
+                port.offer(common)
 
     def forward(self, source: Port, frame: bytes, vnet: bytes) -> bool:
         """Queue a frame for all ports but ``source``. False: all of them are full, not taken."""
-        counters = source.counters
-        takers = []
-        room = False
-        live = False
-        for port in self.ports:
-            if port is source:
-                continue
-            if not port.link:
-                port.counters.drop("link")
-                continue
-            full = port.full()
-            if port.member:
-                live = True
-                if not full:
-                    room = True
-            takers.append((port, full))
-        if live and not room:
-            source.held = True
-            self._held[source] = None
-            for port in self.ports:  # not taken: nobody lost it
-                if port is not source and not port.link:
-                    port.counters.drop("link", -1)
-            return False
         size = len(frame)
-        counters.tx_frames += 1
-        counters.tx_bytes += size
-        for port, full in takers:
-            if full:
-                port.counters.drop("queue")
-                continue
+        port = source.only
+        if port is not None:  # a hub of two
             queue = port.queue
+            depth = len(queue)
+            if depth >= port.queue_frames or port.queued_bytes >= port.queue_bytes:
+                self._held[source] = None
+                return False
             queue.append((frame, vnet))
             port.queued_bytes += size
-            depth = len(queue)
-            if depth > port.counters.queue_high:
-                port.counters.queue_high = depth
-            if depth == 1 and not port.refused:
+            if depth >= port.counters.queue_high:
+                port.counters.queue_high = depth + 1
+            if not depth and not port.refused:
                 self.wake(port)
+        elif not self._flood(source, (frame, vnet), size):
+            self._held[source] = None
+            return False
+        counters = source.counters
+        counters.tx_frames += 1
+        counters.tx_bytes += size
+        return True
+
+    def _flood(self, source: Port, item: tuple[bytes, bytes], size: int) -> bool:
+        takers = []
+        full = []
+        wait = taken = False
+        for port in source.peers:
+            if len(port.queue) >= port.queue_frames or port.queued_bytes >= port.queue_bytes:
+                full.append(port)
+                wait = wait or port.member
+            else:
+                takers.append(port)
+                taken = taken or port.member
+        if wait and not taken:
+            return False
+        for port in takers:
+            queue = port.queue
+            depth = len(queue)
+            queue.append(item)
+            port.queued_bytes += size
+            if depth >= port.counters.queue_high:
+                port.counters.queue_high = depth + 1
+            if not depth and not port.refused:
+                self.wake(port)
+        for port in full:
+            port.counters.drop("queue")
+        for port in source.dark:
+            port.counters.drop("link")
         return True
 
     def wake(self, port: Port) -> None:
         """Have ``port``'s queue handed over soon."""
         self._woken[port] = None
         if not self._scheduled:
+            self._ask()
+
+    def _ask(self) -> None:
+        if not self._scheduled:
             self._scheduled = True
             self._schedule(self.drain)
 
     def drain(self) -> None:
-        """Hand queued frames to their endpoints."""
+        """Hand queued frames to their endpoints, then tell held senders where there is room again."""
         self._scheduled = False
         budget = BUDGET
         woken = self._woken
-        while woken and budget > 0:
-            port = next(iter(woken))
-            del woken[port]
-            budget = self._drain_port(port, budget)
-            if port.queue and not port.refused and port.hub is self:
-                woken[port] = None
-        if self._held:
-            self.release()
-        if woken and not self._scheduled:
-            self._scheduled = True
-            self._schedule(self.drain)
+        try:
+            while woken and budget > 0:
+                port = next(iter(woken))
+                try:
+                    budget = self._drain_port(port, budget)
+                finally:  # an endpoint that raises loses its turn, not its place
+                    woken.pop(port, None)
+                    if port.queue and not port.refused and port.hub is self:
+                        woken[port] = None
+            if self._held:
+                self._release()
+        finally:
+            if woken:
+                self._ask()
 
     def _drain_port(self, port: Port, budget: int) -> int:
         queue = port.queue
         counters = port.counters
         receive = port.receive
         while queue and budget > 0:
-            frame, vnet = queue.popleft()
+            frame, vnet = item = queue.popleft()
             size = len(frame)
             port.queued_bytes -= size
             if vnet and not offload.accepted(vnet, port.features):
@@ -148,30 +190,37 @@ class Hub:
                     counters.drop("filtered")
                     continue
                 pieces = offload.complete(frame, vnet, port.features)
+                budget -= size // _COST
                 if not pieces:
                     counters.drop("malformed")
                     continue
                 queue.extendleft(reversed(pieces))
                 port.queued_bytes += sum(len(piece) for piece, _ in pieces)
                 continue
-            budget -= 1
+            budget -= 1 + size // _COST
             if not receive(frame, vnet):
-                queue.appendleft((frame, vnet))
+                if port.hub is not self:  # it unplugged itself
+                    counters.drop("unplugged")
+                    break
+                if not port.link:
+                    counters.drop("link")
+                    break
+                queue.appendleft(item)
                 port.queued_bytes += size
                 port.refused = True
                 break
             counters.rx_frames += 1
             counters.rx_bytes += size
-            if not port.link:  # the endpoint pulled its own cable
-                break
         return budget
 
-    def release(self) -> None:
-        """Tell senders that were held back, if there is room for them again."""
+    def _release(self) -> None:
         for port in list(self._held):
-            others = [p for p in self.ports if p is not port and p.link and p.member]
-            if not others or not all(p.full() for p in others):
+            for other in port.peers:
+                if other.member and not other.full():
+                    break
+            else:
+                if any(other.member for other in port.peers):
+                    continue
+            if port in self._held:  # no callback before it has unplugged it
                 del self._held[port]
-                if port.held:
-                    port.held = False
-                    port.ready()
+                port.ready()

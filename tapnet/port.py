@@ -10,15 +10,18 @@ What it promises
   ``flush()``. It must call it.
 * What does not fit is dropped and counted by reason, for that port only.
 
+Nothing here calls an endpoint from inside its own ``send``; ``ready`` and ``receive`` come from the hub's
+drain.
+
 Limits: ``QUEUE_FRAMES`` frames or ``QUEUE_BYTES`` bytes wait in a port, whichever is reached first.
-A frame is an immutable ``bytes`` without FCS. ``vnet`` is ``b""`` or a 10-byte little-endian virtio_net_hdr of a
-frame whose checksum or segmentation is still owed (``tapnet.offload``).
+A frame is an immutable ``bytes`` without FCS. ``vnet`` is ``b""`` or a 10-byte little-endian virtio_net_hdr
+of a frame whose checksum or segmentation is still owed (``tapnet.offload``).
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -78,12 +81,37 @@ class Port:
     name      unique in its hub
     receive   ``(frame, vnet) -> taken``, called by the hub's drain only
     features  TUN_F_* bits (``tapnet.offload``) that ``receive`` accepts in ``vnet``
-    ready     called when ``send`` may be tried again after it answered False
-    offer     called with the TUN_F_* bits that all other members accept, at each change
+    ready     called once for each time that ``send`` answered False, when it may be tried again
+    offer     called with the TUN_F_* bits that all other members accept: when plugged, and at each change
     wants     ``(frame) -> bool``: whether a frame that owes work is worth completing for this endpoint
     member    False for observers (dump, capture): they never limit the offer nor hold a sender back
     export    ``() -> (extra, fds)``: the endpoint's own part of ``Port.export``
     """
+
+    __slots__ = (
+        "__weakref__",
+        "counters",
+        "dark",
+        "endpoint_export",
+        "features",
+        "hub",
+        "link",
+        "member",
+        "name",
+        "offer",
+        "offered",
+        "on_link",
+        "only",
+        "peers",
+        "queue",
+        "queue_bytes",
+        "queue_frames",
+        "queued_bytes",
+        "ready",
+        "receive",
+        "refused",
+        "wants",
+    )
 
     def __init__(
         self,
@@ -116,7 +144,11 @@ class Port:
         self.queue: deque[Frame] = deque()
         self.queued_bytes = 0
         self.refused = False  # the endpoint said "not now"; only flush() ends it
-        self.held = False  # a send was answered False; ready() is owed
+        # What the hub worked out for this port as a sender (Hub.rewire).
+        self.peers: tuple[Port, ...] = ()  # the other ports with link
+        self.dark: tuple[Port, ...] = ()  # the other ports without
+        self.only: Port | None = None  # the one member that gets everything, if there is nobody else
+        self.offered = -1  # the last offer made
 
     def send(self, frame: bytes, vnet: bytes = b"") -> bool:
         """From the endpoint into the hub. False: not taken, ``ready()`` follows."""
@@ -138,9 +170,10 @@ class Port:
 
     def set_features(self, features: int) -> None:
         """Change what the endpoint accepts; the hub offers anew."""
-        self.features = features
-        if self.hub is not None:
-            self.hub.negotiate()
+        if features != self.features:
+            self.features = features
+            if self.hub is not None:
+                self.hub.negotiate()
 
     def set_link(self, up: bool) -> None:
         """Plug or pull the cable. While it is out, frames both ways are dropped and counted."""
@@ -149,10 +182,10 @@ class Port:
         self.link = up
         if not up:
             self.clear("link")
+        if self.hub is not None:
+            self.hub.rewire()
         if self.on_link is not None:
             self.on_link(up)
-        if self.hub is not None:
-            self.hub.release()
 
     def clear(self, reason: str) -> None:
         """Drop what waits for the endpoint, counted under ``reason``."""
@@ -167,11 +200,17 @@ class Port:
         return PortState(self.name, self.link, self.counters.as_dict(), list(self.queue), extra, fds)
 
     def adopt(self, state: PortState) -> None:
-        """Go on where an exported port ended. Its frames come first."""
-        self.link = state.link
-        counters: Mapping[str, Any] = state.counters
-        for name, value in counters.items():
-            setattr(self.counters, name, dict(value) if name == "drops" else value)
+        """Go on where an exported port ended: link, counters, and its waiting frames ahead of this port's."""
+        counters = self.counters
+        for name, value in state.counters.items():
+            if name == "drops":
+                for reason, count in value.items():
+                    counters.drop(reason, count)
+            elif name == "queue_high":
+                counters.queue_high = max(counters.queue_high, value)
+            else:
+                setattr(counters, name, getattr(counters, name) + value)
         self.queue.extendleft(reversed(state.queue))
         self.queued_bytes += sum(len(frame) for frame, _ in state.queue)
+        self.set_link(state.link)
         self.flush()
