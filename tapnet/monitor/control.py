@@ -1,0 +1,243 @@
+"""What a monitor can ask of a running instance: one ``Control``, called by the human monitor and by QMP.
+
+``Instance`` is the interface that ``tapnet.build`` and ``tapnet.service`` provide; everything here is
+worked out from it at each call, so nothing can go stale. Answers are text without a final line feed; an
+error that the person at the monitor made is a ``ControlError`` whose text is the answer. No I/O, no clock:
+idle times come with the rows.
+
+Formats: ``info network`` as QEMU 0.8 prints it, ``info usernet`` as libslirp does, with the idle time behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from .. import __version__
+from ..port import Port
+
+BACKEND, NIC, ACCEPTED = "backend", "nic", "accepted"
+_ORDER = {BACKEND: 0, NIC: 1, ACCEPTED: 2}
+
+_ADDRESS_WIDTH = 15
+
+
+class ControlError(Exception):
+    """A request that cannot be met; the text is for the person who made it."""
+
+
+class Device(Protocol):
+    """One member of a VLAN or of a private wire."""
+
+    @property
+    def name(self) -> str:
+        """Unique name, for set_link."""
+
+    @property
+    def kind(self) -> str:
+        """BACKEND, NIC, or ACCEPTED: a connection that a listening backend took in."""
+
+    @property
+    def info(self) -> str:
+        """QEMU 0.8's words, e.g. "user redirector"; "" while there is nothing to show (a listening
+        socket)."""
+
+    @property
+    def port(self) -> Port | None:
+        """Its port; None while it has none (a listening socket)."""
+
+
+class FlowRow(NamedTuple):
+    """One flow of a NAT, for ``info usernet``."""
+
+    protocol: str  # TCP, UDP, ICMP
+    state: str  # ESTABLISHED, HOST_FORWARD ..., or "12 sec"
+    fd: int  # -1: none
+    source: str  # numeric address
+    source_port: int
+    dest: str
+    dest_port: int
+    recv_queue: int  # bytes held for the host
+    send_queue: int  # bytes held for the guest
+    idle: float  # seconds
+
+
+class UserNet(Protocol):
+    """One NAT."""
+
+    @property
+    def name(self) -> str:
+        """The backend's name."""
+
+    @property
+    def vlan(self) -> int | None:
+        """Its VLAN; None on a private wire."""
+
+    def rows(self) -> Iterable[FlowRow]:
+        """Its flows, newest first."""
+
+
+class Instance(Protocol):
+    """A running tapnet, as its monitors see it."""
+
+    @property
+    def name(self) -> str:
+        """--name; the pid by default."""
+
+    @property
+    def pid(self) -> int:
+        """Of the emulator."""
+
+    @property
+    def mode(self) -> str | None:
+        """user or tap, if one was chosen."""
+
+    @property
+    def status(self) -> str:
+        """running, paused, or what else "VM status:" should say."""
+
+    @property
+    def vlans(self) -> Mapping[int, Sequence[Device]]:
+        """VLAN number -> its devices in option order."""
+
+    @property
+    def wires(self) -> Sequence[Sequence[Device]]:
+        """Private pairs outside the VLANs; either end may be missing."""
+
+    @property
+    def usernets(self) -> Sequence[UserNet]:
+        """The NATs in option order."""
+
+    def shutdown(self) -> None:
+        """End the instance soon; returns at once."""
+
+
+class Control:
+    """The requests."""
+
+    def __init__(self, instance: Instance) -> None:
+        self.instance = instance
+
+    def info_network(self, verbose: bool = False) -> str:
+        """VLANs and their devices: backends in option order, NICs, then accepted connections."""
+        lines: list[str] = []
+        for number, devices in sorted(self.instance.vlans.items()):
+            lines.append(f"VLAN {number} devices:")
+            for device in _ordered(devices):
+                lines += _device_lines(device, "  ", verbose)
+        wires = [wire for wire in self.instance.wires if wire]
+        if wires:
+            lines.append("Devices not on any VLAN:")
+        for wire in wires:
+            lead = "  "
+            for device in sorted(wire, key=lambda d: d.kind != NIC):
+                shown = _device_lines(device, lead, verbose)
+                lines += shown
+                if shown:
+                    lead = "   \\ "
+        return "\n".join(lines)
+
+    def info_vlans(self) -> str:
+        """VLAN numbers and how many devices each has."""
+        return "\n".join(
+            f"VLAN {number}: {len(devices)} device{'' if len(devices) == 1 else 's'}"
+            for number, devices in sorted(self.instance.vlans.items())
+        )
+
+    def info_usernet(self) -> str:
+        """Flows of every NAT, with idle times and queue sizes."""
+        tables = []
+        for nat in self.instance.usernets:
+            number = -1 if nat.vlan is None else nat.vlan
+            tables.append("\n".join([f"VLAN {number} ({nat.name}):", *_usernet_table(list(nat.rows()))]))
+        return "\n".join(tables)
+
+    def info_status(self) -> str:
+        """As QEMU says it."""
+        return f"VM status: {self.instance.status}"
+
+    def info_version(self) -> str:
+        """Version number."""
+        return __version__
+
+    def info_name(self) -> str:
+        """Name of the instance."""
+        return self.instance.name
+
+    def info_instance(self) -> str:
+        """What ``tapnet ps`` shows, one "key: value" a line."""
+        instance = self.instance
+        vlans = ",".join(str(number) for number in sorted(instance.vlans)) or "-"
+        return "\n".join(
+            (
+                f"name: {instance.name}",
+                f"pid: {instance.pid}",
+                f"vlans: {vlans}",
+                f"mode: {instance.mode or '-'}",
+            )
+        )
+
+    def devices(self) -> Iterator[Device]:
+        """All devices, those on private wires included."""
+        for _, devices in sorted(self.instance.vlans.items()):
+            yield from devices
+        for wire in self.instance.wires:
+            yield from wire
+
+    def set_link(self, name: str, up: bool) -> None:
+        """Plug or pull one device's cable. On a private wire a backend's cable is its NIC's as well.
+
+        Raises ControlError if nothing has that name.
+        """
+        device = next((d for d in self.devices() if d.name == name and d.port is not None), None)
+        if device is None or device.port is None:
+            raise ControlError(f"Device '{name}' not found")
+        device.port.set_link(up)
+        for wire in self.instance.wires:
+            if device.kind != NIC and device in wire:
+                for other in wire:
+                    if other.kind == NIC and other.port is not None:
+                        other.port.set_link(up)
+
+    def quit(self) -> None:
+        """End the instance."""
+        self.instance.shutdown()
+
+
+def _ordered(devices: Sequence[Device]) -> list[Device]:
+    return sorted(devices, key=lambda device: _ORDER.get(device.kind, 0))
+
+
+def _device_lines(device: Device, lead: str, verbose: bool) -> list[str]:
+    if not verbose:
+        return [lead + device.info] if device.info else []
+    lines = [lead + (device.info or f"{device.name}: no connection")]
+    port = device.port
+    if port is not None:
+        counters = port.counters
+        drops = " ".join(f"{reason}={count}" for reason, count in sorted(counters.drops.items()) if count)
+        lines.append(
+            f"{' ' * len(lead)}  {device.name}: link {'up' if port.link else 'down'},"
+            f" sent {counters.tx_frames} frames {counters.tx_bytes} bytes,"
+            f" received {counters.rx_frames} frames {counters.rx_bytes} bytes,"
+            f" queue {len(port.queue)} (highest {counters.queue_high}),"
+            f" dropped {drops or '0'}"
+        )
+    return lines
+
+
+def _usernet_table(rows: Sequence[FlowRow]) -> list[str]:
+    wide = max([_ADDRESS_WIDTH, *(len(row.source) for row in rows), *(len(row.dest) for row in rows)])
+    lines = [
+        f"  {'Protocol[State]':<19}{'FD':>3} {'Source Address':>{wide}}  Port "
+        f"{'Dest. Address':>{wide}}  Port RecvQ SendQ   Idle"
+    ]
+    for row in rows:
+        what = f"{row.protocol}[{row.state}]"
+        fd = "" if row.fd < 0 else str(row.fd)
+        source, dest = row.source or "*", row.dest or "*"
+        lines.append(
+            f"  {what:<18} {fd:>3} {source:>{wide}} {row.source_port:>5} {dest:>{wide}} {row.dest_port:>5}"
+            f" {row.recv_queue:>5} {row.send_queue:>5} {row.idle:>5.0f}s"
+        )
+    return lines
