@@ -1,18 +1,18 @@
 """What a command line or a TOML file means: frozen dataclasses with typed, checked values.
 
-``tapnet.options`` makes them, ``tapnet.build`` wires objects by them; nothing here parses, opens or looks anything up.
+``tapnet.options`` makes them, ``tapnet.build`` wires objects by them; nothing here parses or opens anything.
 
     Config
-      members   Nic and Net objects in option order; on a VLAN (``vlan`` is a number) or a private wire (``vlan`` None)
+      members   Nic and Net objects in option order, on a VLAN (``vlan``) or a private wire (``vlan`` None)
       wires     the private pairs: -netdev/-device and -nic
       monitors, qtest, qmp, metrics ...
 
-Every default is filled in: model, MAC, PCI slot, I/O base, IRQ, interface name, names, NAT addresses. ``hubport``
-has been resolved: a net or NIC behind one carries its VLAN. ``origin`` is the text that messages begin with
-("-net user", "lab.toml: [[net]] 2").
+Every default is filled in: model, MAC, PCI slot, I/O base, IRQ, interface name, names, NAT addresses.
+``hubport`` has been resolved: a net or NIC behind one carries its VLAN. ``origin`` is the text that messages
+begin with ("-net user", "lab.toml: [[net]] 2").
 
-Units: bytes, seconds, milliseconds where the name says ``_ms``. A MAC is 6 ``bytes``; addresses are ``ipaddress``
-objects; host ends of sockets are ``Endpoint`` because they may be names.
+Units: bytes, seconds, milliseconds where the name says ``_ms``. A MAC is 6 ``bytes``; addresses are
+``ipaddress`` objects; host ends of sockets are ``Endpoint`` because they may be names.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Fd:
 SocketAddress = Endpoint | UnixPath | Fd
 
 
-# ---- cards ---------------------------------------------------------------------------------------------------------
+# ---- cards -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +85,7 @@ class Nic:
     impair: tuple[tuple[str, str], ...] = ()
 
 
-# ---- backends ------------------------------------------------------------------------------------------------------
+# ---- backends ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -336,7 +336,7 @@ class DumpNet(Net):
     len: int = 65536
 
 
-# ---- the rest ------------------------------------------------------------------------------------------------------
+# ---- the rest ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
