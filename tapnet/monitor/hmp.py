@@ -41,7 +41,11 @@ class Command:
 
 
 class _BadArguments(Exception):
-    pass
+    """Answered by its text and a hint to ``help``."""
+
+
+class _Unknown(Exception):
+    """Answered by its text."""
 
 
 class Hmp:
@@ -76,6 +80,8 @@ class Hmp:
             text = command.run(self, arguments)
         except ControlError as error:
             return Reply(f"Error: {error}\n", False)
+        except _Unknown as error:
+            return Reply(f"{error}\n", False)
         except _BadArguments as error:
             return Reply(f"{error}\n{hint}", False)
         if text and not text.endswith("\n"):
@@ -102,7 +108,7 @@ def _help(_hmp: Hmp, words: list[str]) -> str:
             return f"info {found.usage()}"
     elif len(words) == 1 and (command := _find(COMMANDS, words[0])) is not None:
         return command.usage()
-    raise ControlError(f"unknown command: '{' '.join(words)}'")
+    raise _Unknown(f"unknown command: '{' '.join(words)}'")
 
 
 def _info(_hmp: Hmp, _words: list[str]) -> str:

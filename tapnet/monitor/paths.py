@@ -1,0 +1,82 @@
+"""Where control sockets lie: one directory per user, one socket ``NAME.ctl`` per instance.
+
+Root: /run/tapnet. Others: $XDG_RUNTIME_DIR/tapnet, or /tmp/tapnet-UID where that is unset. A root of a user
+namespace may not write to /run and falls back like any other user. A directory is used only if it is ours and
+nobody else may write to it, so that no other user can plant a socket there.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from pathlib import Path
+
+SUFFIX = ".ctl"
+NAME = re.compile(r"[A-Za-z0-9_@:+=][A-Za-z0-9_@:+=.-]{0,63}")
+PATH_MAX = 107  # sun_path of unix(7), without its zero byte
+
+
+class PathError(Exception):
+    """No such place can be used; the text says why."""
+
+
+def candidates() -> list[Path]:
+    """Directories where this user's instances may be, best first."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    places = [Path("/run/tapnet")] if os.geteuid() == 0 else []
+    if runtime.startswith("/"):
+        places.append(Path(runtime) / "tapnet")
+    places.append(Path(f"/tmp/tapnet-{os.getuid()}"))
+    return places
+
+
+def trusted(directory: Path) -> str | None:
+    """Why ``directory`` cannot be used: a word, or None if it can. Raises FileNotFoundError."""
+    seen = directory.lstat()
+    if not stat.S_ISDIR(seen.st_mode):
+        return "is not a directory"
+    if seen.st_uid != os.geteuid():
+        return f"belongs to uid {seen.st_uid}"
+    if seen.st_mode & 0o022:
+        return "can be written by others"
+    return None
+
+
+def runtime_directory() -> Path:
+    """The directory for new control sockets, made if need be. Raises PathError."""
+    problems = []
+    for place in candidates():
+        try:
+            place.mkdir(mode=0o700, exist_ok=True)
+            why = trusted(place)
+            if why is None and not os.access(place, os.W_OK | os.X_OK):
+                why = "cannot be written"
+        except OSError as error:
+            why = error.strerror or str(error)
+        if why is None:
+            return place
+        problems.append(f"{place}: {why}")
+    raise PathError("no directory for the control socket: " + "; ".join(problems))
+
+
+def socket_path(name: str) -> Path:
+    """Path of instance ``name``'s control socket. Raises PathError."""
+    if not NAME.fullmatch(name):
+        raise PathError(f"--name {name!r}: 1 to 64 of A-Z a-z 0-9 _ @ : + = . - (not . or - first)")
+    path = runtime_directory() / (name + SUFFIX)
+    if len(os.fsencode(path)) > PATH_MAX:
+        raise PathError(f"--name {name}: {path} is longer than the {PATH_MAX} bytes of a socket's path")
+    return path
+
+
+def existing() -> list[Path]:
+    """Control sockets of this user's instances, dead ones included, in order of their names."""
+    found = []
+    for place in candidates():
+        try:
+            if trusted(place) is None:
+                found += [p for p in place.iterdir() if p.suffix == SUFFIX and p.is_socket()]
+        except OSError:
+            continue
+    return sorted(found, key=lambda path: path.name)
