@@ -238,7 +238,7 @@ def test_accepted(vnet: bytes, features: int, answer: bool) -> None:
     assert accepted(vnet, features) is answer
 
 
-# The kernel as a judge: super-frames go into one TAP, over a bridge, and out of another that takes no offload.
+# The kernel as a judge: super-frames go into one TAP, over a bridge, out of another without offload.
 
 TUNSETIFF, TUNSETOFFLOAD, TUNSETVNETHDRSZ = 0x400454CA, 0x400454D0, 0x400454D8
 IFF_TAP, IFF_NO_PI, IFF_VNET_HDR = 0x0002, 0x1000, 0x4000

@@ -1,0 +1,61 @@
+"""Hub forward and drain, and software segmentation. Each round moves ``ROUND`` frames."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+
+import pytest
+
+from tapnet import offload
+from tapnet.hub import Hub
+from tapnet.port import Port
+from tests.tapnet.offload_slow import Packet
+from tests.tapnet.test_offload import vnet_of
+
+ROUND = 256
+SUPER = Packet(payload=os.urandom(65000), tcp_options=b"\1\1\x08\x0a" + bytes(8))
+SUPER_FRAME = SUPER.frame(partial=True)
+SUPER_VNET = vnet_of(SUPER, 1448)
+FRAMES = {"60": (bytes(60), b""), "1514": (bytes(1514), b""), "super": (SUPER_FRAME, SUPER_VNET)}
+
+
+def take(_frame: bytes, _vnet: bytes) -> bool:
+    return True
+
+
+@pytest.mark.parametrize("ports", [2, 3, 8])
+@pytest.mark.parametrize("kind", FRAMES)
+def test_forward(benchmark, kind: str, ports: int) -> None:
+    frame, vnet = FRAMES[kind]
+    soon: deque = deque()
+    hub = Hub(0, soon.append)
+    members = [Port(f"p{n}", take, features=offload.TUN_F_ALL, queue_bytes=64 << 20) for n in range(ports)]
+    for port in members:
+        hub.add(port)
+    send = members[0].send
+
+    def run() -> None:
+        for _ in range(ROUND):
+            send(frame, vnet)
+        while soon:
+            soon.popleft()()
+
+    benchmark(run)
+    assert members[1].counters.rx_frames == members[0].counters.tx_frames > 0
+    benchmark.extra_info["ns_per_frame"] = (
+        round(benchmark.stats.stats.min / ROUND * 1e9) if benchmark.stats else 0
+    )
+
+
+@pytest.mark.parametrize("features", [0, offload.TUN_F_CSUM], ids=["whole", "partial"])
+def test_segment_a_super_frame(benchmark, features: int) -> None:
+    pieces = benchmark(offload.complete, SUPER_FRAME, SUPER_VNET, features)
+    assert len(pieces) == 45
+
+
+def test_complete_a_checksum(benchmark) -> None:
+    packet = Packet(payload=os.urandom(1448), tcp_options=b"\1\1\x08\x0a" + bytes(8))
+    vnet = offload.partial(34, 16)
+    [(done, _)] = benchmark(offload.complete, packet.frame(partial=True), vnet, 0)
+    assert done == packet.frame()

@@ -1,0 +1,405 @@
+"""The hub: flooding, back-pressure, offers, super-frames at the exit of a plain port."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tapnet import hub as hub_module
+from tapnet import offload
+from tapnet.hub import Hub
+from tests.tapnet.hub_kit import Endpoint, Loop, hub_of
+from tests.tapnet.offload_slow import Packet, segments
+from tests.tapnet.test_offload import vnet_of
+
+
+def number(n: int) -> bytes:
+    return n.to_bytes(4, "big") + bytes(56)
+
+
+def test_every_other_port_gets_the_same_object() -> None:
+    loop, _, (a, b, c) = hub_of(3)
+    frame = number(1)
+    assert a.port.send(frame)
+    assert not b.got, "queued, not called"
+    loop.run()
+    assert a.got == []
+    assert b.got[0][0] is frame and c.got[0][0] is frame
+    assert a.port.counters.as_dict() | {"drops": {}} == a.port.counters.as_dict()
+    assert (a.port.counters.tx_frames, a.port.counters.tx_bytes) == (1, 60)
+    assert (b.port.counters.rx_frames, b.port.counters.rx_bytes) == (1, 60)
+
+
+@given(
+    st.lists(st.one_of(st.integers(1, 9), st.sampled_from(["close", "open", "step"])), max_size=80),
+    st.integers(1, 6),
+)
+@settings(max_examples=300, deadline=None)
+def test_a_hub_of_two_loses_nothing_under_any_schedule(schedule: list[int | str], limit: int) -> None:
+    loop = Loop()
+    hub = Hub(0, loop)
+    a = Endpoint("a", hub)
+    b = Endpoint("b", hub, queue_frames=limit)
+    waiting: list[bytes] = []
+    held = False
+    sent = refusals = 0
+
+    def pump() -> None:
+        nonlocal held, refusals
+        while waiting and not held:
+            if a.port.send(waiting[0]):
+                waiting.pop(0)
+            else:
+                held = True
+                refusals += 1
+
+    def ready() -> None:
+        nonlocal held
+        assert held, "ready() without a refused send"
+        held = False
+        pump()
+
+    a.on_ready = ready
+    for what in schedule:
+        if what == "close":
+            b.closed = True
+        elif what == "open":
+            b.open()
+        elif what == "step":
+            loop.step()
+        else:
+            for _ in range(int(what)):
+                waiting.append(number(sent))
+                sent += 1
+            pump()
+        assert len(b.port.queue) <= limit
+    b.open()
+    loop.run()
+    assert b.frames == [number(n) for n in range(sent)]
+    assert a.readied == refusals
+    assert b.port.counters.drops == {} and a.port.counters.drops == {}
+    assert b.port.queued_bytes == 0
+
+
+@given(st.data(), st.integers(3, 5))
+@settings(max_examples=200, deadline=None)
+def test_a_sender_is_held_back_only_when_all_others_are_full(data: st.DataObject, count: int) -> None:
+    loop, _, ends = hub_of(count, queue_frames=3)
+    sent = dict.fromkeys(range(count), 0)
+    expected_drops = dict.fromkeys(range(count), 0)
+    for n in range(data.draw(st.integers(1, 60))):
+        who = data.draw(st.integers(0, count - 1))
+        action = data.draw(st.sampled_from(["send", "send", "send", "close", "open", "step"]))
+        end = ends[who]
+        if action == "close":
+            end.closed = True
+        elif action == "open":
+            end.open()
+        elif action == "step":
+            loop.step()
+        else:
+            others = [i for i in range(count) if i != who]
+            full = [i for i in others if ends[i].port.full()]
+            taken = end.port.send(number(n))
+            assert taken is (len(full) < len(others))
+            if taken:
+                for i in others:
+                    if i in full:
+                        expected_drops[i] += 1
+                    else:
+                        sent[i] += 1
+    for end in ends:
+        end.open()
+    loop.run()
+    for i, end in enumerate(ends):
+        assert len(end.got) == sent[i]
+        assert end.port.counters.drops.get("queue", 0) == expected_drops[i]
+
+
+def test_ready_comes_once_and_from_the_drain() -> None:
+    loop, _, (a, b) = hub_of(2, queue_frames=2)
+    b.closed = True
+    assert a.port.send(number(0)) and a.port.send(number(1))
+    for _ in range(3):
+        assert not a.port.send(number(2))
+    loop.run()
+    assert a.readied == 0
+    b.open()
+    assert a.readied == 0, "flush must not call another endpoint"
+    loop.run()
+    assert a.readied == 1
+    assert b.frames == [number(0), number(1)]
+
+
+def test_limit_in_bytes() -> None:
+    _, _, (a, b) = hub_of(2, queue_bytes=100)
+    assert a.port.send(bytes(60)) and a.port.send(bytes(60))
+    assert not a.port.send(bytes(60))
+    assert b.port.queued_bytes == 120
+
+
+def test_an_answer_from_receive_is_queued() -> None:
+    loop, _, (a, b) = hub_of(2)
+    a.on_receive = lambda frame: a.port.send(frame) and None
+    rounds = 0
+
+    def back(frame: bytes) -> None:
+        nonlocal rounds
+        rounds += 1
+        if rounds < 50:
+            b.port.send(frame)
+
+    b.on_receive = back
+    a.port.send(number(1))
+    loop.run()  # Endpoint.receive asserts that it is not re-entered
+    assert rounds == 50
+
+
+def test_one_drain_serves_a_bounded_number_of_frames() -> None:
+    loop, _, (a, b) = hub_of(2)
+    for n in range(hub_module.BUDGET + 10):
+        a.port.send(number(n))
+    loop.step()
+    assert len(b.got) == hub_module.BUDGET
+    loop.run()
+    assert len(b.got) == hub_module.BUDGET + 10
+
+
+def test_one_drain_serves_a_bounded_number_of_bytes() -> None:
+    loop, _, (a, b) = hub_of(2, queue_bytes=64 << 20)
+    for _ in range(200):
+        a.port.send(bytes(65000))
+    loop.step()
+    assert 0 < sum(map(len, b.frames)) <= hub_module.BUDGET_BYTES + 65000
+    loop.run()
+    assert len(b.got) == 200
+
+
+def test_a_busy_port_does_not_starve_the_others() -> None:
+    loop, _, (a, b, c) = hub_of(3)
+    b.on_receive = lambda frame: c.port.send(frame) and None  # b is fed for ever
+    for n in range(300):
+        a.port.send(number(n))
+    for _ in range(3):
+        loop.step()
+    assert len(c.got) > 0
+
+
+def test_removal_of_the_one_that_held_a_sender_back() -> None:
+    loop, hub, (a, b) = hub_of(2, queue_frames=1)
+    b.closed = True
+    a.port.send(number(0))
+    assert not a.port.send(number(1))
+    hub.remove(b.port)
+    assert b.port.counters.drops == {"unplugged": 1}
+    loop.run()
+    assert a.readied == 1
+
+
+def test_removal_of_a_held_sender() -> None:
+    loop, hub, (a, b) = hub_of(2, queue_frames=1)
+    b.closed = True
+    a.port.send(number(0))
+    assert not a.port.send(number(1))
+    hub.remove(a.port)
+    assert a.readied == 1
+    assert a.port.send(number(1)) and a.port.counters.drops == {"link": 1}
+    b.open()
+    loop.run()
+    assert a.readied == 1 and b.frames == [number(0)]
+
+
+def test_ports_that_unplug_themselves_and_others_while_frames_are_handed_over() -> None:
+    loop, hub, (a, b, c) = hub_of(3)
+    b.on_receive = lambda _: hub.remove(b.port)
+    c.on_receive = lambda _: a.port.hub is hub and hub.remove(a.port)
+    for n in range(3):
+        a.port.send(number(n))
+    loop.run()
+    assert b.frames == [number(0)] and b.port.counters.drops == {"unplugged": 2}
+    assert c.frames == [number(n) for n in range(3)]
+    assert hub.ports == [c.port]
+
+
+def test_removal_inside_a_refusal_leaves_no_frame_behind() -> None:
+    loop, hub, (a, b) = hub_of(2)
+
+    def refuse(_frame: bytes, _vnet: bytes) -> bool:
+        hub.remove(b.port)
+        return False
+
+    b.port.receive = refuse
+    a.port.send(number(0))
+    loop.run()
+    assert not b.port.queue and b.port.queued_bytes == 0 and b.port.counters.drops == {"unplugged": 1}
+
+
+def test_an_endpoint_that_raises_does_not_stop_the_hub() -> None:
+    loop, _, (a, b, c) = hub_of(3)
+    b.on_receive = lambda frame: 1 // frame[3] and None
+    for n in (0, 1, 2):
+        a.port.send(number(n))
+    with pytest.raises(ZeroDivisionError):
+        loop.step()
+    b.depth = 0
+    loop.run()
+    assert c.frames == [number(n) for n in (0, 1, 2)]
+    assert b.frames[1:] == [number(n) for n in (1, 2)]
+
+
+def test_names_and_double_plugging() -> None:
+    _, hub, (a, _) = hub_of(2)
+    with pytest.raises(ValueError, match="p0"):
+        Endpoint("p0", hub)
+    with pytest.raises(ValueError, match="p0"):
+        Hub(1, Loop()).add(a.port)
+
+
+# Links
+
+
+def test_a_pulled_cable_counts_both_ways_and_never_holds_back() -> None:
+    loop, _, (a, b) = hub_of(2, queue_frames=1)
+    b.closed = True
+    a.port.send(number(0))
+    assert not a.port.send(number(1))
+    seen: list[bool] = []
+    b.port.on_link = seen.append
+    b.port.set_link(False)
+    b.port.set_link(False)
+    assert seen == [False]
+    loop.run()
+    assert a.readied == 1
+    assert a.port.send(number(1)) and a.port.send(number(2))
+    assert b.port.counters.drops == {"link": 3}  # one waited, two came
+    assert b.port.send(number(3)) and b.port.counters.drops == {"link": 4}
+    b.port.set_link(True)
+    b.open()
+    a.port.send(number(4))
+    loop.run()
+    assert b.frames == [number(4)]
+
+
+def test_a_refused_send_counts_nothing() -> None:
+    _, _, (a, b, c) = hub_of(3, queue_frames=1)
+    c.port.set_link(False)
+    a.port.send(number(0))
+    before = (b.port.counters.as_dict(), c.port.counters.as_dict(), a.port.counters.as_dict())
+    assert not a.port.send(number(1))
+    assert (b.port.counters.as_dict(), c.port.counters.as_dict(), a.port.counters.as_dict()) == before
+
+
+def test_a_cable_pulled_by_its_own_endpoint_in_receive() -> None:
+    loop, _, (a, b) = hub_of(2)
+    b.on_receive = lambda _: b.port.set_link(False)
+    for n in range(3):
+        a.port.send(number(n))
+    loop.run()
+    assert b.frames == [number(0)] and b.port.counters.drops == {"link": 2}
+
+
+# Offers and super-frames
+
+
+def test_offers_follow_joining_leaving_and_features() -> None:
+    _, hub, (a, b) = hub_of(2, features=offload.TUN_F_TSO)
+    assert a.offers == [0, offload.TUN_F_TSO] and b.offers == [offload.TUN_F_TSO]
+    plain = Endpoint("plain", hub, features=offload.TUN_F_CSUM)
+    assert a.offers[-1] == b.offers[-1] == offload.TUN_F_CSUM
+    assert plain.offers == [offload.TUN_F_TSO]
+    watcher = Endpoint("watcher", hub, member=False)
+    assert a.offers[-1] == offload.TUN_F_CSUM and watcher.offers == [offload.TUN_F_CSUM]
+    plain.port.set_features(0)
+    assert a.offers[-1] == 0
+    count = len(a.offers)
+    plain.port.set_features(0)
+    assert len(a.offers) == count, "no change, no offer"
+    hub.remove(plain.port)
+    assert a.offers[-1] == offload.TUN_F_TSO
+
+
+SUPER = Packet(payload=bytes(range(256)) * 40)
+SUPER_VNET = vnet_of(SUPER, 1460)
+CUT = [p.frame() for p in segments(SUPER, 1460)]
+
+
+def test_a_super_frame_is_cut_at_the_exit_of_a_plain_port_only() -> None:
+    loop, hub, (a, fast) = hub_of(2, features=offload.TUN_F_TSO)
+    plain = Endpoint("plain", hub)
+    a.port.send(SUPER.frame(partial=True), SUPER_VNET)
+    a.port.send(number(1))
+    loop.run()
+    assert fast.got == [(SUPER.frame(partial=True), SUPER_VNET), (number(1), b"")]
+    assert plain.got == [(frame, b"") for frame in [*CUT, number(1)]]
+    assert plain.port.counters.rx_frames == len(CUT) + 1
+    assert plain.port.queued_bytes == 0
+
+
+@given(st.sets(st.integers(0, 20)))
+def test_segments_keep_their_order_over_refusals(refusals: set[int]) -> None:
+    loop, _, (a, b) = hub_of(2)
+    calls = 0
+
+    def receive(frame: bytes, vnet: bytes) -> bool:
+        nonlocal calls
+        calls += 1
+        if calls in refusals:
+            loop(b.port.flush)
+            return False
+        b.got.append((frame, vnet))
+        return True
+
+    b.port.receive = receive
+    a.port.send(SUPER.frame(partial=True), SUPER_VNET)
+    a.port.send(number(1))
+    loop.run()
+    assert b.frames == [*CUT, number(1)]
+
+
+def test_segments_may_leave_with_a_partial_checksum() -> None:
+    loop, _, (a, b) = hub_of(2, features=offload.TUN_F_CSUM)
+    a.port.send(SUPER.frame(partial=True), SUPER_VNET)
+    loop.run()
+    assert len(b.got) == len(CUT) and all(offload.accepted(v, 1) and v for _, v in b.got)
+
+
+def test_what_the_endpoint_does_not_want_is_not_worked_on() -> None:
+    loop, hub, (a,) = hub_of(1)
+    picky = Endpoint("picky", hub, wants=lambda frame: frame[0] & 1 == 1)
+    a.port.send(SUPER.frame(partial=True), SUPER_VNET)
+    a.port.send(number(1))  # owes nothing: the endpoint's own filter sees to it
+    loop.run()
+    assert picky.frames == [number(1)] and picky.port.counters.drops == {"filtered": 1}
+
+
+def test_malformed_offload_is_counted() -> None:
+    loop, _, (a, b) = hub_of(2)
+    a.port.send(number(1), SUPER_VNET)
+    a.port.send(number(2))
+    loop.run()
+    assert b.frames == [number(2)] and b.port.counters.drops == {"malformed": 1}
+
+
+def test_observers_neither_limit_nor_hold_back() -> None:
+    loop, hub, (a, b) = hub_of(2, features=offload.TUN_F_TSO, queue_frames=2)
+    dump = Endpoint("dump", hub, member=False, queue_frames=1, features=offload.TUN_F_ALL)
+    dump.closed = True
+    assert a.port.send(number(0)) and a.port.send(number(1))
+    assert dump.port.counters.drops == {"queue": 1}
+    assert not a.port.send(number(2)), "the observer's state must not matter"
+    loop.run()
+    assert b.frames == [number(0), number(1)] and a.readied == 1
+    hub.remove(b.port)
+    for n in range(5):
+        assert a.port.send(number(n)), "an observer alone never holds back"
+    dump.open()
+    loop.run()
+    assert dump.frames == [number(0)]
+
+
+def test_alone_on_a_hub() -> None:
+    loop, _, (a,) = hub_of(1)
+    assert a.port.send(number(0))
+    loop.run()
+    assert a.port.counters.tx_frames == 1 and a.offers == [0]
