@@ -1,8 +1,9 @@
 """One cap on all bytes that the NAT holds for its guests (``buffers=``), shared by every flow.
 
-A flow adds to ``used`` what it keeps (data from the host until the guest acknowledged it; data from the guest that
-the host socket does not take yet) and subtracts it on release. ``room`` says how much one flow may plan with: a
-quarter of what is free, so that windows shrink smoothly as the memory fills and no single flow takes it all.
+A flow adds to ``used`` what it keeps (data from the host until the guest acknowledged it; data from the
+guest that the host socket does not take yet) and subtracts it on release. ``room`` says how much one flow
+may plan with: a quarter of what is free, so that windows shrink smoothly as the memory fills and no
+single flow takes it all.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """What the TCP NAT (and any other protocol of layer 4) asks of the stack below it: the contract.
 
-``slirp.stack`` implements it; tests use a small fake. A protocol module never sees an Ethernet or IP field: it gets
-validated frames with offsets, and asks a ``Path`` for the headers of what it sends. So one TCP serves IPv4 and IPv6.
+``slirp.stack`` implements it; tests use a small fake. A protocol module never sees an Ethernet or IP
+field: it gets validated frames with offsets, and asks a ``Path`` for the headers of what it sends. So one
+TCP serves IPv4 and IPv6.
 
 Ref: virtio 1.2, 5.1.6 (the 10-byte virtio_net_hdr that goes with a frame); linux/if_tun.h (TUN_F_*).
 """
@@ -39,14 +40,16 @@ class Unreachable(Exception):
 
 
 class Path(Protocol):
-    """How a packet reaches one guest address: templates of the Ethernet and IP headers, IPv4 and IPv6 alike."""
+    """How a packet reaches one guest address: templates of the Ethernet and IP headers, IPv4 and IPv6
+    alike."""
 
     mtu: int  # largest IP packet towards that guest, bytes; the MSS is mtu - ip_header - 20
     ip_header: int  # 20 or 40
     family: int  # 4 or 6
 
     def header(self, length: int) -> bytes:
-        """Ethernet and IP header of a layer 4 packet of ``length`` bytes (IPv4: checksum done, id counts up)."""
+        """Ethernet and IP header of a layer 4 packet of ``length`` bytes (IPv4: checksum done, id counts
+        up)."""
 
     def pseudo(self, length: int) -> int:
         """Folded one's complement sum (0..65535) of the pseudo header for ``length`` bytes of layer 4."""

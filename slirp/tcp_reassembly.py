@@ -1,9 +1,9 @@
 """Data of a guest that came ahead of a hole: kept, reported by SACK, handed over when the hole closes.
 
-A sorted list of chunks [start, end) that never overlap; a segment that continues a chunk is appended to it, so that
-one lost segment in a long train makes one chunk. Sequence numbers are unwrapped ints. The number of chunks is
-bounded by ``limit``, their bytes by the window (the caller trims) and by the shared ``Buffers``; what does not fit
-is dropped as if the wire had lost it. The first copy of a byte wins.
+A sorted list of chunks [start, end) that never overlap; a segment that continues a chunk is appended to
+it, so that one lost segment in a long train makes one chunk. Sequence numbers are unwrapped ints. The
+number of chunks is bounded by ``limit``, their bytes by the window (the caller trims) and by the shared
+``Buffers``; what does not fit is dropped as if the wire had lost it. The first copy of a byte wins.
 
 Ref: RFC 9293 3.10.7.4 (seventh), RFC 2018 4 (which blocks to report).
 """
@@ -61,8 +61,8 @@ class Reassembly:
         return kept
 
     def take(self, nxt: int) -> bytearray | None:
-        """The data that begins at or before ``nxt``, without what lies before it; None when there is a hole."""
-        while self.starts and self.starts[0] <= nxt:
+        """The data that begins at or before ``nxt``, without what lies before it; None when there is a
+        hole.""" while self.starts and self.starts[0] <= nxt:
             start = self.starts.pop(0)
             data = self.data.pop(0)
             self.buffers.used -= len(data)

@@ -1,9 +1,10 @@
 """The TCP states on the guest's side, the events that move between them, and every limit and timer by name.
 
-CONNECTING is ours: a SYN has come in and the host's own connect is under way; no SYN|ACK has gone out yet. LISTEN
-does not appear: every address listens until the host says otherwise.
+CONNECTING is ours: a SYN has come in and the host's own connect is under way; no SYN|ACK has gone out
+yet. LISTEN does not appear: every address listens until the host says otherwise.
 
-Ref: RFC 9293 3.3.2 (state machine), RFC 6298 (RTO), RFC 9293 3.8.3 (R2), RFC 1122 4.2.3 (delayed ACK, keep-alive).
+Ref: RFC 9293 3.3.2 (state machine), RFC 6298 (RTO), RFC 9293 3.8.3 (R2), RFC 1122 4.2.3 (delayed ACK,
+keep-alive).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """TCP on the wire: header layout, options, checksum, the virtio_net_hdr of what is sent. No state.
 
-Checksums use that 2**16 is 1 modulo 65535: the one's complement sum of a buffer is its value as one big number,
-modulo 65535, and a 32-bit field may be added whole.
+Checksums use that 2**16 is 1 modulo 65535: the one's complement sum of a buffer is its value as one big
+number, modulo 65535, and a 32-bit field may be added whole.
 
 Ref: RFC 9293 3.1 and 3.2 (header, options), RFC 7323 2.2 (window scale), RFC 2018 2 and 3 (SACK), RFC 1071.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from struct import Struct
 
-from slirp.link import F_CSUM, VNET_NEEDS_CSUM, Path
+from slirp.link import F_CSUM, F_TSO4, F_TSO6, GSO_TCPV4, GSO_TCPV6, VNET_NEEDS_CSUM, Link, Path
 
 HEADER = Struct("!HHIIHHHH")  # source, destination, SEQ, ACK, data offset and flags, window, checksum, urgent
 HEADER_LEN = 20
@@ -131,3 +131,45 @@ def build(
         vnet = b""
     head = HEADER.pack(ports >> 16, ports & 0xFFFF, seq, ack, word, window, checksum, 0)
     return b"".join((path.header(length), head, options, data)), vnet
+
+
+class Wire:
+    """One flow's way to the guest: what stays the same in every frame, and the hot path of building one."""
+
+    __slots__ = ("csum_vnet", "dport", "gso_vnet", "link", "mss", "path", "ports", "sport", "tso")
+
+    def __init__(self, link: Link, path: Path, sport: int, dport: int) -> None:
+        self.link = link
+        self.path = path
+        self.sport = sport
+        self.dport = dport
+        self.ports = sport << 16 | dport
+        self.tso = F_TSO4 if path.family == 4 else F_TSO6
+        start = ETHERNET + path.ip_header
+        self.csum_vnet = VNET.pack(VNET_NEEDS_CSUM, 0, start + HEADER_LEN, 0, start, CSUM_OFFSET)
+        self.set_mss(path.mtu - path.ip_header - HEADER_LEN)
+
+    def set_mss(self, mss: int) -> None:
+        """A longer segment goes out as a super-frame to be cut into segments of ``mss`` bytes."""
+        self.mss = mss
+        start = ETHERNET + self.path.ip_header
+        gso = GSO_TCPV4 if self.path.family == 4 else GSO_TCPV6
+        self.gso_vnet = VNET.pack(VNET_NEEDS_CSUM, gso, start + HEADER_LEN, mss, start, CSUM_OFFSET)
+
+    def segment(self, seq: int, ack: int, flags: int, window: int, data: bytes | memoryview) -> bool:
+        """Send one segment without options; ``seq`` and ``ack`` unwrapped. More than one MSS needs the
+        offload.""" link = self.link path = self.path size = len(data) length = HEADER_LEN + size word =
+        0x5000 | flags seq &= MASK ack &= MASK if link.features & F_CSUM:
+            checksum = path.pseudo(length)
+            vnet = self.gso_vnet if size > self.mss else self.csum_vnet
+        else:
+            checksum = path.pseudo(length) + self.ports + seq + ack + word + window
+            if size:
+                if size & 1:
+                    checksum += int.from_bytes(data, "big") % 65535 << 8
+                else:
+                    checksum += int.from_bytes(data, "big")
+            checksum = -checksum % 65535
+            vnet = b""
+        head = HEADER.pack(self.sport, self.dport, seq, ack, word, window, checksum, 0)
+        return link.send(b"".join((path.header(length), head, data)), vnet)
