@@ -1,0 +1,191 @@
+"""Make a guest's interfaces inside its network namespace. Runs in a helper process that is in that namespace.
+
+    TAP    where /dev/net/tun may be opened: one descriptor, which is the interface's life
+    veth   elsewhere: the far end is the guest's interface; the near end lies in a second namespace (the
+           *peer* namespace), held by nothing but the packet socket and the control sockets, so that it ends
+           with tapnet
+
+``create`` returns, for each interface, what ``adopt`` in tapnet's own process makes a ``Device`` of.
+Limits: ``NICS_MAX`` interfaces (their descriptors travel in one message).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+import struct
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..device import Device, PacketDevice, TapDevice, set_flags
+from . import syscalls
+
+NICS_MAX = 64
+MTU_MIN, MTU_MAX = 68, 65520
+_IFF_UP = 1
+_SIOCSIFMTU, _SIOCSIFHWADDR = 0x8922, 0x8924
+_ARPHRD_ETHER = 1
+_PEER = "peer0"
+
+
+class LinkError(Exception):
+    """An interface could not be made; the text says why in one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class NicSpec:
+    """One interface of a guest.
+
+    mac   six bytes; the interface's own address, the same as the emulated card's
+    dhcp  whether tapnet's DHCP client configures it
+    """
+
+    ifname: str
+    mac: bytes
+    mtu: int = 1500
+    dhcp: bool = True
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able copy."""
+        return asdict(self) | {"mac": self.mac.hex()}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> NicSpec:
+        """The inverse of ``as_dict``."""
+        return cls(data["ifname"], bytes.fromhex(data["mac"]), data["mtu"], data["dhcp"])
+
+
+def control_socket() -> socket.socket:
+    """A socket of the current namespace, for interface ioctls."""
+    return socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+
+
+def set_mtu(control: socket.socket, ifname: str, mtu: int) -> None:
+    """Set an interface's MTU. Raises OSError (EINVAL: out of the device's range)."""
+    fcntl.ioctl(control, _SIOCSIFMTU, struct.pack("=16si20x", ifname.encode(), mtu))
+
+
+def set_mac(control: socket.socket, ifname: str, mac: bytes) -> None:
+    """Set an interface's Ethernet address. Raises OSError (EADDRNOTAVAIL: a multicast address)."""
+    fcntl.ioctl(control, _SIOCSIFHWADDR, struct.pack("=16sH6s16x", ifname.encode(), _ARPHRD_ETHER, mac))
+
+
+def tun_usable() -> bool:
+    """Whether /dev/net/tun can be opened by this process."""
+    try:
+        os.close(os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
+
+
+def create(nics: Sequence[NicSpec], kind: str, *, fresh: bool) -> list[tuple[dict[str, Any], list[int]]]:
+    """Make the interfaces in the current network namespace (or, ``fresh``, in a new one that becomes
+    current).
+
+    kind   ``tap``, ``veth`` or ``auto``
+    Returns (description, descriptors) per interface, for ``adopt``. Raises LinkError and OSError.
+    """
+    if len(nics) > NICS_MAX:
+        raise LinkError(f"more than {NICS_MAX} interfaces for one guest")
+    if kind == "tap" or (kind == "auto" and tun_usable()):
+        if fresh:
+            syscalls.unshare(syscalls.CLONE_NEWNET)
+        return _create_taps(nics)
+    return _create_veths(nics, fresh)
+
+
+def _exists(nic: NicSpec) -> LinkError:
+    return LinkError(f"ifname={nic.ifname}: the namespace has such an interface already")
+
+
+def _create_taps(nics: Sequence[NicSpec]) -> list[tuple[dict[str, Any], list[int]]]:
+    made = []
+    with control_socket() as control:
+        for nic in nics:
+            try:
+                socket.if_nametoindex(nic.ifname)
+            except OSError:
+                pass
+            else:
+                raise _exists(nic)
+            try:
+                tap = TapDevice.create(nic.ifname, exclusive=True)
+            except OSError as error:
+                if error.errno in (errno.EBUSY, errno.EEXIST):
+                    raise _exists(nic) from None
+                raise
+            _dress(control, nic)
+            set_flags(control, nic.ifname, _IFF_UP, _IFF_UP)
+            fd = os.dup(tap.fileno())
+            tap.close()
+            made.append(({"kind": "tap", "name": nic.ifname}, [fd]))
+    return made
+
+
+def _dress(control: socket.socket, nic: NicSpec) -> None:
+    try:
+        set_mac(control, nic.ifname, nic.mac)
+    except OSError as error:
+        raise LinkError(f"macaddr={nic.mac.hex(':')}: {error.strerror}") from None
+    try:
+        set_mtu(control, nic.ifname, nic.mtu)
+    except OSError as error:
+        raise LinkError(f"mtu={nic.mtu}: {error.strerror}") from None
+
+
+def _create_veths(nics: Sequence[NicSpec], fresh: bool) -> list[tuple[dict[str, Any], list[int]]]:
+    from pyroute2 import IPRoute
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    made = []
+    guest = -1 if fresh else os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    peer_ends = []
+    for _ in nics:  # each near end has a namespace of its own: nothing forwards or answers there
+        syscalls.unshare(syscalls.CLONE_NEWNET)
+        silence_ipv6()
+        ns = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        peer_ends.append((ns, PacketDevice.open(), control_socket()))
+    if fresh:
+        syscalls.unshare(syscalls.CLONE_NEWNET)
+    else:
+        syscalls.setns(guest, syscalls.CLONE_NEWNET)
+        os.close(guest)
+    with IPRoute() as ipr, control_socket() as control:
+        for nic, (ns, packet, peer_control) in zip(nics, peer_ends):
+            try:
+                ipr.link("add", ifname=nic.ifname, kind="veth", peer={"ifname": _PEER, "net_ns_fd": ns})
+            except NetlinkError as error:
+                if error.code == errno.EEXIST:
+                    raise _exists(nic) from None
+                raise LinkError(
+                    f"ifname={nic.ifname}: cannot make a veth pair: {os.strerror(error.code)}"
+                ) from None
+            os.close(ns)
+            _dress(control, nic)
+            set_mtu(peer_control, _PEER, nic.mtu)
+            PacketDevice.bind(packet, _PEER)
+            set_flags(peer_control, _PEER, _IFF_UP, _IFF_UP)
+            set_flags(control, nic.ifname, _IFF_UP, _IFF_UP)
+            fds = [packet.detach(), peer_control.detach(), control_socket().detach()]
+            made.append(({"kind": "veth", "name": nic.ifname, "peer": _PEER}, fds))
+    return made
+
+
+def silence_ipv6() -> None:
+    """No IPv6 of the kernel's own in this namespace: the near end of a pair must not speak."""
+    for which in ("all", "default"):
+        with contextlib.suppress(OSError), open(f"/proc/sys/net/ipv6/conf/{which}/disable_ipv6", "w") as file:
+            file.write("1")
+
+
+def adopt(description: dict[str, Any], fds: Sequence[int]) -> Device:
+    """What ``create`` made, as a device of this process."""
+    if description["kind"] == "tap":
+        return TapDevice(fds[0], name=description["name"])
+    packet, peer_control, far_control = (socket.socket(fileno=fd) for fd in fds)
+    return PacketDevice(packet, description["peer"], peer_control, description["name"], far_control)

@@ -1,0 +1,614 @@
+"""A Linux network namespace as the guest: one that we make for COMMAND, or one that is there already.
+
+Theory of operation
+    NamespaceGuest.spawn   before the event loop starts, forks a helper, which makes the namespaces and the
+                           interfaces, hands their descriptors over (SCM_RIGHTS), forks PID 1 (``init``) and
+                           then keeps the DHCP leases (``lease``). ``start`` has PID 1 run COMMAND.
+    NamespaceGuest.attach  a helper joins the user and network namespace of PATH or PID, makes one interface
+                           there and hands it over. It stays only if it has a lease to keep. tapnet itself
+                           never leaves the host's namespaces.
+
+As root: a network, PID and mount namespace. As an ordinary user: a user namespace besides, in which COMMAND
+is uid 0 (capable of everything within) or, ``keep_uid``, itself and then without capabilities: what needs
+one, ping, is opened by net.ipv4.ping_group_range instead. Only the caller's own uid and gid exist in that
+namespace.
+
+Who ends whom: helper and PID 1 have a parent-death signal and a channel whose end they watch; PID 1's end
+kills everything in its namespace; the interfaces end with our descriptors. So whoever dies, and however,
+nothing stays.
+
+Exit status of a guest: COMMAND's; 128+n when signal n killed it; 126 not executable, 127 not found, as
+env(1); 125 when tapnet itself failed.
+
+Timers: ``READY_SECONDS`` bounds every wait for the helper at start; ``LEASE_SECONDS`` is the usual bound for
+the first lease.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, NoReturn
+
+from ..device import Device, set_flags
+from . import init, links, mounts, syscalls
+from .links import LinkError, NicSpec
+from .wire import Channel
+
+READY_SECONDS = 10.0
+LEASE_SECONDS = 10.0
+NAMESERVER = "10.0.2.3"
+_NS_GET_USERNS = 0xB701
+_ERROR_MAX = 2000
+
+Lease = dict[str, Any]
+
+
+class GuestError(Exception):
+    """The guest could not be made; one line that names the option and its value where it is about one."""
+
+
+class NamespaceGuest:
+    """A guest that lives in a network namespace. Made by ``spawn`` or ``attach``.
+
+    devices   one ``Device`` per NIC, in order; whoever uses them may close them, ``close`` does it too
+    leases    interface name -> its present lease (see ``lease``)
+    status    exit status once the guest has ended, else None
+    """
+
+    def __init__(self, pid: int, nics: Sequence[NicSpec], helper: Channel, guest: Channel | None) -> None:
+        self.pid = pid
+        self.nics = tuple(nics)
+        self.devices: list[Device] = []
+        self.leases: dict[str, Lease] = {}
+        self.status: int | None = None
+        self.on_exit: Callable[[int], None] | None = None
+        self.on_lease: Callable[[str, Lease | None], None] | None = None
+        self._pidfd = os.pidfd_open(pid)
+        self._helper = helper
+        self._guest = guest
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._waiters: list[asyncio.Future[None]] = []
+        self._error = ""
+        self._resolv = True
+        self._terminal = _Terminal() if guest is not None else None
+
+    @classmethod
+    def spawn(
+        cls,
+        nics: Sequence[NicSpec],
+        *,
+        keep_uid: bool = False,
+        nameservers: Sequence[str] = (NAMESERVER,),
+        search: Sequence[str] = (),
+        kind: str = "auto",
+        mask: Collection[int] | None = None,
+    ) -> NamespaceGuest:
+        """Make a guest with ``nics``, up and ready for ``start``.
+
+        kind   ``auto``; ``tap`` or ``veth`` to insist
+        mask   signals that COMMAND has blocked (default: those that this thread has)
+        Call it before other threads exist, best before the event loop runs. Blocks for some 50 ms. Raises
+        GuestError.
+        """
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, ()) if mask is None else mask
+        ours, theirs = Channel.pair()
+        to_init, from_init = Channel.pair()
+        text = mounts.resolv_text(nameservers, search)
+
+        def helper() -> NoReturn:
+            ours.close()
+            to_init.close()
+            _guest_helper(theirs, from_init, nics, kind, keep_uid, text, mask)
+
+        pid = _fork(helper)
+        theirs.close()
+        from_init.close()
+        guest = cls(pid, nics, ours, to_init)
+        try:
+            guest._collect("exec")
+            ready = guest._await(to_init)
+            if ready is None:
+                raise GuestError("exec: " + (guest._error or "the guest's first process failed"))
+        except BaseException:
+            guest.close()
+            raise
+        return guest
+
+    @classmethod
+    def attach(
+        cls,
+        netns: str,
+        *,
+        ifname: str = "eth0",
+        mac: bytes,
+        mtu: int = 1500,
+        dhcp: bool = False,
+        kind: str = "auto",
+    ) -> NamespaceGuest:
+        """Make one interface in the existing namespace ``netns`` (a path, or the pid of a process in it).
+
+        mtu   up to 65520 (what the card behind it can is the caller's business)
+        Needs CAP_NET_ADMIN over that namespace: root, or the user who made its user namespace. Raises
+        GuestError.
+        """
+        nic = NicSpec(ifname, mac, mtu, dhcp)
+        fds = _open_namespace(netns)
+        ours, theirs = Channel.pair()
+
+        def helper() -> NoReturn:
+            ours.close()
+            _attach_helper(theirs, fds, nic, kind)
+
+        pid = _fork(helper)
+        theirs.close()
+        for fd in fds:
+            if fd >= 0:
+                os.close(fd)
+        guest = cls(pid, [nic], ours, None)
+        try:
+            guest._collect(f"netns={netns}")
+        except BaseException:
+            guest.close()
+            raise
+        return guest
+
+    def _await(self, channel: Channel) -> tuple[dict[str, Any], list[int]] | None:
+        """One message from a child that is starting; None at its end.
+
+        Raises GuestError when it takes too long.
+        """
+        deadline = time.monotonic() + READY_SECONDS
+        channel.socket.setblocking(False)
+        while True:
+            if (received := channel.receive()) is not None or channel.eof:
+                return received
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([channel.socket], [], [], left)[0]:
+                raise GuestError(f"the guest's namespace was not ready within {READY_SECONDS:.0f} s")
+
+    def _collect(self, what: str) -> None:
+        """Take over the devices that the helper has made."""
+        for _ in self.nics:
+            received = self._await(self._helper)
+            if received is None:
+                raise GuestError(f"{what}: the helper process failed")
+            message, fds = received
+            if "error" in message:
+                raise GuestError(f"{what}: {message['error']}")
+            self.devices.append(links.adopt(message["device"], fds))
+
+    # --- running
+
+    def watch(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        on_exit: Callable[[int], None] | None = None,
+        on_lease: Callable[[str, Lease | None], None] | None = None,
+    ) -> None:
+        """Have the loop look after the guest.
+
+        on_exit(status)         COMMAND ended (an attached guest: the helper that keeps its lease failed)
+        on_lease(ifname, lease) a lease came, was renewed, or (None) was lost
+        """
+        self._loop = loop
+        self.on_exit = on_exit
+        self.on_lease = on_lease
+        loop.add_reader(self._pidfd, self._ended)
+        loop.add_reader(self._helper.fileno(), self._helper_message)
+        if self._guest is not None:
+            loop.add_reader(self._guest.fileno(), self._guest_message)
+
+    def _helper_message(self) -> None:
+        while (received := self._helper.receive()) is not None:
+            self._take(received[0])
+        if self._helper.eof and self._loop is not None:
+            self._loop.remove_reader(self._helper.fileno())
+
+    def _guest_message(self) -> None:
+        assert self._guest is not None
+        while self._guest.receive() is not None:
+            pass
+        if self._guest.eof and self._loop is not None:
+            self._loop.remove_reader(self._guest.fileno())
+
+    def _take(self, message: dict[str, Any]) -> None:
+        if "lease" in message:
+            lease = message["lease"]
+            ifname = lease["ifname"]
+            self.leases[ifname] = lease
+            self._use_nameservers()
+        elif "unleased" in message:
+            ifname, lease = message["unleased"]["ifname"], None
+            self.leases.pop(ifname, None)
+        else:
+            self._error = str(message.get("error", ""))
+            self._wake()
+            return
+        if self.on_lease is not None:
+            self.on_lease(ifname, lease)
+        self._wake()
+
+    def _use_nameservers(self) -> None:
+        """What DHCP says goes into the guest's resolv.conf, the first interface's server first."""
+        servers: list[str] = []
+        search: list[str] = []
+        for nic in self.nics:
+            lease = self.leases.get(nic.ifname, {})
+            servers += [s for s in lease.get("nameservers", ()) if s not in servers]
+            names = lease.get("search") or ([lease["domain"]] if lease.get("domain") else [])
+            search += [s for s in names if s not in search]
+        if servers:
+            self.set_resolv(servers, search)
+
+    def set_resolv(self, nameservers: Sequence[str], search: Sequence[str] = ()) -> None:
+        """Change the guest's resolv.conf, unless COMMAND has written its own."""
+        self._tell({"resolv": mounts.resolv_text(nameservers, search)})
+
+    def _wake(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for future in waiters:
+            if not future.done():
+                future.set_result(None)
+
+    async def leased(self, seconds: float = LEASE_SECONDS) -> None:
+        """Wait until every interface with DHCP has a lease; ``watch`` first.
+
+        Raises GuestError naming those without.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        while True:
+            missing = [nic.ifname for nic in self.nics if nic.dhcp and nic.ifname not in self.leases]
+            if not missing:
+                return
+            if self._error:
+                raise GuestError(f"DHCP client on {', '.join(missing)}: {self._error}")
+            if self.status is not None:
+                raise GuestError("the guest ended before it had a lease")
+            future = loop.create_future()
+            self._waiters.append(future)
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await future
+            except TimeoutError:
+                raise GuestError(f"no DHCP lease on {', '.join(missing)} within {seconds:g} s") from None
+
+    def start(
+        self, argv: Sequence[str], *, env: dict[str, str] | None = None, cwd: str | None = None
+    ) -> None:
+        """Run COMMAND. Its end is told by ``on_exit``; what keeps it from starting is 126 or 127 there."""
+        self._tell({"start": {"argv": list(argv), "env": env, "cwd": cwd}})
+
+    def signal(self, number: int) -> None:
+        """Send a signal to COMMAND (kept until it is there)."""
+        self._tell({"signal": int(number)})
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        if self._guest is not None and self.status is None:
+            with contextlib.suppress(OSError):
+                self._guest.send(message)
+
+    def _ended(self) -> None:
+        status = syscalls.pidfd_wait(self._pidfd)
+        if status is None:
+            return
+        if self._loop is not None:
+            self._loop.remove_reader(self._pidfd)
+            self._helper_message()
+        self.status = status
+        if self._terminal is not None:
+            self._terminal.restore()
+        self._wake()
+        if self.on_exit is not None and (self._guest is not None or status != 0):
+            self.on_exit(status)
+
+    def fileno(self) -> int:
+        """A pidfd: readable when the guest has ended."""
+        return self._pidfd
+
+    def wait(self, seconds: float | None = None) -> int | None:
+        """Block until the guest has ended: its status, or None after ``seconds``.
+
+        For use without ``watch``.
+        """
+        if self.status is None and select.select([self._pidfd], [], [], seconds)[0]:
+            self._ended()
+        return self.status
+
+    def close(self) -> None:
+        """End the guest and everything in it, now. Idempotent."""
+        loop = self._loop
+        if loop is not None:
+            self._loop = None
+            loop.remove_reader(self._pidfd)
+            loop.remove_reader(self._helper.fileno())
+            if self._guest is not None:
+                loop.remove_reader(self._guest.fileno())
+        if self._pidfd >= 0:
+            if self.status is None:
+                self.on_exit = None
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+                self.wait()
+            os.close(self._pidfd)
+            self._pidfd = -1
+        self._helper.close()
+        if self._guest is not None:
+            self._guest.close()
+        for device in self.devices:
+            device.close()
+
+
+class _Terminal:
+    """Remembers whose the terminal was, and gives it back when a shell in the guest has died with it."""
+
+    def __init__(self) -> None:
+        self.fd = -1
+        for fd in (0, 1, 2):
+            with contextlib.suppress(OSError):
+                if os.tcgetpgrp(fd) == os.getpgrp():
+                    self.fd = fd
+                    break
+
+    def restore(self) -> None:
+        if self.fd < 0:
+            return
+        old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
+        try:
+            with contextlib.suppress(OSError):
+                if os.tcgetpgrp(self.fd) != os.getpgrp():
+                    os.tcsetpgrp(self.fd, os.getpgrp())
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, old)
+
+
+class SignalRelay:
+    """Passes signals that were sent to tapnet alone on to COMMAND.
+
+    What the terminal sends (SI_KERNEL: ^C, ^\\, hang-up) reaches COMMAND from the kernel already, because it
+    shares tapnet's process group, and is dropped here. Blocks the signals in this thread: make it before
+    other threads; give ``mask`` to ``NamespaceGuest.spawn`` and to every other child process.
+    """
+
+    SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+
+    def __init__(self) -> None:
+        self._signals = syscalls.SignalFd(self.SIGNALS)
+        self.mask = self._signals.old_mask
+
+    def attach(self, loop: asyncio.AbstractEventLoop, deliver: Callable[[int], None]) -> None:
+        """From now on call ``deliver(number)`` for each signal to pass on."""
+
+        def readable() -> None:
+            for number, code, _ in self._signals.read():
+                if code != syscalls.SI_KERNEL:
+                    deliver(number)
+
+        loop.add_reader(self._signals.fileno(), readable)
+        self._loop = loop
+
+    def close(self) -> None:
+        """Back to the former mask."""
+        if loop := getattr(self, "_loop", None):
+            loop.remove_reader(self._signals.fileno())
+        self._signals.close()
+
+
+# --- in the helper processes
+
+
+def _fork(body: Callable[[], NoReturn]) -> int:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    parent = os.getpid()
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        syscalls.die_with_parent()
+        if os.getppid() == parent:
+            body()
+    except BaseException as error:
+        with contextlib.suppress(BaseException):
+            os.write(2, f"tapnet: guest helper: {error}\n".encode())
+    finally:
+        os._exit(init.FAILED)
+
+
+def _explain(error: BaseException) -> str:
+    if isinstance(error, OSError):
+        return f"{error.strerror}" + (f": {error.filename}" if isinstance(error.filename, str) else "")
+    return str(error)[:_ERROR_MAX] or type(error).__name__
+
+
+def _guest_helper(
+    channel: Channel,
+    guest: Channel,
+    nics: Sequence[NicSpec],
+    kind: str,
+    keep_uid: bool,
+    resolv: str,
+    mask: Collection[int],
+) -> NoReturn:
+    try:
+        if os.geteuid() != 0:
+            _own_user_namespace(keep_uid)
+        made = links.create(nics, kind, fresh=True)
+        with links.control_socket() as control:
+            set_flags(control, "lo", 1, 1)
+        _open_ping()
+        syscalls.unshare(syscalls.CLONE_NEWPID)
+    except BaseException as error:
+        channel.send({"error": _explain(error)})
+        os._exit(init.FAILED)
+    for description, fds in made:
+        channel.send({"device": description}, fds)
+        for fd in fds:
+            os.close(fd)
+    alive, mine = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(mine)
+        channel.close()
+        try:
+            syscalls.unshare(syscalls.CLONE_NEWNS)
+        except OSError:
+            os._exit(init.FAILED)
+        init.run(guest, resolv, mask, alive)
+    os.close(alive)
+    guest.close()
+    init.close_descriptors({channel.fileno(), mine})
+    pidfd = os.pidfd_open(pid)
+    _forget_stdio()
+    if any(nic.dhcp for nic in nics):
+        _keep_leases(channel, nics, pidfd)
+    _wait_for(channel, pidfd)
+
+
+def _forget_stdio() -> None:
+    """A helper must not keep somebody's pipe or terminal open; its errors go over the channel."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    os.close(null)
+
+
+def _own_user_namespace(keep_uid: bool) -> None:
+    uid, gid = os.geteuid(), os.getegid()
+    try:
+        syscalls.unshare(syscalls.CLONE_NEWUSER)
+    except OSError as error:
+        raise LinkError(
+            "user namespaces are not permitted here "
+            f"({error.strerror}); run as root, or see 'tapnet doctor' for the sysctl to set"
+        ) from None
+    try:
+        with contextlib.suppress(FileNotFoundError), open("/proc/self/setgroups", "w") as file:
+            file.write("deny")
+        with open("/proc/self/uid_map", "w") as file:
+            file.write(f"{uid if keep_uid else 0} {uid} 1")
+        with open("/proc/self/gid_map", "w") as file:
+            file.write(f"{gid if keep_uid else 0} {gid} 1")
+    except OSError as error:
+        raise LinkError(f"cannot map uid {uid} into the user namespace: {error.strerror}") from None
+
+
+def _open_ping() -> None:
+    """Let every group of the guest send ICMP echo without a capability."""
+    for text in ("0 2147483647", f"{os.getegid()} {os.getegid()}"):
+        try:
+            with open("/proc/sys/net/ipv4/ping_group_range", "w") as file:
+                file.write(text)
+            return
+        except OSError:
+            continue
+
+
+def _keep_leases(channel: Channel, nics: Sequence[NicSpec], pidfd: int) -> None:
+    """Keep leases until the guest ends. A client that fails is told; the guest goes on."""
+    try:
+        from . import lease
+
+        async def main() -> None:
+            loop = asyncio.get_running_loop()
+            done = loop.create_future()
+
+            def finish() -> None:
+                if not done.done():
+                    done.set_result(None)
+
+            if pidfd >= 0:
+                loop.add_reader(pidfd, finish)
+            loop.add_reader(channel.fileno(), finish)  # tapnet never writes: readable is the end
+            keeper = asyncio.ensure_future(lease.keep(nics, channel.send))
+            await asyncio.wait((done, keeper), return_when=asyncio.FIRST_COMPLETED)
+            if done.done():  # no orderly end of the clients: there is nobody left to talk to
+                _finish(pidfd)
+            keeper.result()
+
+        asyncio.run(main())
+    except BaseException as error:
+        with contextlib.suppress(BaseException):
+            channel.send({"error": _explain(error)})
+
+
+def _finish(pidfd: int) -> NoReturn:
+    """End as the guest has ended, or, where tapnet ended first, at once (the guest follows by its signal)."""
+    status = syscalls.pidfd_wait(pidfd) if pidfd >= 0 else None
+    os._exit(init.FAILED if status is None else status)
+
+
+def _wait_for(channel: Channel, pidfd: int) -> NoReturn:
+    """Until the guest or tapnet ends."""
+    poll = select.poll()
+    poll.register(channel.fileno(), select.POLLIN)
+    if pidfd >= 0:
+        poll.register(pidfd, select.POLLIN)
+    poll.poll()
+    _finish(pidfd)
+
+
+def _open_namespace(netns: str) -> tuple[int, int]:
+    """Descriptors of the network namespace and of its user namespace (-1: our own)."""
+    path = f"/proc/{netns}/ns/net" if netns.isdecimal() else netns
+    try:
+        net = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        what = "no such process" if netns.isdecimal() else "no such file"
+        raise GuestError(f"netns={netns}: {what}") from None
+    except OSError as error:
+        raise GuestError(f"netns={netns}: {error.strerror}") from None
+    user = -1
+    try:
+        user = fcntl.ioctl(net, _NS_GET_USERNS)
+        if os.fstat(user).st_ino == os.stat("/proc/self/ns/user").st_ino:
+            os.close(user)
+            user = -1
+    except OSError as error:
+        if error.errno in (errno.ENOTTY, errno.EINVAL):
+            os.close(net)
+            raise GuestError(f"netns={netns}: not a network namespace") from None
+        if error.errno != errno.EPERM:  # a user namespace above ours; setns will say no
+            os.close(net)
+            raise GuestError(f"netns={netns}: {error.strerror}") from None
+    return net, user
+
+
+def _attach_helper(channel: Channel, fds: tuple[int, int], nic: NicSpec, kind: str) -> NoReturn:
+    net, user = fds
+    try:
+        try:
+            if user >= 0:
+                syscalls.setns(user, syscalls.CLONE_NEWUSER)
+            syscalls.setns(net, syscalls.CLONE_NEWNET)
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                raise LinkError("not a network namespace") from None
+            raise LinkError(
+                f"{error.strerror}: needs root, or to be the user who made the namespace's user namespace"
+            ) from None
+        (made,) = links.create([nic], kind, fresh=False)
+    except BaseException as error:
+        channel.send({"error": _explain(error)})
+        os._exit(init.FAILED)
+    description, device_fds = made
+    channel.send({"device": description}, device_fds)
+    for fd in device_fds:
+        os.close(fd)
+    if not nic.dhcp:
+        os._exit(0)
+    init.close_descriptors({channel.fileno()})
+    _forget_stdio()
+    _keep_leases(channel, [nic], -1)
+    _wait_for(channel, -1)
