@@ -1,7 +1,7 @@
 """The tables: every option, every type of net, every key, and how its value is read.
 
-A ``Key`` says how one key's value is converted and shown in help; ``later`` marks what is parsed and checked but
-has no engine yet: building it is refused by one line. To give such a key its engine, build it and drop ``later``.
+A ``Key`` says how one key's value is converted and shown in help; ``later`` marks what is parsed and checked
+but has no engine yet: building it is refused by one line. To give it its engine, build it and drop ``later``.
 Names and meanings are QEMU 7.2's, except keys listed as ours in docs/tapnet.1.
 """
 
@@ -24,6 +24,11 @@ class Key:
     meta: str  # the value, in help
     repeat: bool = False
     later: bool = False
+    idle: tuple[object, ...] = (False,)  # values of a ``later`` key that ask for nothing
+
+    def waits(self, value: object) -> bool:
+        """Whether ``value`` asks for what has no engine yet."""
+        return self.later and value not in self.idle
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +39,6 @@ class Kind:
     help: str
     keys: Mapping[str, Key] = field(default_factory=dict)
     later: bool = False
-    implied: str = ""  # key whose value may stand alone: never used by QEMU's nets
 
 
 def _table(*keys: Key) -> dict[str, Key]:
@@ -51,7 +55,7 @@ NAME = Key("name", words.name, "NAME")
 IMPAIR = Key("impair", rules.impair, "K=V+K=V...", later=True)
 MTU = Key("mtu", words.number(68, 65520), "N")
 
-# Keys of a card, wherever it is named. -net nic spells the MAC "macaddr", -nic and -device "mac"; both are taken.
+# Keys of a card. -net nic spells the MAC "macaddr", -nic and -device "mac"; both are taken everywhere.
 NIC = _table(
     Key("model", words.text, "MODEL"),
     Key("macaddr", words.mac, "MAC"),
@@ -77,7 +81,7 @@ USER = _table(
     _flag("ipv4"),
     Key("net", words.text, "ADDR[/BITS]"),
     Key("ip", words.ip4, "ADDR"),
-    Key("mask", words.ip4, "MASK"),
+    Key("mask", words.mask4, "MASK"),
     Key("host", words.ip4, "ADDR"),
     Key("dhcpstart", words.ip4, "ADDR"),
     Key("dns", words.ip4, "ADDR"),
@@ -112,19 +116,19 @@ USER = _table(
     Key("allow", rules.allow, "[tcp|udp|icmp:]NET[:PORT[-PORT]]", repeat=True, later=True),
     Key("deny", rules.deny, "[tcp|udp|icmp:]NET[:PORT[-PORT]]", repeat=True, later=True),
     Key("record", rules.record, "NAME=ADDR", repeat=True, later=True),
-    Key("ftp", words.choice("on", "off", "auto"), "on|off|auto", later=True),
+    Key("ftp", words.choice("on", "off", "auto"), "on|off|auto", later=True, idle=("off", "auto")),
     Key("mtu", words.number(576, 65520), "N"),
     Key("buffers", words.between(words.size(), 1 << 20, 1 << 36, "not between 1M and 64G"), "SIZE"),
 )
 
-_SCRIPT = Key("script", words.text, "FILE|no", later=True)
+_SCRIPT = Key("script", words.text, "FILE|no", later=True, idle=("no",))
 _HELPER = Key("helper", words.text, "PROGRAM", later=True)
 _BR = Key("br", words.interface, "BRIDGE")
 TAP = _table(
     Key("ifname", words.tap_interface, "NAME"),
     _BR,
     _SCRIPT,
-    Key("downscript", words.text, "FILE|no", later=True),
+    Key("downscript", words.text, "FILE|no", later=True, idle=("no",)),
     Key("fd", words.fd, "N", later=True),
     Key("fds", words.fds, "N:N...", later=True),
     _HELPER,

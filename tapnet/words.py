@@ -312,6 +312,15 @@ def ip4(value: str) -> IPv4Address:
         raise ValueError("not an IPv4 address") from None
 
 
+def mask4(value: str) -> IPv4Address:
+    """An IPv4 mask: ones, then zeros."""
+    mask = ip4(value)
+    zeros = int(mask) ^ 0xFFFFFFFF
+    if zeros & (zeros + 1):
+        raise ValueError("not a mask (ones, then zeros, as 255.255.255.0)")
+    return mask
+
+
 def ip6(value: str) -> IPv6Address:
     """An IPv6 address, brackets allowed."""
     try:
@@ -333,8 +342,11 @@ def net4(value: str) -> IPv4Network:
     address, slash, mask = value.partition("/")
     if not slash:
         raise ValueError("needs /BITS")
+    base = ip4(address)
+    if "." in mask:
+        mask4(mask)
     try:
-        return IPv4Network((ip4(address), mask), strict=False)
+        return IPv4Network((base, mask), strict=False)
     except ValueError:
         raise ValueError("not an IPv4 network (ADDR/BITS)") from None
 
