@@ -8,7 +8,7 @@ that crosses beside data:
     guest RST, or gone                          -> close(reset=True)
     end of stream from the host                 -> FIN, after all data
     the host's error                            -> RST
-    both directions ended                       -> close(); the guest's side finishes alone (LAST-ACK, TIME-WAIT)
+    both directions ended                       -> close(); the guest's side ends alone (LAST-ACK ...)
 
 Opening: the host connects first; the guest gets SYN|ACK only when that succeeded, so that it sees the
 truth about the port. The last target's error decides what it sees instead: refused is RST; no route is
@@ -31,11 +31,12 @@ from typing import TYPE_CHECKING
 
 from slirp.host import Address, TcpSocket
 from slirp.link import CODE_HOST, CODE_NET, CODE_PROHIBITED, Path
-from slirp.tcp_receiver import Receiver
 from slirp.tcp_reassembly import Reassembly
+from slirp.tcp_receiver import Receiver
 from slirp.tcp_sender import Sender
 from slirp.tcp_state import (
     ABORT,
+    ACK_DELAY,
     CHALLENGE_GAP,
     CLOSE_WAIT,
     CLOSED,
@@ -49,7 +50,6 @@ from slirp.tcp_state import (
     HOST_CONNECTED,
     KEEPALIVE_GAP,
     KEEPALIVE_PROBES,
-    LAST_ACK,
     PULL_BATCH,
     STARVED_RETRY,
     SYN_ACK_IN,
@@ -62,7 +62,6 @@ from slirp.tcp_state import (
     TIME_WAIT,
     TRANSITIONS,
     WINDOW_SCALE,
-    ACK_DELAY,
 )
 from slirp.tcp_wire import (
     ACK,
@@ -522,9 +521,12 @@ class Flow:
         self._slow(frame, data, end, seq, ack, word, window, now)
 
     def _deliver(self, frame: bytes, data: int, end: int) -> bool:
-        """In-order payload to the host socket, or behind what waits there; moves RCV.NXT. False: not
-        taken.""" rcv = self.rcv sock = self.sock size = end - data pending = rcv.pending if pending is
-        None and sock is not None:
+        """In-order payload to the host socket, or behind what waits there; moves RCV.NXT. False: not taken."""
+        rcv = self.rcv
+        sock = self.sock
+        size = end - data
+        pending = rcv.pending
+        if pending is None and sock is not None:
             piece = memoryview(frame)[data:end] if size > 4096 else frame[data:end]
             try:
                 count = sock.send(piece)

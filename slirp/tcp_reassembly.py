@@ -61,8 +61,8 @@ class Reassembly:
         return kept
 
     def take(self, nxt: int) -> bytearray | None:
-        """The data that begins at or before ``nxt``, without what lies before it; None when there is a
-        hole.""" while self.starts and self.starts[0] <= nxt:
+        """The data from ``nxt`` on, without what lies before it; None when there is a hole."""
+        while self.starts and self.starts[0] <= nxt:
             start = self.starts.pop(0)
             data = self.data.pop(0)
             self.buffers.used -= len(data)

@@ -62,9 +62,10 @@ class Scoreboard:
         self.ends: list[int] = []
 
     def add(self, start: int, end: int) -> bool:
-        """Note [start, end); True if it told something new. SACK is advice: beyond the limit it is
-        ignored.""" starts, ends = self.starts, self.ends first = bisect_right(starts, start) - 1 if first
-        >= 0 and ends[first] >= start:
+        """Note [start, end); True if it told something new. Beyond the limit it is ignored."""
+        starts, ends = self.starts, self.ends
+        first = bisect_right(starts, start) - 1
+        if first >= 0 and ends[first] >= start:
             if ends[first] >= end:
                 return False
         else:

@@ -103,7 +103,7 @@ class Sender:
             if size == len(last):
                 return last
             return memoryview(last)[seq - start : seq - start + size]
-        parts = []
+        parts: list[memoryview] = []
         pos = self.base
         for chunk in chunks:
             stop = pos + len(chunk)
@@ -130,8 +130,10 @@ class Sender:
     # -- sending
 
     def pipe(self) -> int:
-        """Bytes thought to be on the wire (RFC 6675 SetPipe; without SACK, RFC 6582's inflation turned
-        round).""" rec = self.recovery flight = self.nxt - self.una if rec is None:
+        """Bytes thought to be on the wire (RFC 6675 SetPipe; without SACK, RFC 6582 turned round)."""
+        rec = self.recovery
+        flight = self.nxt - self.una
+        if rec is None:
             return flight
         board = self.board
         if board is None:

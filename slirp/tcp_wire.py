@@ -157,9 +157,15 @@ class Wire:
         self.gso_vnet = VNET.pack(VNET_NEEDS_CSUM, gso, start + HEADER_LEN, mss, start, CSUM_OFFSET)
 
     def segment(self, seq: int, ack: int, flags: int, window: int, data: bytes | memoryview) -> bool:
-        """Send one segment without options; ``seq`` and ``ack`` unwrapped. More than one MSS needs the
-        offload.""" link = self.link path = self.path size = len(data) length = HEADER_LEN + size word =
-        0x5000 | flags seq &= MASK ack &= MASK if link.features & F_CSUM:
+        """Send one segment without options; ``seq`` and ``ack`` unwrapped. Over ``mss``: offload only."""
+        link = self.link
+        path = self.path
+        size = len(data)
+        length = HEADER_LEN + size
+        word = 0x5000 | flags
+        seq &= MASK
+        ack &= MASK
+        if link.features & F_CSUM:
             checksum = path.pseudo(length)
             vnet = self.gso_vnet if size > self.mss else self.csum_vnet
         else:

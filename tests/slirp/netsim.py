@@ -58,9 +58,10 @@ class FakePath:
             head = struct.pack("!IHBB", 0x60000000, length, 6, 64) + self.src + self.dst
             return GUEST_MAC + OUR_MAC + b"\x86\xdd" + head
         self.ident = (self.ident + 1) & 0xFFFF
-        head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + length, self.ident, 0x4000, 64, 6, 0, self.src,
-        self.dst) head = head[:10] + struct.pack("!H", ~ones(head) & 0xFFFF) + head[12:] return GUEST_MAC
-        + OUR_MAC + b"\x08\x00" + head
+        words = (0x45, 0, 20 + length, self.ident, 0x4000, 64, 6, 0)
+        head = struct.pack("!BBHHHBBH", *words) + self.src + self.dst
+        head = head[:10] + struct.pack("!H", ~ones(head) & 0xFFFF) + head[12:]
+        return GUEST_MAC + OUR_MAC + b"\x08\x00" + head
 
     def pseudo(self, length: int) -> int:
         return (self._sum + length) % 65535
@@ -133,9 +134,8 @@ class Segment:
         return None
 
     def __repr__(self) -> str:
-        names = "".join(n for bit, n in ((FIN, "F"), (SYN, "S"), (RST, "R"), (PSH, "P"), (ACK, ".")) if
-        self.flags & bit) return f"<{names} seq={self.seq} ack={self.ack} win={self.window}
-        len={len(self.data)}>"
+        names = "".join("FSRP."[i] for i in range(5) if self.flags >> i & 1)
+        return f"<{names} seq={self.seq} ack={self.ack} win={self.window} len={len(self.data)}>"
 
 
 def make_frame(
@@ -211,7 +211,8 @@ class Wire:
         jitter: int = 0, duplicate: float = 0.0, corrupt: float = 0.0, room: int = 1 << 30,
     ) -> None:  # fmt: skip
         self.sim, self.deliver = sim, deliver
-        self.loss, self.delay, self.jitter, self.duplicate, self.corrupt = loss, delay, jitter, duplicate, corrupt
+        self.loss, self.delay, self.jitter = loss, delay, jitter
+        self.duplicate, self.corrupt = duplicate, corrupt
         self.room = room
         self.inside = 0
         self.lost = self.sent = 0
@@ -480,8 +481,9 @@ class GuestTcp:
             blocks = self._blocks()[:3]
             options = bytes((1, 1, 5, 2 + 8 * len(blocks))) + b"".join(struct.pack("!II", *b) for b in blocks)
         self.transmit(
-            make_frame(self.src, self.dst, self.sport, self.dport, seq, self.rcv_nxt, flags, window,
-            options, data)
+            make_frame(
+                self.src, self.dst, self.sport, self.dport, seq, self.rcv_nxt, flags, window, options, data
+            )
         )
 
     scaled = False
