@@ -21,6 +21,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,6 +40,7 @@ RETRY_FIRST, RETRY_MAX = 0.5, 16.0
 MTU_LEAST = 576
 SEARCH_MAX = 16
 _LABELS_MAX = 127
+_DOMAIN = re.compile(r"[A-Za-z0-9_.-]+")
 _POINTER = 0xC0
 _METRIC_STEP = 100
 _PARAMETERS = (
@@ -114,6 +116,10 @@ def search_list(data: bytes) -> list[str]:
     return names
 
 
+def _text(value: str | bytes) -> str:
+    return (value.decode(errors="replace") if isinstance(value, bytes) else value).rstrip("\0")
+
+
 @dataclass(slots=True)
 class _Applied:
     """What the present lease has set on the interface."""
@@ -141,8 +147,11 @@ class Keeper:
 
         @hook(Trigger.BOUND, Trigger.RENEWED, Trigger.REBOUND)  # type: ignore[untyped-decorator]
         async def got(lease: Lease) -> None:
-            async with self.busy:
-                await self.apply(lease)
+            try:  # the client would only log it
+                async with self.busy:
+                    await self.apply(lease)
+            except Exception as error:
+                self.notify({"error": f"{self.nic.ifname}: cannot use the lease of {lease.ip}: {error!r}"})
 
         @hook(Trigger.EXPIRED, Trigger.UNBOUND)  # type: ignore[untyped-decorator]
         async def lost(lease: Lease) -> None:
@@ -215,7 +224,7 @@ class Keeper:
             if new.router is not None:
                 await ipr.route("replace", **self._route(new.router))
         self.applied = new
-        domain = _option(lease, "domain_name", b"").rstrip(b"\0")
+        domain = _text(_option(lease, "domain_name", ""))
         self.notify(
             {
                 "lease": {
@@ -224,9 +233,7 @@ class Keeper:
                     "prefix": new.prefix,
                     "routers": routers,
                     "nameservers": list(_option(lease, "name_server", ())),
-                    "domain": domain.decode()
-                    if domain.replace(b"-", b"").replace(b".", b"").isalnum()
-                    else "",
+                    "domain": domain if _DOMAIN.fullmatch(domain) else "",
                     "search": search_list(bytes(_option(lease, "domain_search", b""))),
                     "server": _option(lease, "server_id", ""),
                     "seconds": _option(lease, "lease_time", 0),
