@@ -1,0 +1,636 @@
+"""DP8390/NS8390D network interface controller: the chip on every NE2000.
+
+Data flow. Transmit: the driver puts a packet into local memory (remote DMA), sets TPSR and TBCR, sets CR.TXP;
+the frame goes to ``tx`` inside that write; where the wire does not take it, TXP stays set until
+``tx_ready()``. Receive: ``receive`` filters, then writes header, frame and FCS into the ring of 256-byte
+pages PSTART..PSTOP at CURR; the driver reads from its own next-packet pointer and gives pages back by BNRY.
+CURR never reaches BNRY: CURR == BNRY always means an empty ring.
+
+Overflow. The wire is lossless: a frame that does not fit is refused (``receive`` answers False) and waits in
+the wire's queue. If there is still no room after ``overflow_grace`` ns (a wire at 10 Mbit/s would have
+delivered it by then), ISR.OVW and RST are set and the driver goes through the documented recovery (stop,
+wait, loopback, start, drain, normal). The frame stays held through it; ``rx_ready()`` follows as soon as the
+chip can take it. A driver that leaves the chip stopped or looped for ``HOLD_LIMIT`` ns with a frame held is
+taken to have closed: the wire is released and what comes is dropped and counted, as it is whenever the chip
+is stopped or looped and no frame is held. Reception goes on when room appears, whether the driver went
+through the recovery or not.
+
+Timers (machine's clock): the overflow grace, the hold limit. Nothing else takes time: a packet is on the wire
+inside the access, the remote DMA moves as the data port is accessed.
+
+Errors. The wire has none of its own; ``receive_raw`` brings damaged or short frames in (fault injection), for
+which SEP, AR, the tally counters and RXE work as the data sheet says. What a driver does wrong (pointers
+outside the ring, transmits of 0 or 64 KiB) is counted in ``counters`` and never raises.
+
+Ref: National Semiconductor DP8390D/NS32490D NIC data sheet, July 1995 (TL/F/8582); AN-874 (overflow
+recovery).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from struct import Struct
+from typing import Any
+from zlib import crc32
+
+from . import dp8390_regs as r
+from .dp8390_loopback import RESULTS, Fifo, looped
+from .multicast import hash_be
+from .padding import MIN_FRAME, pad
+from .remote_dma import RAM_BASE, SPACE, LocalMemory, RemoteDma
+from .state import counts, flag, number, optional, section, unpack
+from .state import pack as pack_bytes
+
+MAX_FRAME = 1518  # without FCS: 1514 and an 802.1Q tag
+MIN_TX = 14  # an Ethernet header; less does not make a frame
+OVERFLOW_GRACE = 50_000_000  # ns that a frame may wait for ring pages before OVW is set
+HOLD_LIMIT = 1_000_000_000  # ns that a stopped or looped chip may hold the wire
+TALLY_STOP = 0xC0  # tally counters stick here
+BROADCAST = b"\xff" * 6
+_HEADER = Struct("<BBH")
+_PAGE = 256
+
+Reader = Callable[[], int]
+Writer = Callable[[int], None]
+
+
+class Dp8390:
+    """The chip. ``page`` (16 times the register page) and ``readers``/``writers`` serve the board's dispatch.
+
+    tx, rx_ready, set_irq, now: see ``card``. ``memory``: the board's local memory.
+    """
+
+    def __init__(
+        self,
+        memory: LocalMemory,
+        tx: Callable[..., bool],
+        rx_ready: Callable[[], None],
+        set_irq: Callable[[bool], None],
+        now: Callable[[], int],
+        *,
+        overflow_grace: int = OVERFLOW_GRACE,
+    ) -> None:
+        self.memory = memory
+        self.tx = tx
+        self.rx_ready = rx_ready
+        self.set_irq = set_irq
+        self.now = now
+        self.overflow_grace = overflow_grace
+        self.remote = RemoteDma(memory, self._remote_done)
+        self.fifo = Fifo()
+        self.counters: dict[str, int] = {}
+        self.link = True
+        self.tally = [0, 0, 0]  # CNTR0 alignment, CNTR1 CRC, CNTR2 missed
+        self.par = bytes(6)
+        self.mar = 0
+        self.scratch = bytearray(4)  # RNPP LNPP and the address counter of page 2
+        self.pstart = self.pstop = self.bnry = self.curr = 0
+        self.tpsr = self.tbcr = self.clda = 0
+        self.rcr = self.dcr = 0
+        self.cr = r.RD_ABORT | r.STP
+        self.isr = r.ISR_RST
+        self.imr = self.tcr = self.tsr = self.rsr = 0
+        self.page = 0
+        self.irq = False
+        self._receiving = False  # started, not looped, not monitoring
+        self._promiscuous = False
+        self._tx_frame: bytes | None = None  # transmitted, but the wire did not take it yet
+        self._held = 0  # ring pages of the frame that was refused
+        self._deadline: int | None = None  # of the held frame: OVW, or giving up
+        self.readers: list[Reader] = [self._nothing] * 64
+        self.writers: list[Writer] = [self._ignore] * 64
+        self._build_dispatch()
+
+    # -- dispatch --------------------------------------------------------------------------------------------
+
+    def install(self, page: int, offset: int, reader: Reader | None, writer: Writer | None) -> None:
+        """Have a board's own register answer at ``offset`` of register page 0..3."""
+        if reader is not None:
+            self.readers[page << 4 | offset] = reader
+        if writer is not None:
+            self.writers[page << 4 | offset] = writer
+
+    def _build_dispatch(self) -> None:
+        for page in range(4):
+            self.install(page, r.CR, lambda: self.cr, self._write_cr)
+        remote = self.remote
+        zero: list[tuple[int, Reader | None, Writer | None]] = [
+            (r.CLDA0, lambda: self.clda & 0xFF, self._write_pstart),
+            (r.CLDA1, lambda: self.clda >> 8 & 0xFF, self._write_pstop),
+            (r.BNRY, lambda: self.bnry, self._write_bnry),
+            (r.TSR, lambda: self.tsr, self._write_tpsr),
+            (r.NCR, lambda: 0, lambda v: self._set_tbcr(self.tbcr & 0xFF00 | v)),
+            (r.FIFO, self.fifo.read, lambda v: self._set_tbcr(self.tbcr & 0xFF | v << 8)),
+            (r.ISR, lambda: self.isr, self._write_isr),
+            (r.CRDA0, lambda: remote.address & 0xFF, lambda v: remote.set_start(remote.start & 0xFF00 | v)),
+            (r.CRDA1, lambda: remote.address >> 8, lambda v: remote.set_start(remote.start & 0xFF | v << 8)),
+            (r.RBCR0, None, lambda v: remote.set_count(remote.count & 0xFF00 | v)),
+            (r.RBCR1, None, lambda v: remote.set_count(remote.count & 0xFF | v << 8)),
+            (r.RSR, self._read_rsr, self._write_rcr),
+            (r.CNTR0, lambda: self._read_tally(0), self._write_tcr),
+            (r.CNTR1, lambda: self._read_tally(1), self._write_dcr),
+            (r.CNTR2, lambda: self._read_tally(2), self._write_imr),
+        ]
+        for offset, reader, writer in zero:
+            self.install(0, offset, reader, writer)
+        for index in range(6):
+            self.install(1, r.PAR0 + index, self._par_reader(index), self._par_writer(index))
+        self.install(1, r.CURR, lambda: self.curr, self._write_curr)
+        for index in range(8):
+            self.install(1, r.MAR0 + index, self._mar_reader(index), self._mar_writer(index))
+        two: list[tuple[int, Reader, Writer | None]] = [
+            (r.PSTART, lambda: self.pstart, lambda v: self._set_clda(self.clda & 0xFF00 | v)),
+            (r.PSTOP, lambda: self.pstop, lambda v: self._set_clda(self.clda & 0xFF | v << 8)),
+            (r.TPSR, lambda: self.tpsr, None),
+            (r.RCR, lambda: self.rcr | r.RCR_ONES, None),
+            (r.TCR, lambda: self.tcr | r.TCR_ONES, None),
+            (r.DCR, lambda: self.dcr | r.DCR_ONES, None),
+            (r.IMR, lambda: self.imr | r.IMR_ONES, None),
+        ]
+        for offset, reader, writer in two:
+            self.install(2, offset, reader, writer)
+        for index, offset in enumerate((r.RNPP, r.LNPP, r.ACU, r.ACL)):
+            self.install(2, offset, self._scratch_reader(index), self._scratch_writer(index))
+
+    @staticmethod
+    def _nothing() -> int:
+        return 0
+
+    @staticmethod
+    def _ignore(_value: int) -> None:
+        return None
+
+    def _par_reader(self, index: int) -> Reader:
+        return lambda: self.par[index]
+
+    def _par_writer(self, index: int) -> Writer:
+        def write(value: int) -> None:
+            self.par = self.par[:index] + bytes((value,)) + self.par[index + 1 :]
+
+        return write
+
+    def _mar_reader(self, index: int) -> Reader:
+        return lambda: self.mar >> 8 * index & 0xFF
+
+    def _mar_writer(self, index: int) -> Writer:
+        def write(value: int) -> None:
+            self.mar = self.mar & ~(0xFF << 8 * index) | value << 8 * index
+
+        return write
+
+    def _scratch_reader(self, index: int) -> Reader:
+        return lambda: self.scratch[index]
+
+    def _scratch_writer(self, index: int) -> Writer:
+        return lambda value: self.scratch.__setitem__(index, value)
+
+    # -- simple registers ------------------------------------------------------------------------------------
+
+    def _write_pstart(self, value: int) -> None:
+        self.pstart = value
+        self.remote.wrap_to = value << 8
+
+    def _write_pstop(self, value: int) -> None:
+        self.pstop = value
+        self.remote.wrap_from = value << 8
+
+    def _write_bnry(self, value: int) -> None:
+        self.bnry = value
+        if self._held or self.isr & r.ISR_RST:
+            self._room_made()
+
+    def _write_curr(self, value: int) -> None:
+        self.curr = value
+        if self._held:
+            self._room_made()
+
+    def _write_tpsr(self, value: int) -> None:
+        self.tpsr = value
+
+    def _set_tbcr(self, value: int) -> None:
+        self.tbcr = value
+
+    def _set_clda(self, value: int) -> None:
+        self.clda = value
+
+    def _write_isr(self, value: int) -> None:
+        self.isr &= ~value | r.ISR_RST
+        self._interrupt()
+
+    def _write_imr(self, value: int) -> None:
+        self.imr = value & ~r.IMR_ONES
+        self._interrupt()
+
+    def _write_dcr(self, value: int) -> None:
+        self.dcr = value & ~r.DCR_ONES
+        self.remote.wide = bool(value & r.DCR_WTS)
+
+    def _write_rcr(self, value: int) -> None:
+        monitored = self.rcr & r.RCR_MON
+        self.rcr = value & ~r.RCR_ONES
+        if monitored and not value & r.RCR_MON:
+            self.rsr &= ~r.RSR_DIS
+        self._mode_changed()
+
+    def _write_tcr(self, value: int) -> None:
+        self.tcr = value & ~r.TCR_ONES
+        self._mode_changed()
+
+    def _read_rsr(self) -> int:
+        return self.rsr | r.RSR_DIS if self.rcr & r.RCR_MON else self.rsr
+
+    def _read_tally(self, index: int) -> int:
+        value = self.tally[index]
+        self.tally[index] = 0
+        return value
+
+    # -- command register ------------------------------------------------------------------------------------
+
+    def _write_cr(self, value: int) -> None:
+        old = self.cr
+        if value & r.STP:
+            state = r.STP
+        elif value & r.STA:
+            state = r.STA
+        else:
+            state = old & (r.STP | r.STA)
+        command = value & r.RD_MASK or old & r.RD_MASK  # 000 is not allowed
+        self.cr = value & 0xC0 | command | (old | value) & r.TXP | state
+        self.page = value >> 2 & 0x30
+        if state == r.STP:
+            self.cr &= ~r.TXP
+            self.remote.command = r.RD_ABORT
+            if not old & r.STP:
+                self._stop()
+            return
+        if old & r.STP:
+            self.isr &= ~r.ISR_RST
+            self._mode_changed()
+        if command & r.RD_ABORT:
+            self.remote.command = r.RD_ABORT
+        elif command == r.RD_SEND:
+            self._send_packet()
+        else:
+            self.remote.issue(command)
+        if value & r.TXP and not old & r.TXP:
+            self._transmit()
+
+    def _stop(self) -> None:
+        self.isr |= r.ISR_RST
+        if self._tx_frame is not None:
+            self._tx_frame = None
+            self._count("tx_aborted")
+        self._mode_changed()
+
+    def _mode_changed(self) -> None:
+        """CR, TCR or RCR may have switched the receiver."""
+        started = bool(self.cr & r.STA) and not self.tcr & r.TCR_LB
+        self._receiving = started and not self.rcr & r.RCR_MON
+        self._promiscuous = bool(self.rcr & r.RCR_PRO)
+        if self._held:
+            if started:
+                self._deadline = None if self.isr & r.ISR_OVW else self.now() + self.overflow_grace
+                self._room_made()
+            else:
+                self._deadline = self.now() + HOLD_LIMIT
+
+    def _send_packet(self) -> None:
+        """CR.RD = 011: set the remote DMA up for the packet at BNRY. Needs DCR.AR; nothing to send does
+        nothing.
+        """
+        if (
+            not self.dcr & r.DCR_AR
+            or self.bnry == self.curr
+            or (self.remote.command == r.RD_READ and self.remote.left)
+        ):
+            return
+        _, following, count = _HEADER.unpack(self.memory.read(self.bnry << 8, 4))
+        self.remote.send_packet(self.bnry << 8, count)
+        self.bnry = following
+        if self._held:
+            self._room_made()
+
+    def _remote_done(self) -> None:
+        self.isr |= r.ISR_RDC
+        if self.imr & r.ISR_RDC:
+            self._interrupt()
+
+    def _interrupt(self) -> None:
+        level = bool(self.isr & self.imr)
+        if level != self.irq:
+            self.irq = level
+            self.set_irq(level)
+
+    def _count(self, reason: str) -> None:
+        self.counters[reason] = self.counters.get(reason, 0) + 1
+
+    # -- transmit --------------------------------------------------------------------------------------------
+
+    def _transmit(self) -> None:
+        size = self.tbcr
+        frame = self.memory.read(self.tpsr << 8, size)
+        if self.tcr & r.TCR_LB:
+            self._loop(frame)
+            return
+        if self.tcr & r.TCR_CRC and size > 4:  # software brings the FCS; the wire has none
+            frame = frame[:-4]
+            size -= 4
+        status = r.TSR_PTX | r.TSR_ONE
+        if not self.link:
+            self._count("tx_link")
+            status |= r.TSR_CRS
+        elif not MIN_TX <= size <= MAX_FRAME:
+            self._count("tx_size")
+        elif not self.tx(frame):
+            self._tx_frame = frame
+            return
+        self._transmitted(status)
+
+    def _transmitted(self, status: int) -> None:
+        self.tsr = status
+        self.cr &= ~r.TXP
+        self.isr |= r.ISR_PTX
+        self._interrupt()
+
+    def tx_ready(self) -> None:
+        """The wire takes frames again."""
+        frame = self._tx_frame
+        if frame is not None and self.tx(frame):
+            self._tx_frame = None
+            self._transmitted(r.TSR_PTX | r.TSR_ONE)
+
+    def _loop(self, buffer: bytes) -> None:
+        packet, good = looped(buffer, self.dcr, self.tcr)
+        self.fifo.load(packet)
+        self.rsr = r.RSR_PRX
+        if self._accepts(packet):
+            self.rsr = (r.RSR_PRX if good else r.RSR_CRC) | (r.RSR_PHY if packet[:1] and packet[0] & 1 else 0)
+        self._transmitted(RESULTS[self.tcr & r.TCR_LB])
+
+    # -- receive ---------------------------------------------------------------------------------------------
+
+    def receive(self, frame: bytes, vnet: bytes = b"") -> bool:
+        """A good frame from the wire, without FCS; a short one is padded as a sender would have done."""
+        size = len(frame)
+        if size < MIN_FRAME:
+            frame = pad(frame)
+            size = MIN_FRAME
+        if not self._receiving:
+            return self._not_receiving(frame)
+        if frame[0] & 1:
+            if not self._accepts(frame):
+                self._count("filtered")
+                return True
+            return self._store(frame, size, r.RSR_PRX | r.RSR_PHY)
+        if not self._promiscuous and frame[:6] != self.par:
+            self._count("filtered")
+            return True
+        return self._store(frame, size, r.RSR_PRX)
+
+    def receive_raw(self, frame: bytes, *, crc_error: bool = False, alignment_error: bool = False) -> bool:
+        """A frame as a faulty wire brings it: not padded, with errors. Runts and errors meet AR and SEP."""
+        if not self._receiving:
+            return self._not_receiving(frame)
+        if len(frame) < 6 or (len(frame) < MIN_FRAME and not self.rcr & r.RCR_AR):
+            self._count("runt")
+            return True
+        if not self._accepts(frame):
+            self._count("filtered")
+            return True
+        status = r.RSR_PHY if frame[0] & 1 else 0
+        if not crc_error and not alignment_error:
+            return self._store(frame, len(frame), status | r.RSR_PRX)
+        status |= r.RSR_CRC if crc_error else 0
+        status |= r.RSR_FAE | r.RSR_CRC if alignment_error else 0
+        if self.rcr & r.RCR_SEP and not self._store(frame, len(frame), status):
+            return False
+        self._tally(0 if alignment_error else 1)
+        self.rsr = status
+        self.isr |= r.ISR_RXE
+        self._interrupt()
+        return True
+
+    def _accepts(self, frame: bytes) -> bool:
+        """The address filter: AB, AM with MAR, PRO, PAR."""
+        if not frame[:1]:
+            return False
+        if not frame[0] & 1:
+            return bool(self.rcr & r.RCR_PRO) or frame[:6] == self.par
+        if self.rcr & r.RCR_AB and frame[:6] == BROADCAST:
+            return True
+        return bool(self.rcr & r.RCR_AM) and bool(self.mar >> hash_be(frame[:6]) & 1)
+
+    def _not_receiving(self, frame: bytes) -> bool:
+        if self.cr & r.STA and not self.tcr & r.TCR_LB:  # monitor mode
+            if self._accepts(frame):
+                self._count("monitor")
+                self._tally(2)
+                self.rsr = r.RSR_MPA | (r.RSR_PHY if frame[0] & 1 else 0)
+                self.isr |= r.ISR_RXE
+                self._interrupt()
+            else:
+                self._count("filtered")
+            return True
+        if self._held:
+            return False
+        self._count("stopped" if self.cr & r.STP else "loopback")
+        return True
+
+    def _store(self, frame: bytes, size: int, status: int) -> bool:
+        """Header, frame and FCS into the ring. False: no room yet."""
+        pages = (size + 8 + 255) >> 8
+        curr = self.curr
+        pstop = self.pstop
+        pstart = self.pstart
+        room = self.bnry - curr
+        if room <= 0:
+            room += pstop - pstart
+        if not (pstart <= curr < pstop and pstart <= self.bnry < pstop):
+            self._count("ring")
+            return True
+        if size > MAX_FRAME or pages >= pstop - pstart:
+            self._count("oversize")
+            return True
+        if pages >= room:
+            return self._hold(pages)
+        following = curr + pages
+        if following >= pstop:
+            following -= pstop - pstart
+        data = _HEADER.pack(status, following, size + 4) + frame + crc32(frame).to_bytes(4, "little")
+        start = curr << 8
+        end = start + len(data)
+        if end <= pstop << 8:
+            if start >= RAM_BASE and end <= SPACE:
+                self.memory.cells[start:end] = data
+            else:
+                self.memory.write(start, data)
+        else:
+            first = (pstop << 8) - start
+            self.memory.write(start, data[:first])
+            self.memory.write(pstart << 8, data[first:])
+            end = (pstart << 8) + len(data) - first
+        self.clda = end & 0xFFFF
+        self.curr = following
+        self._held = 0
+        self._deadline = None
+        if status & r.RSR_PRX:
+            self.rsr = status
+            self.isr |= r.ISR_PRX
+            if not self.irq and self.imr & r.ISR_PRX:
+                self._interrupt()
+        return True
+
+    def _hold(self, pages: int) -> bool:
+        if not self._held:
+            self._count("held")
+            self._deadline = self.now() + self.overflow_grace
+        self._held = pages
+        if self.overflow_grace <= 0 and self._deadline is not None:
+            self._overflow()
+        return False
+
+    def _overflow(self) -> None:
+        self._deadline = None
+        self._count("overflow")
+        self.isr |= r.ISR_OVW | r.ISR_RST
+        self._interrupt()
+
+    def _free_pages(self) -> int:
+        room = self.bnry - self.curr
+        return room if room > 0 else room + self.pstop - self.pstart
+
+    def _room_made(self) -> None:
+        """BNRY moved or the receiver came back: end the overflow, and the hold if the held frame fits."""
+        if not self.cr & r.STA:
+            return
+        if self._free_pages() <= self._held:
+            return
+        self.isr &= ~r.ISR_RST
+        if self._held and not self.tcr & r.TCR_LB:
+            self._release()
+
+    def _release(self) -> None:
+        self._held = 0
+        self._deadline = None
+        self.rx_ready()
+
+    def _tally(self, index: int) -> None:
+        if self.tally[index] < TALLY_STOP:
+            self.tally[index] += 1
+        if self.tally[index] & 0x80:
+            self.isr |= r.ISR_CNT
+            self._interrupt()
+
+    # -- owner -----------------------------------------------------------------------------------------------
+
+    def set_link(self, up: bool) -> None:
+        """The cable was plugged or pulled: without it transmits lose the carrier."""
+        self.link = up
+        if not up and self._tx_frame is not None:
+            self._tx_frame = None
+            self._count("tx_link")
+            self._transmitted(r.TSR_PTX | r.TSR_ONE | r.TSR_CRS)
+
+    def reset(self) -> None:
+        """RESET pin: stopped, interrupts masked, loopback bits cleared; pointers and memory stay."""
+        self.cr = r.RD_ABORT | r.STP
+        self.page = 0
+        self.isr = r.ISR_RST
+        self.imr = self.tsr = self.rsr = 0
+        self.tcr &= ~r.TCR_LB
+        self.tally[:] = 0, 0, 0
+        self.remote.command = r.RD_ABORT
+        self.remote.left = 0
+        if self._tx_frame is not None:
+            self._tx_frame = None
+            self._count("tx_aborted")
+        self._interrupt()
+        held = self._held
+        self._held = 0
+        self._deadline = None
+        self._mode_changed()
+        if held:
+            self.rx_ready()
+
+    def next_deadline(self) -> int | None:
+        """When ``run`` is due."""
+        return self._deadline
+
+    def run(self, now: int) -> None:
+        """The held frame's time is up: overflow if the chip runs, else let the wire go."""
+        if self._deadline is None or now < self._deadline:
+            return
+        if self.cr & r.STA and not self.tcr & r.TCR_LB:
+            self._overflow()
+        else:
+            self._release()
+
+    def snapshot(self) -> dict[str, Any]:
+        """State as JSON-able data (``now`` is not part of it; deadlines are absolute)."""
+        return {
+            "registers": {name: getattr(self, name) for name in _REGISTERS},
+            "tally": list(self.tally),
+            "par": self.par.hex(),
+            "mar": self.mar,
+            "scratch": self.scratch.hex(),
+            "fifo": self.fifo.cells.hex(),
+            "fifo_position": self.fifo.position,
+            "remote": self.remote.snapshot(),
+            "ram": pack_bytes(self.memory.cells[RAM_BASE:]),
+            "link": int(self.link),
+            "tx_frame": None if self._tx_frame is None else pack_bytes(self._tx_frame),
+            "held": self._held,
+            "deadline": self._deadline,
+            "counters": dict(self.counters),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``snapshot()``'s data. Raises ValueError, then nothing has changed."""
+        registers = section(state, "registers")
+        values = {name: number(registers, name, limit) for name, limit in _REGISTERS.items()}
+        tally = state.get("tally")
+        if not isinstance(tally, list) or len(tally) != 3:
+            raise ValueError("snapshot: tally is not three counters")
+        tally = [number({"tally": value}, "tally", TALLY_STOP) for value in tally]
+        par, scratch, fifo = (
+            _hex(state, name, size) for name, size in (("par", 6), ("scratch", 4), ("fifo", 8))
+        )
+        mar = number(state, "mar", (1 << 64) - 1)
+        position = number(state, "fifo_position", 7)
+        ram = unpack(state, "ram", SPACE - RAM_BASE)
+        link = flag(state, "link")
+        tx_frame = None if state.get("tx_frame") is None else unpack(state, "tx_frame", limit=MAX_FRAME)
+        held = number(state, "held", 255)
+        deadline = optional(state, "deadline", 1 << 63)
+        counters = counts(state, "counters")
+        self.remote.restore(section(state, "remote"))
+        for name, value in values.items():
+            setattr(self, name, value)
+        self.tally, self.par, self.mar, self.scratch = tally, par, mar, bytearray(scratch)
+        self.fifo.cells, self.fifo.position = bytearray(fifo), position
+        self.memory.cells[RAM_BASE:] = ram
+        self.link, self._tx_frame, self.counters = link, tx_frame, counters
+        self.page = self.cr >> 2 & 0x30
+        self.remote.wide = bool(self.dcr & r.DCR_WTS)
+        self.remote.wrap_to, self.remote.wrap_from = self.pstart << 8, self.pstop << 8
+        self._held = 0
+        self._mode_changed()
+        self._held, self._deadline = held, deadline
+        self.irq = False
+        self.set_irq(False)
+        self._interrupt()
+
+
+_REGISTERS = dict.fromkeys(
+    ("pstart", "pstop", "bnry", "curr", "tpsr", "cr", "isr", "imr", "tcr", "tsr", "rcr", "rsr", "dcr"), 0xFF
+) | {"tbcr": 0xFFFF, "clda": 0xFFFF}
+
+
+def _hex(state: Mapping[str, Any], name: str, size: int) -> bytes:
+    try:
+        data = bytes.fromhex(state[name])
+    except (KeyError, TypeError, ValueError):
+        data = b""
+    if len(data) != size:
+        raise ValueError(f"snapshot: {name} is not {size} bytes")
+    return data

@@ -1,0 +1,129 @@
+"""The table of NIC models: what options may name, and how each is built and plugged in.
+
+``MODELS[name]`` has the bus, a title for ``-net nic,model=help``, the words that ``info network`` uses, and
+``build``. ``plug`` builds a card, wires its interrupt and puts it into a machine. ``pci_function`` builds a
+PCI card without a machine, for an owner that offers the function itself (vfio-user).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from .card import Card
+from .machine import IsaLocation, Machine, Slot
+from .ne2000_isa import DEFAULTS, Ne2000Isa
+from .ne2000_isa import PORTS as NE2000_PORTS
+from .ne2000_pci import BARS as NE2000_BARS
+from .ne2000_pci import IDENTITY as NE2000_IDENTITY
+from .ne2000_pci import Ne2000Pci
+from .pci import Bar, Identity, PciFunction
+
+Tx = Callable[..., bool]
+Build = Callable[[bytes, Tx, Callable[[], None], Callable[[bool], None], Callable[[], int]], Card]
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One NIC model. ``build(mac, tx, rx_ready, set_irq, now)`` makes the card.
+
+    features: TUN_F_* bits that ``receive`` takes in ``vnet``. identity, bars: PCI cards. ports, defaults: ISA
+    cards.
+    """
+
+    name: str
+    bus: Literal["pci", "isa"]
+    title: str
+    info: str
+    build: Build
+    identity: Identity | None = None
+    bars: tuple[Bar, ...] = ()
+    ports: int = 0
+    defaults: tuple[tuple[int, int], ...] = ()
+    features: int = 0
+
+
+_ALL = (
+    Model(
+        "ne2k_pci",
+        "pci",
+        "RealTek RTL8029(AS), NE2000 for PCI",
+        "ne2000 pci",
+        Ne2000Pci,
+        identity=NE2000_IDENTITY,
+        bars=NE2000_BARS,
+    ),
+    Model(
+        "ne2k_isa",
+        "isa",
+        "Novell NE2000 for ISA (I/O 0x300, IRQ 9)",
+        "ne2000",
+        Ne2000Isa,
+        ports=NE2000_PORTS,
+        defaults=DEFAULTS,
+    ),
+)
+MODELS: dict[str, Model] = {model.name: model for model in _ALL}
+DEFAULT_PCI, DEFAULT_ISA = "ne2k_pci", "ne2k_isa"
+
+
+def default_model(kind: str) -> str:
+    """The model that ``-net nic`` means on a machine of this kind."""
+    return DEFAULT_ISA if kind == "isapc" else DEFAULT_PCI
+
+
+def pci_function(
+    model: str, mac: bytes, tx: Tx, rx_ready: Callable[[], None], now: Callable[[], int]
+) -> PciFunction:
+    """A PCI card as a function of its own: configuration space, regions, ``card``. Raises ValueError."""
+    entry = _lookup(model)
+    if entry.identity is None:
+        raise ValueError(f"model={model}: not a PCI card")
+    function = PciFunction(entry.identity, entry.bars)
+    function.card = entry.build(mac, tx, rx_ready, function.set_irq, now)
+    return function
+
+
+def plug(
+    machine: Machine,
+    model: str,
+    mac: bytes,
+    tx: Tx,
+    rx_ready: Callable[[], None],
+    *,
+    name: str = "",
+    addr: int | None = None,
+    iobase: int | None = None,
+    irq: int | None = None,
+) -> Slot:
+    """Build a card and plug it in. The wire calls the slot's ``receive`` and ``tx_ready``.
+
+    ``addr`` is the PCI slot; ``iobase`` and ``irq`` are for ISA, by default the first pair that is free.
+    Raises ValueError for unknown models, wrong keys, taken places.
+    """
+    entry = _lookup(model)
+    if entry.bus == "pci":
+        if iobase is not None or irq is not None:
+            raise ValueError(f"{name or model}: iobase and irq are for ISA cards")
+        return machine.plug_pci(pci_function(model, mac, tx, rx_ready, machine.now), addr, name)
+    if addr is not None:
+        raise ValueError(f"{name or model}: addr is for PCI cards")
+    taken = [slot.location for slot in machine.slots if isinstance(slot.location, IsaLocation)]
+    if iobase is None:
+        iobase = next(
+            (io for io, _ in entry.defaults if all(io != t.iobase for t in taken)), entry.defaults[0][0]
+        )
+    if irq is None:
+        wanted = dict(entry.defaults).get(iobase)
+        lines = ([wanted] if wanted is not None else []) + [line for _, line in entry.defaults]
+        irq = next((line for line in lines if all(line != t.irq for t in taken)), lines[0])
+    name = name or f"{model}.{sum(slot.card.model == model for slot in machine.slots)}"
+    card = entry.build(mac, tx, rx_ready, machine.isa_irq(irq, name), machine.now)
+    return machine.plug_isa(card, iobase, irq, entry.ports, name)
+
+
+def _lookup(model: str) -> Model:
+    if model not in MODELS:
+        raise ValueError(f"model={model}: models are {', '.join(MODELS)}")
+    return MODELS[model]
