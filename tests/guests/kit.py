@@ -1,0 +1,248 @@
+"""The guest kit: what real VMs are made of, built once into an ignored folder (``make guests``).
+
+* QEMU 10.1 or newer (``vfio-user-pci``): a Debian trixie folder with backports, run by chroot;
+* the kernel that ``linux-image-amd64`` depends on and its NIC modules, unpacked, never installed;
+* bookworm's i386 kernel with the ISA ``ne`` driver, by a private apt directory;
+* an initramfs of busybox-static, the modules and a shell on the serial console.
+
+Everything comes from Debian by the mirror that this machine's own apt names. Needs root (debootstrap, chroot).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gzip
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+KIT = Path(os.environ.get("TAPNET_GUESTS") or ROOT / ".cache" / "guests")
+MODULES = ("8390", "ne2k-pci", "mii", "8139too", "8139cp", "pcnet32", "8390p", "ne")
+
+
+class KitError(Exception):
+    """A part of the kit could not be built."""
+
+
+def _run(*words: str | Path, **more) -> str:
+    done = subprocess.run([str(w) for w in words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **more)
+    if done.returncode:
+        raise KitError(f"{' '.join(str(w) for w in words)}: {done.stdout[-2000:]}")
+    return done.stdout
+
+
+def _locked(function):
+    """One builder at a time, however many test processes ask."""
+
+    def wrapper(*args):
+        KIT.mkdir(parents=True, exist_ok=True)
+        with open(KIT / "lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            return function(*args)
+
+    return wrapper
+
+
+def mirror() -> str:
+    """The Debian archive's address, from this machine's apt configuration."""
+    listing = _run("apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages", "Component: main")
+    for line in listing.split():
+        if re.search(r"/debian/?$", line):
+            return line.rstrip("/")
+    raise KitError("apt's configuration names no Debian archive")
+
+
+@_locked
+def qemu_root() -> Path:
+    """A folder with a QEMU that has vfio-user-pci: ``chroot FOLDER qemu-system-x86_64``."""
+    folder = KIT / "trixie"
+    stamp = KIT / "trixie.ok"
+    if stamp.exists() and folder.exists():
+        return folder
+    _run("rm", "-rf", "--one-file-system", folder)
+    archive = mirror()
+    _run("debootstrap", "--variant=minbase", "--include=ca-certificates", "trixie", folder, archive)
+    (folder / "etc/apt/sources.list").write_text(
+        f"deb {archive} trixie main\ndeb {archive} trixie-backports main\n"
+    )
+    for extra in Path("/etc/apt/apt.conf.d").glob("*"):
+        if re.search(r"Acquire::", extra.read_text(errors="replace")):
+            shutil.copy(extra, folder / "etc/apt/apt.conf.d")
+    _run("chroot", folder, "apt-get", "-q", "update")
+    _run(
+        *("chroot", folder, "apt-get", "-q", "install", "-y", "--no-install-recommends"),
+        *("-t", "trixie-backports", "qemu-system-x86"),
+        env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"},
+    )
+    _run("chroot", folder, "apt-get", "clean")
+    stamp.write_text(_run("chroot", folder, "qemu-system-x86_64", "--version"))
+    return folder
+
+
+def _unpack(package: str, folder: Path, apt: tuple[str, ...] = ()) -> None:
+    """Resolve what the meta package depends on, download it and unpack it into ``folder``."""
+    listing = _run("apt-cache", *apt, "depends", package)
+    found = re.search(r"Depends: (linux-image-\S+)", listing)
+    if not found:
+        raise KitError(f"{package} depends on no kernel:\n{listing}")
+    _run("rm", "-rf", folder)
+    download = folder.with_suffix(".deb.d")
+    download.mkdir(parents=True, exist_ok=True)
+    _run("apt-get", *apt, "-q", "download", found.group(1), cwd=download)
+    _run("dpkg", "-x", *download.glob("*.deb"), folder)
+    shutil.rmtree(download)
+
+
+@_locked
+def kernel() -> Path:
+    """Folder of Debian's current amd64 kernel, unpacked: boot/vmlinuz-*, lib/modules/*."""
+    folder = KIT / "kernel-amd64"
+    if not list(folder.glob("boot/vmlinuz-*")):
+        _unpack("linux-image-amd64", folder)
+    return folder
+
+
+@_locked
+def kernel_686() -> Path:
+    """Folder of bookworm's i386 kernel, which has the ISA ``ne`` driver."""
+    folder = KIT / "kernel-686"
+    if not list(folder.glob("boot/vmlinuz-*")):
+        private = KIT / "apt-i386"
+        for name in ("lists/partial", "cache/archives/partial", "sources.d"):
+            (private / name).mkdir(parents=True, exist_ok=True)
+        (private / "status").touch()
+        (private / "sources.list").write_text(f"deb [arch=i386] {mirror()} bookworm main\n")
+        apt = _private_apt(private)
+        _run("apt-get", *apt, "-q", "update")
+        _unpack("linux-image-686", folder, apt)
+    return folder
+
+
+def vmlinuz(folder: Path) -> Path:
+    """The kernel image of an unpacked kernel folder."""
+    return next(folder.glob("boot/vmlinuz-*"))
+
+
+INIT = """#!/bin/sh
+mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev 2>/dev/null
+mkdir -p /dev/pts; mount -t devpts pts /dev/pts
+echo 3 > /proc/sys/kernel/printk
+ip link set lo up
+echo GUEST-READY
+setsid -c sh -c 'stty -echo 2>/dev/null; exec sh' </dev/ttyS0 >/dev/ttyS0 2>&1
+poweroff -f
+"""
+
+UDHCPC = """#!/bin/sh
+case "$1" in
+deconfig) ip addr flush dev $interface; ip link set $interface up;;
+bound|renew)
+  ip addr flush dev $interface; ip addr add $ip/$mask dev $interface
+  [ -n "$router" ] && ip route replace default via ${router%% *}
+  : > /etc/resolv.conf; for d in $dns; do echo nameserver $d >> /etc/resolv.conf; done
+  echo "lease $ip/$mask router $router dns $dns";;
+esac
+"""
+
+
+def _cpio(entries: Iterable[tuple[str, int, bytes]]) -> bytes:
+    """A cpio archive in the kernel's "newc" format (Documentation/driver-api/early-userspace/buffer-format)."""
+    out = bytearray()
+    for number, (name, mode, data) in enumerate([*entries, ("TRAILER!!!", 0, b"")], 1):
+        text = name.encode() + b"\0"
+        fields = (number, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(text), 0)
+        out += b"070701" + "".join(f"{f:08x}" for f in fields).encode() + text
+        out += bytes(-len(out) % 4) + data
+        out += bytes(-len(out) % 4)
+    return bytes(out)
+
+
+@_locked
+def initramfs(folder: Path) -> Path:
+    """An initramfs for the kernel in ``folder``: busybox, udhcpc's script, the NIC modules in /lib/m."""
+    image = KIT / f"initramfs-{folder.name}.gz"
+    source = Path(__file__)
+    if image.exists() and image.stat().st_mtime > max(
+        source.stat().st_mtime, vmlinuz(folder).stat().st_ctime
+    ):
+        return image
+    busybox = shutil.which("busybox")
+    if busybox is None or "686" in folder.name:
+        busybox = str(_busybox_i386()) if "686" in folder.name else None
+    if busybox is None:
+        raise KitError("busybox-static is not installed")
+    entries: list[tuple[str, int, bytes]] = [
+        (name, 0o040755, b"")
+        for name in ("bin", "dev", "proc", "sys", "etc", "lib", "lib/m", "tmp", "usr", "usr/share", "usr/share/udhcpc", "www")
+    ]
+    entries.append(("dev/console", 0o020600, b""))
+    entries.append(("bin/busybox", 0o100755, Path(busybox).read_bytes()))
+    applets = (
+        "sh ash ip ifconfig ping cat echo ls mount mkdir insmod rmmod lsmod udhcpc wget nslookup nc md5sum sha256sum "
+        "sleep poweroff reboot grep head tail dd hexdump od route arp tftp httpd setsid stty dmesg tr cut awk seq rm "
+        "printf wc test expr sed kill ps date true sort uniq timeout telnet ftpget ftpput tar sync"
+    ).split()
+    entries += [(f"bin/{name}", 0o120777, b"busybox") for name in applets]
+    entries.append(("init", 0o100755, INIT.encode()))
+    entries.append(("usr/share/udhcpc/default.script", 0o100755, UDHCPC.encode()))
+    for module in MODULES:
+        for path in (folder / "lib/modules").rglob(f"{module}.ko*"):
+            entries.append((f"lib/m/{path.name}", 0o100644, path.read_bytes()))
+    temporary = image.with_suffix(".new")
+    temporary.write_bytes(gzip.compress(_cpio_devices(entries), 1))
+    temporary.rename(image)
+    return image
+
+
+def _cpio_devices(entries: list[tuple[str, int, bytes]]) -> bytes:
+    """As ``_cpio``, with /dev/console (5, 1) as the device node that the kernel opens before init."""
+    plain = _cpio(entries)
+    at = plain.index(b"dev/console\0") - 110
+    head = bytearray(plain[at : at + 110])
+    head[6 + 8 * 9 : 6 + 8 * 11] = b"%08x%08x" % (5, 1)
+    return plain[:at] + bytes(head) + plain[at + 110 :]
+
+
+def _busybox_i386() -> Path:
+    """busybox-static of i386, from the private apt directory of ``kernel_686``."""
+    folder = KIT / "busybox-i386"
+    found = list(folder.rglob("bin/busybox"))
+    if not found:
+        private = KIT / "apt-i386"
+        listing = _run("apt-get", *_private_apt(private), "-q", "download", "--print-uris", "busybox-static")
+        if not listing:
+            raise KitError("no busybox-static for i386")
+        download = KIT / "busybox.deb.d"
+        download.mkdir(exist_ok=True)
+        _run("apt-get", *_private_apt(private), "-q", "download", "busybox-static", cwd=download)
+        _run("dpkg", "-x", *download.glob("*.deb"), folder)
+        shutil.rmtree(download)
+        found = list(folder.rglob("bin/busybox"))
+    return found[0]
+
+
+def _private_apt(private: Path) -> tuple[str, ...]:
+    options = {
+        "APT::Architecture": "i386",
+        "APT::Architectures": "i386",
+        "Dir::Etc::SourceList": private / "sources.list",
+        "Dir::Etc::SourceParts": private / "sources.d",
+        "Dir::State::Lists": private / "lists",
+        "Dir::State::Status": private / "status",
+        "Dir::Cache": private / "cache",
+    }
+    return tuple(word for key, value in options.items() for word in ("-o", f"{key}={value}"))
+
+
+if __name__ == "__main__":
+    try:
+        print(qemu_root())
+        for unpacked in (kernel(), kernel_686()):
+            print(vmlinuz(unpacked), initramfs(unpacked))
+    except KitError as error:
+        sys.exit(f"tapnet: guests: {error}")
