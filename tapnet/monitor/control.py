@@ -229,7 +229,7 @@ def _device_lines(device: Device, lead: str, verbose: bool) -> list[str]:
 def _usernet_table(rows: Sequence[FlowRow]) -> list[str]:
     wide = max([_ADDRESS_WIDTH, *(len(row.source) for row in rows), *(len(row.dest) for row in rows)])
     lines = [
-        f"  {'Protocol[State]':<19}{'FD':>3} {'Source Address':>{wide}}  Port "
+        f"  {'Protocol[State]':<18}{'FD':>3} {'Source Address':>{wide}}  Port "
         f"{'Dest. Address':>{wide}}  Port RecvQ SendQ   Idle"
     ]
     for row in rows:
@@ -237,7 +237,7 @@ def _usernet_table(rows: Sequence[FlowRow]) -> list[str]:
         fd = "" if row.fd < 0 else str(row.fd)
         source, dest = row.source or "*", row.dest or "*"
         lines.append(
-            f"  {what:<18} {fd:>3} {source:>{wide}} {row.source_port:>5} {dest:>{wide}} {row.dest_port:>5}"
+            f"  {what:<17} {fd:>3} {source:>{wide}} {row.source_port:>5} {dest:>{wide}} {row.dest_port:>5}"
             f" {row.recv_queue:>5} {row.send_queue:>5} {row.idle:>5.0f}s"
         )
     return lines

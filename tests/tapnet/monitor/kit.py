@@ -1,0 +1,74 @@
+"""A fake instance for monitors: real ports on real hubs, no emulator behind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from tapnet.hub import Hub
+from tapnet.monitor.control import ACCEPTED, BACKEND, NIC, FlowRow
+from tapnet.port import Port
+from tests.tapnet.hub_kit import Loop
+
+
+@dataclass(eq=False)
+class FakeDevice:
+    name: str
+    kind: str
+    info: str
+    port: Port | None = None
+
+
+@dataclass
+class FakeNat:
+    name: str
+    vlan: int | None
+    flows: list[FlowRow] = field(default_factory=list)
+
+    def rows(self) -> list[FlowRow]:
+        return self.flows
+
+
+@dataclass
+class FakeInstance:
+    name: str = "lab"
+    pid: int = 4711
+    mode: str | None = None
+    status: str = "running"
+    vlans: dict[int, list[FakeDevice]] = field(default_factory=dict)
+    wires: list[list[FakeDevice]] = field(default_factory=list)
+    usernets: list[FakeNat] = field(default_factory=list)
+    ended: int = 0
+
+    def shutdown(self) -> None:
+        self.ended += 1
+
+
+def plugged(hub: Hub, name: str, kind: str, info: str) -> FakeDevice:
+    port = Port(name, lambda _frame, _vnet: True)
+    hub.add(port)
+    return FakeDevice(name, kind, info, port)
+
+
+def seed_instance() -> tuple[Loop, FakeInstance]:
+    """VLAN 0: card given before the NAT. VLAN 1: a listener with one client. A private wire."""
+    loop = Loop()
+    zero, one, wire = Hub(0, loop), Hub(1, loop), Hub(-1, loop, private=True)
+    instance = FakeInstance()
+    instance.vlans[1] = [
+        plugged(one, "c0", ACCEPTED, "socket: connection from 127.0.0.1:1472"),
+        FakeDevice("socket.0", BACKEND, ""),
+        plugged(one, "ne2k_isa.0", NIC, "ne2000 macaddr=52:54:00:12:34:57"),
+    ]
+    instance.vlans[0] = [
+        plugged(zero, "ne2k_pci.0", NIC, "ne2000 pci macaddr=52:54:00:12:34:56"),
+        plugged(zero, "user.0", BACKEND, "user redirector"),
+        plugged(zero, "tap.0", BACKEND, "tap: ifname=tap0 setup_script=/etc/qemu-ifup"),
+    ]
+    instance.wires.append(
+        [
+            plugged(wire, "t1", BACKEND, "tap: fd=5"),
+            plugged(wire, "rtl8139.0", NIC, "rtl8139 pci macaddr=52:54:00:12:34:58"),
+        ]
+    )
+    instance.usernets = [FakeNat("user.0", 0), FakeNat("u1", None)]
+    return loop, instance
