@@ -1,0 +1,195 @@
+"""What a user-mode network is made of: one frozen, validated description, and the defaults of QEMU's ``-net
+user``.
+
+``Config(net="10.0.2.0/24")`` derives host .2, name server .3 and first lease .15 from the net, as QEMU does
+for its own default. A net without a prefix length is taken as /24, with a warning in ``Config.warnings``:
+QEMU takes it by class (10.x as /8, 192.168.x.y as /16), which is hardly ever what was meant (FACTS 49). A
+net too small for .2, .3 and .15 takes its 1st, 2nd and 3rd address.
+
+Every error is a ValueError of one line that names the key and the value. IPv6 keys are accepted and kept;
+the engine is IPv4 so far.
+
+Ref: QEMU 7.2 qapi/net.json, NetdevUserOptions; RFC 1123 2.1 (host names); RFC 2132 (what fits in an option).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Network, ip_address
+
+from .host import Address
+from .wire import canonical
+
+LEASE_TIME = 86400  # seconds
+LEASE_TIME_MIN, LEASE_TIME_MAX = 60, 0xFFFFFFFF  # the greatest means "for ever" (RFC 2131 3.3)
+MTU = 1500
+MTU_MIN, MTU_MAX = (
+    576,
+    65520,
+)  # RFC 2132 5.1 wants at least 68; below 576 no host need reassemble a DHCP message
+BUFFERS = 64 << 20  # bytes held for guests, all flows together
+BUFFERS_MIN = 1 << 20
+RESOLVERS_MAX = 8
+SEARCH_MAX = 32
+BOOTFILE_MAX = 127  # the "file" field of RFC 2131 is 128 bytes with its final 0
+NAME_MAX = 255
+
+_LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)\Z")
+
+
+def _address(key: str, value: str) -> IPv4Address:
+    try:
+        return IPv4Address(value)
+    except ValueError:
+        raise ValueError(f"{key}={value}: not an IPv4 address") from None
+
+
+def _name(key: str, value: str) -> str:
+    """A host or domain name, without a final dot."""
+    name = value.rstrip(".")
+    if not name or len(name) > NAME_MAX - 2 or not all(_LABEL.match(label) for label in name.split(".")):
+        raise ValueError(f"{key}={value}: not a valid name")
+    return name
+
+
+def parse_net(value: str) -> tuple[IPv4Network, str]:
+    """``addr[/bits|/mask]`` to a network and a warning ("" if there is none). Raises ValueError."""
+    text, slash, bits = value.partition("/")
+    warning = ""
+    try:
+        if not slash:
+            bits = "24"
+            warning = f"net={value}: no prefix length given, /24 assumed"
+        network = IPv4Network(f"{text}/{bits}", strict=False)
+    except ValueError:
+        raise ValueError(f"net={value}: not an IPv4 network (want ADDRESS/BITS)") from None
+    first = int(network.network_address) >> 24
+    if not 4 <= network.prefixlen <= 29:
+        raise ValueError(f"net={value}: prefix length must be 4 to 29")
+    if first in (0, 127) or first >= 224:
+        raise ValueError(f"net={value}: not a unicast network")
+    return network, warning
+
+
+def parse_resolver(value: str) -> list[Address]:
+    """``ADDR[:PORT][+ADDR...]``; an IPv6 address with a port stands in brackets. Raises ValueError."""
+    found: list[Address] = []
+    for part in value.split("+"):
+        host, port = part, "53"
+        if part.startswith("["):
+            host, bracket, rest = part[1:].partition("]")
+            if not bracket or (rest and not rest.startswith(":")):
+                raise ValueError(f"resolver={value}: {part} is not an address")
+            port = rest[1:] or "53"
+        elif part.count(":") == 1:
+            host, _, port = part.partition(":")
+        try:
+            ip_address(host)
+        except ValueError:
+            raise ValueError(f"resolver={value}: {host} is not a numeric address") from None
+        if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+            raise ValueError(f"resolver={value}: {port} is not a port")
+        found.append((host, int(port)))
+    return found
+
+
+@dataclass(frozen=True)
+class Config:
+    """The keys of ``-netdev user`` that concern this engine, by QEMU's names with ``_`` for ``-``.
+
+    net, host, dns, dhcpstart are text; after construction ``network``, ``host_ip``, ``dns_ip``,
+    ``dhcp_first`` hold them as addresses. ``resolver`` lists the name servers behind ``dns`` (none: the
+    host's own). ``lease_time`` is in seconds, ``mtu`` in bytes of IP, ``buffers`` in bytes."""
+
+    net: str = "10.0.2.0/24"
+    host: str | None = None
+    dns: str | None = None
+    dhcpstart: str | None = None
+    hostname: str | None = None
+    domainname: str | None = None
+    dnssearch: tuple[str, ...] = ()
+    lease_time: int = LEASE_TIME
+    restrict: bool = False
+    hostloopback: bool = True
+    resolver: tuple[Address, ...] = ()
+    mtu: int = MTU
+    buffers: int = BUFFERS
+    tftp: str | None = None
+    tftp_server_name: str | None = None
+    bootfile: str | None = None
+    dhcp: bool = True
+    network: IPv4Network = field(init=False, repr=False)
+    host_ip: bytes = field(init=False, repr=False)
+    dns_ip: bytes = field(init=False, repr=False)
+    dhcp_first: bytes = field(init=False, repr=False)
+    warnings: tuple[str, ...] = field(init=False, repr=False, default=())
+
+    def __post_init__(self) -> None:
+        network, warning = parse_net(self.net)
+        small = network.prefixlen > 27
+        host = self._own("host", self.host, network, 1 if small else 2)
+        dns = self._own("dns", self.dns, network, 2 if small else 3)
+        first = self._own("dhcpstart", self.dhcpstart, network, 3 if small else 15)
+        if dns == host:
+            raise ValueError(f"dns={dns}: must differ from host")
+        if first in (host, dns):
+            raise ValueError(f"dhcpstart={first}: must differ from host and dns")
+        put = object.__setattr__
+        put(self, "network", network)
+        put(self, "host_ip", host.packed)
+        put(self, "dns_ip", dns.packed)
+        put(self, "dhcp_first", first.packed)
+        put(self, "warnings", (warning,) if warning else ())
+        self._check_names()
+        self._check_numbers()
+
+    @staticmethod
+    def _own(key: str, value: str | None, network: IPv4Network, default: int) -> IPv4Address:
+        address = _address(key, value) if value is not None else network.network_address + default
+        if address not in network:
+            raise ValueError(f"{key}={address}: not in {network}")
+        if address in (network.network_address, network.broadcast_address):
+            raise ValueError(f"{key}={address}: is the network or broadcast address of {network}")
+        return address
+
+    def _check_names(self) -> None:
+        put = object.__setattr__
+        for key in ("hostname", "domainname"):
+            value = getattr(self, key)
+            if value is not None:
+                put(self, key, _name(key, value))
+        if len(self.dnssearch) > SEARCH_MAX:
+            raise ValueError(f"dnssearch={self.dnssearch[SEARCH_MAX]}: more than {SEARCH_MAX} domains")
+        put(self, "dnssearch", tuple(_name("dnssearch", domain) for domain in self.dnssearch))
+        for key, limit in (("bootfile", BOOTFILE_MAX), ("tftp_server_name", NAME_MAX)):
+            value = getattr(self, key)
+            if value is None:
+                continue
+            if not value or len(value.encode()) > limit:
+                raise ValueError(f"{key.replace('_', '-')}={value}: must be 1 to {limit} bytes")
+
+    def _check_numbers(self) -> None:
+        for key, value, low, high in (
+            ("lease-time", self.lease_time, LEASE_TIME_MIN, LEASE_TIME_MAX),
+            ("mtu", self.mtu, MTU_MIN, MTU_MAX),
+            ("buffers", self.buffers, BUFFERS_MIN, 1 << 40),
+        ):
+            if not low <= value <= high:
+                raise ValueError(f"{key}={value}: must be {low} to {high}")
+        if len(self.resolver) > RESOLVERS_MAX:
+            raise ValueError(
+                f"resolver={self.resolver[RESOLVERS_MAX][0]}: more than {RESOLVERS_MAX} addresses"
+            )
+        for address, port in self.resolver:
+            try:
+                canonical(address)
+            except ValueError:
+                raise ValueError(f"resolver={address}: not a numeric address") from None
+            if not 0 < port < 65536:
+                raise ValueError(f"resolver={address}:{port}: not a port")
+
+    @property
+    def own(self) -> tuple[bytes, ...]:
+        """Addresses that this engine answers for."""
+        return (self.host_ip, self.dns_ip)

@@ -1,0 +1,321 @@
+"""The DHCP and BOOTP server for the guests of one net.
+
+It is the only server of its net and says so (authoritative): an INIT-REBOOT or RENEWING client that it does
+not know keeps the address it asks for if that is free, and gets a NAK if it is not. (RFC 2131 4.3.2 would
+have silence for unknown clients, for the sake of other servers; there are none, and after a restart of ours
+guests go on at once.)
+
+    DISCOVER                              OFFER, or silence when nothing is left
+    REQUEST, server identifier (SELECTING)   ACK or NAK; another server's: our offer is withdrawn
+    REQUEST, requested address (INIT-REBOOT) ACK or NAK
+    REQUEST, ciaddr (RENEWING, REBINDING)    ACK or NAK
+    DECLINE                               the address rests (``leases.DECLINE_TIME``)
+    RELEASE                               the address is free, and stays the client's favourite
+    INFORM                                ACK without a lease
+    no message type                       BOOTP: a lease without end
+
+An address that another station was heard using (ARP) is not offered. Replies go where RFC 2131 4.1 says: to
+the relay, to ciaddr, to everybody if the broadcast bit is set (or for a NAK), else to the new address at
+the client's MAC. Options come in the order of the client's parameter request list, mask before router;
+without a list: a usual set. ``restrict`` leaves out router and name server. The size limit of option 57
+(576 without it) is kept, by overloading ``file`` and ``sname`` where need be.
+
+Limits: ``leases.LEASES``. Timers: none, leases run out by comparison. Malformed messages are counted and
+dropped.
+
+Ref: RFC 2131; RFC 2132; RFC 951; RFC 1542; RFC 3396; RFC 3397; RFC 6842 (client identifier in replies).
+"""
+
+from __future__ import annotations
+
+from . import checksum, formats
+from .arp import Arp
+from .config import Config
+from .formats import (
+    BOOTP,
+    BOOTP_MIN,
+    BOOTREPLY,
+    BROADCAST_FLAG,
+    COOKIE,
+    DhcpMessage,
+)
+from .ipv4 import Below, Ipv4
+from .leases import FOR_EVER, OFFERED, Lease, Leases
+from .wire import BROADCAST_MAC, NO_MAC, PROTO_UDP, UDP, UDP_LEN, ip_int
+from .wire import MAC_PREFIX as OUR_PREFIX
+
+SERVER_PORT, CLIENT_PORT = 67, 68
+ZERO = b"\0\0\0\0"
+EVERYBODY = b"\xff\xff\xff\xff"
+SIZE_MIN = 576  # RFC 2132 9.10
+HEADERS = 28  # IPv4 and UDP, which option 57 counts
+LEASE_MIN = 60
+USUAL = bytes(
+    (
+        formats.MASK,
+        formats.ROUTER,
+        formats.NAME_SERVER,
+        formats.HOSTNAME,
+        formats.DOMAIN,
+        formats.INTERFACE_MTU,
+        formats.BROADCAST,
+        formats.T1,
+        formats.T2,
+        formats.TFTP_NAME,
+        formats.BOOTFILE,
+        formats.SEARCH,
+    )
+)
+
+
+class Dhcp:
+    """The server; a ``slirp.stack.Service`` on port 67."""
+
+    def __init__(self, config: Config, below: Below, ip: Ipv4, arp: Arp) -> None:
+        self._config = config
+        self._below = below
+        self._ip = ip
+        self._arp = arp
+        self._server = config.host_ip
+        last = ip_int(config.network.broadcast_address.packed) - 1
+        own = frozenset(map(ip_int, config.own))
+        self.leases = Leases(ip_int(config.dhcp_first), last, own, self._in_use)
+        self._values = self._fixed()
+
+    def _fixed(self) -> dict[int, bytes]:
+        """Options that are the same for every client."""
+        config = self._config
+        values = {
+            formats.MASK: config.network.netmask.packed,
+            formats.BROADCAST: config.network.broadcast_address.packed,
+            formats.INTERFACE_MTU: config.mtu.to_bytes(2, "big"),
+        }
+        if not config.restrict:
+            values[formats.ROUTER] = config.host_ip
+            values[formats.NAME_SERVER] = config.dns_ip
+        for code, text in (
+            (formats.HOSTNAME, config.hostname),
+            (formats.DOMAIN, config.domainname),
+            (formats.TFTP_NAME, config.tftp_server_name),
+            (formats.BOOTFILE, config.bootfile),
+        ):
+            if text:
+                values[code] = text.encode()
+        if config.dnssearch:
+            values[formats.SEARCH] = formats.encode_names(config.dnssearch)
+        return values
+
+    def _in_use(self, address: bytes, mac: bytes) -> bool:
+        entry = self._arp.table.get(address)
+        return entry is not None and entry.mac not in (mac, NO_MAC)
+
+    # ---- messages in ---------------------------------------------------------------------------------------
+
+    def input(self, frame: bytes, off: int, end: int, src: bytes, sport: int, dst: bytes, now: int) -> None:
+        """A datagram to port 67."""
+        try:
+            message = formats.parse_dhcp(frame[off:end])
+        except ValueError:
+            self._below.count("dhcp_malformed")
+            return
+        if message.giaddr != ZERO and (not self._ip.inside(message.giaddr) or message.giaddr == self._server):
+            self._below.count("dhcp_foreign_relay")
+            return
+        kind = message.kind
+        if kind is None:
+            self._bootp(message, now)
+        elif kind == formats.DISCOVER:
+            self._discover(message, now)
+        elif kind == formats.REQUEST:
+            self._request(message, now)
+        elif kind == formats.DECLINE:
+            self._decline(message, now)
+        elif kind == formats.RELEASE:
+            self._release(message, now)
+        elif kind == formats.INFORM:
+            if message.ciaddr == ZERO:
+                message.ciaddr = src
+            if message.ciaddr == ZERO:
+                self._below.count("dhcp_malformed")
+                return
+            self._below.count("dhcp_inform")
+            self._reply(message, formats.ACK, None)
+        else:
+            self._below.count("dhcp_malformed")
+
+    def _discover(self, message: DhcpMessage, now: int) -> None:
+        wanted = message.options.get(formats.REQUESTED)
+        lease = self.leases.offer(message.client, message.chaddr, wanted, now)
+        if lease is None:
+            self._below.count("dhcp_exhausted")
+            return
+        self._below.count("dhcp_discover")
+        self._reply(message, formats.OFFER, lease)
+
+    def _request(self, message: DhcpMessage, now: int) -> None:
+        options = message.options
+        server = options.get(formats.SERVER_ID)
+        client = message.client
+        if server is not None and server != self._server:
+            lease = self.leases.of(client)
+            if lease is not None and lease.state == OFFERED:
+                self.leases.release(lease, now)
+            self._below.count("dhcp_other_server")
+            return
+        address = options.get(formats.REQUESTED) or message.ciaddr
+        if address == ZERO:
+            self._below.count("dhcp_malformed")
+            return
+        lease = self.leases.claim(client, message.chaddr, address, now)
+        if lease is None:
+            self._below.count("dhcp_nak")
+            self._reply(message, formats.NAK, None)
+            return
+        self._note(message, lease)
+        self.leases.bind(lease, self._seconds(message), now)
+        self._below.count("dhcp_request")
+        self._reply(message, formats.ACK, lease)
+
+    @staticmethod
+    def _note(message: DhcpMessage, lease: Lease) -> None:
+        name = message.options.get(formats.HOSTNAME, b"").rstrip(b"\0")
+        if name:
+            lease.hostname = name.decode("ascii", "replace")
+
+    def _seconds(self, message: DhcpMessage) -> int:
+        """The lease time: ours, or a shorter one that the client asks for."""
+        asked = message.options.get(formats.LEASE_TIME)
+        ours = self._config.lease_time
+        return ours if asked is None else min(ours, max(LEASE_MIN, ip_int(asked)))
+
+    def _decline(self, message: DhcpMessage, now: int) -> None:
+        address = message.options.get(formats.REQUESTED, ZERO)
+        lease = self.leases.of(message.client)
+        if lease is None or lease.address != address:
+            self._below.count("dhcp_ignored")
+            return
+        self._below.count("dhcp_decline")
+        self.leases.decline(lease, now)
+
+    def _release(self, message: DhcpMessage, now: int) -> None:
+        lease = self.leases.of(message.client)
+        if lease is None or lease.address != message.ciaddr:
+            self._below.count("dhcp_ignored")
+            return
+        self._below.count("dhcp_release")
+        self.leases.release(lease, now)
+
+    def _bootp(self, message: DhcpMessage, now: int) -> None:
+        wanted = message.ciaddr if message.ciaddr != ZERO else None
+        lease = self.leases.offer(message.client, message.chaddr, wanted, now)
+        if lease is None:
+            self._below.count("dhcp_exhausted")
+            return
+        self.leases.bind(lease, FOR_EVER, now)
+        self._below.count("bootp_request")
+        self._reply(message, None, lease)
+
+    # ---- messages out --------------------------------------------------------------------------------------
+
+    def _reply(self, message: DhcpMessage, kind: int | None, lease: Lease | None) -> None:
+        config = self._config
+        boot = b"" if kind == formats.NAK else (config.bootfile or "").encode()
+        room = self._room(message)
+        if message.cookie:
+            items = self._items(message, kind, lease)
+            area, file, sname, lost = formats.pack_options(items, room, not boot, True)
+            for _ in range(lost):
+                self._below.count("dhcp_option_dropped")
+            area = COOKIE + area
+        else:
+            area = file = sname = b""
+        nak = kind == formats.NAK
+        flags = message.flags & BROADCAST_FLAG
+        if nak and message.giaddr != ZERO:
+            flags |= BROADCAST_FLAG
+        packet = BOOTP.pack(
+            BOOTREPLY,
+            message.htype,
+            len(message.chaddr),
+            0,
+            message.xid,
+            0,
+            flags,
+            ZERO if nak or kind in (None, formats.OFFER) else message.ciaddr,
+            lease.address if lease is not None else ZERO,
+            ZERO if nak else self._server,
+            message.giaddr,
+            message.chaddr_field,
+            sname,
+            boot or file,
+        )
+        self._send(message, nak, lease, (packet + area).ljust(BOOTP_MIN, b"\0"))
+
+    def _room(self, message: DhcpMessage) -> int:
+        """Bytes for the option area behind the cookie."""
+        asked = message.options.get(formats.MAX_SIZE)
+        size = SIZE_MIN if asked is None else max(SIZE_MIN, int.from_bytes(asked, "big"))
+        return min(size, self._config.mtu) - HEADERS - formats.BOOTP_LEN - len(COOKIE)
+
+    def _items(self, message: DhcpMessage, kind: int | None, lease: Lease | None) -> list[tuple[int, bytes]]:
+        values = dict(self._values)
+        items: list[tuple[int, bytes]] = []
+        if kind is not None:
+            items += [(formats.MESSAGE, bytes([kind])), (formats.SERVER_ID, self._server)]
+        if kind == formats.NAK:
+            items.append((formats.TEXT, b"requested address not available"))
+        elif lease is not None and kind is not None:
+            seconds = self._seconds(message)
+            items.append((formats.LEASE_TIME, seconds.to_bytes(4, "big")))
+            if seconds != FOR_EVER:
+                values[formats.T1] = (seconds // 2).to_bytes(4, "big")
+                values[formats.T2] = (seconds * 7 // 8).to_bytes(4, "big")
+        client_id = message.options.get(formats.CLIENT_ID)
+        if client_id is not None and kind is not None:
+            items.append((formats.CLIENT_ID, client_id))
+        if kind == formats.NAK:
+            return items
+        wanted = message.options.get(formats.PARAMETERS) or USUAL
+        order = list(dict.fromkeys(wanted))
+        if formats.MASK in order and formats.ROUTER in order:
+            mask, router = order.index(formats.MASK), order.index(formats.ROUTER)
+            if router < mask:  # RFC 2132 3.3
+                order.insert(router, order.pop(mask))
+        items += [(code, values[code]) for code in order if code in values]
+        return items
+
+    def _send(self, message: DhcpMessage, nak: bool, lease: Lease | None, packet: bytes) -> None:
+        port = CLIENT_PORT
+        if message.giaddr != ZERO:
+            dst, port = message.giaddr, SERVER_PORT
+            mac = self._arp.lookup(dst, self._below.now).mac
+        elif nak or message.htype != 1:
+            dst, mac = EVERYBODY, BROADCAST_MAC
+        elif message.ciaddr != ZERO and message.kind is not None:
+            dst, mac = message.ciaddr, message.chaddr
+        elif message.flags & BROADCAST_FLAG or lease is None:
+            dst, mac = EVERYBODY, BROADCAST_MAC
+        else:
+            dst, mac = lease.address, message.chaddr
+        if mac != BROADCAST_MAC and (mac[0] & 1 or mac.startswith(OUR_PREFIX + self._server)):
+            self._below.count("dhcp_malformed")
+            return
+        self._datagram(mac, dst, port, packet)
+
+    def _datagram(self, mac: bytes, dst: bytes, port: int, packet: bytes) -> None:
+        size = len(packet) + UDP_LEN
+        start = ip_int(self._server + dst) + PROTO_UDP + 2 * size + SERVER_PORT + port
+        header = UDP.pack(SERVER_PORT, port, size, checksum.checksum(packet, start))
+        self._ip.packet(mac, self._server, dst, PROTO_UDP, header + packet)
+
+    # ---- service -------------------------------------------------------------------------------------------
+
+    def next_deadline(self) -> int | None:
+        """Leases need no timer."""
+        return None
+
+    def run(self, now: int) -> None:
+        """Nothing to do."""
+
+    def close(self) -> None:
+        """Nothing to give back."""

@@ -1,0 +1,91 @@
+"""ICMP from guests: echo for our own addresses, and errors about datagrams that we delivered.
+
+* An echo request to an own address is answered with its own payload and TOS, TTL 255, in fragments if need
+  be.
+* An echo request to any other address gets "communication administratively prohibited" (3/13) from the
+  gateway: an honest "not carried here". A reply is never invented. (Ping sockets come later.)
+* A guest's "port unreachable" about a UDP datagram closes the flow that it came by, so the host's kernel
+  answers for the port from then on as the guest did. Other errors, and all other types, are counted and
+  dropped: redirects and quenches are not obeyed (RFC 5927, RFC 6633).
+* Broadcast and multicast requests are not answered (RFC 1122 3.2.2.6 permits that).
+
+Ref: RFC 792; RFC 1122 3.2.2; RFC 1812 4.3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from . import checksum
+from .ipv4 import ICMP_TTL, Below, Ipv4
+from .wire import (
+    ECHO_REPLY,
+    ECHO_REQUEST,
+    ICMP,
+    ICMP_ERRORS,
+    ICMP_LEN,
+    IP,
+    IPV4_LEN,
+    PORT,
+    PORTS,
+    PROHIBITED,
+    PROTO_UDP,
+    UNREACHABLE,
+)
+
+GuestError = Callable[[bytes, int, bytes, int, int, int], None]
+"""``(guest, guest port, remote, remote port, type, code)``: a guest complains about what we delivered to
+it."""
+
+
+class Icmp:
+    """ICMP of one IPv4 stack. ``udp_error`` hears of a guest's complaints about UDP."""
+
+    def __init__(self, below: Below, ip: Ipv4, own: tuple[bytes, ...], udp_error: GuestError) -> None:
+        self._below = below
+        self._ip = ip
+        self._own = own
+        self._udp_error = udp_error
+
+    def input(self, frame: bytes, off: int, end: int, src: bytes, dst: bytes, checked: bool) -> None:
+        """One ICMP message ``frame[off:end]``; ``checked``: its checksum need not be looked at."""
+        count = self._below.count
+        if end - off < ICMP_LEN:
+            count("icmp_malformed")
+            return
+        body = frame[off:end]
+        if not checked and not checksum.good(body):
+            count("icmp_checksum")
+            return
+        kind = body[0]
+        if kind == ECHO_REQUEST:
+            if dst in self._own:
+                self._reply(frame, src, dst, body)
+            else:
+                count("icmp_echo_not_carried")
+                self._ip.error(frame, UNREACHABLE, PROHIBITED)
+        elif kind in ICMP_ERRORS:
+            self._error(body, src)
+        else:
+            count("icmp_ignored")
+
+    def _reply(self, frame: bytes, src: bytes, dst: bytes, body: bytes) -> None:
+        _, _, _, rest = ICMP.unpack_from(body)
+        data = body[ICMP_LEN:]
+        answer = ICMP.pack(ECHO_REPLY, 0, 0, rest) + data
+        answer = ICMP.pack(ECHO_REPLY, 0, checksum.checksum(answer), rest) + data
+        self._below.count("icmp_echo")
+        self._ip.packet(frame[6:12], dst, src, frame[IP + 9], answer, ICMP_TTL, frame[IP + 1])
+
+    def _error(self, body: bytes, src: bytes) -> None:
+        """A guest's error about a datagram that went from a remote end to it."""
+        inner = body[ICMP_LEN:]
+        header = (inner[0] & 15) << 2 if inner else 0
+        if len(inner) < header + 4 or header < IPV4_LEN or inner[0] >> 4 != 4:
+            self._below.count("icmp_malformed")
+            return
+        if inner[16:20] != src or inner[9] != PROTO_UDP or body[0] != UNREACHABLE or body[1] != PORT:
+            self._below.count("icmp_error_ignored")
+            return
+        sport, dport = PORTS.unpack_from(inner, header)
+        self._udp_error(src, dport, inner[12:16], sport, body[0], body[1])

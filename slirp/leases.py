@@ -1,0 +1,190 @@
+"""Who has which address: the DHCP server's memory.
+
+A lease is found by its client (client identifier, else hardware type and address) and by its address, and
+outlives its end: the client that comes back gets the same address until somebody else needed it. A new
+client gets the address that it asks for if that is free, else the lowest never used, else the one that has
+been free longest.
+
+States: OFFERED (for ``OFFER_TIME``), BOUND (to ``expires``, None: for ever), RELEASED, DECLINED (somebody
+else uses the address: quarantine for ``DECLINE_TIME``). What has run out is free. Nothing needs a timer:
+``now`` decides on use.
+
+Limits: ``LEASES`` records; from there on only old ones are used again.
+
+Ref: RFC 2131 4.3.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from .wire import ip_text, mac_text
+
+SECOND = 1_000_000_000
+LEASES = 4096
+SCAN = 8192  # addresses looked at for one allocation
+OFFER_TIME = 10 * SECOND
+DECLINE_TIME = 600 * SECOND
+FOR_EVER = 0xFFFFFFFF
+
+OFFERED, BOUND, RELEASED, DECLINED = "offered", "bound", "released", "declined"
+
+
+@dataclass(slots=True)
+class Lease:
+    """One address and the client it belongs, or last belonged, to."""
+
+    address: bytes
+    client: bytes
+    mac: bytes
+    state: str
+    expires: int | None  # ns; None: never
+    hostname: str = ""
+
+    def free(self, now: int) -> bool:
+        """Whether another client may have it."""
+        return self.state == RELEASED or (self.expires is not None and self.expires <= now)
+
+
+class Leases:
+    """Leases of ``first`` to ``last`` without ``excluded`` (all as numbers).
+
+    ``in_use(address, mac)``: whether a station other than ``mac`` was heard using the address.
+    """
+
+    def __init__(
+        self, first: int, last: int, excluded: frozenset[int], in_use: Callable[[bytes, bytes], bool]
+    ) -> None:
+        self.first = first
+        self.last = last
+        self._excluded = excluded
+        self._in_use = in_use
+        self._by_client: dict[bytes, Lease] = {}
+        self._by_address: dict[bytes, Lease] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_address)
+
+    def of(self, client: bytes) -> Lease | None:
+        """The client's lease, in whatever state."""
+        return self._by_client.get(client)
+
+    def at(self, address: bytes) -> Lease | None:
+        """The lease of an address, in whatever state."""
+        return self._by_address.get(address)
+
+    def contains(self, address: bytes) -> bool:
+        """Whether the address is ours to give."""
+        number = int.from_bytes(address, "big")
+        return self.first <= number <= self.last and number not in self._excluded
+
+    def claim(self, client: bytes, mac: bytes, address: bytes, now: int) -> Lease | None:
+        """This very address for this client; None: it may not have it."""
+        if not self.contains(address) or self._in_use(address, mac):
+            return None
+        lease = self._by_address.get(address)
+        if lease is not None:
+            if lease.client != client and not lease.free(now):
+                return None
+            if lease.state == DECLINED and not lease.free(now):
+                return None
+        elif len(self._by_address) >= LEASES:
+            return None
+        return self._assign(client, mac, address, now)
+
+    def offer(self, client: bytes, mac: bytes, wanted: bytes | None, now: int) -> Lease | None:
+        """An address for a client, reserved shortly unless it is bound already; None: there is none left."""
+        known = self._by_client.get(client)
+        if known is not None and not known.free(now) and known.state != DECLINED:
+            if not self._in_use(known.address, mac):
+                if known.state == OFFERED:
+                    known.expires = now + OFFER_TIME
+                known.mac = mac
+                return known
+            self.decline(known, now)
+            known = None
+        for address in (known.address if known is not None else None, wanted):
+            if address is not None:
+                lease = self.claim(client, mac, address, now)
+                if lease is not None:
+                    return lease
+        fresh = self._fresh(mac) or self._oldest_free(mac, now)
+        return self._assign(client, mac, fresh, now) if fresh is not None else None
+
+    def _fresh(self, mac: bytes) -> bytes | None:
+        if len(self._by_address) >= LEASES:
+            return None
+        for number in range(self.first, min(self.last, self.first + SCAN) + 1):
+            address = number.to_bytes(4, "big")
+            if (
+                address not in self._by_address
+                and number not in self._excluded
+                and not self._in_use(address, mac)
+            ):
+                return address
+        return None
+
+    def _oldest_free(self, mac: bytes, now: int) -> bytes | None:
+        found = [
+            lease
+            for lease in self._by_address.values()
+            if lease.free(now) and not self._in_use(lease.address, mac)
+        ]
+        if not found:
+            return None
+        return min(found, key=lambda lease: lease.expires or 0).address
+
+    def _assign(self, client: bytes, mac: bytes, address: bytes, now: int) -> Lease:
+        before = self._by_client.get(client)
+        if before is not None and before.address != address:
+            if before.state == DECLINED:
+                del self._by_client[client]
+            else:
+                self._forget(before)
+        holder = self._by_address.get(address)
+        if holder is not None:
+            if holder.client == client and holder.state == BOUND and not holder.free(now):
+                holder.mac = mac
+                return holder
+            self._forget(holder)
+        lease = Lease(address, client, mac, OFFERED, now + OFFER_TIME, holder.hostname if holder else "")
+        self._by_client[client] = self._by_address[address] = lease
+        return lease
+
+    def _forget(self, lease: Lease) -> None:
+        self._by_address.pop(lease.address, None)
+        if self._by_client.get(lease.client) is lease:
+            del self._by_client[lease.client]
+
+    def bind(self, lease: Lease, seconds: int, now: int) -> None:
+        """The client has it, for ``seconds`` (``FOR_EVER``: without end)."""
+        lease.state = BOUND
+        lease.expires = None if seconds == FOR_EVER else now + seconds * SECOND
+
+    def release(self, lease: Lease, now: int) -> None:
+        """The client gave it back; it stays the client's favourite."""
+        lease.state = RELEASED
+        lease.expires = now
+
+    def decline(self, lease: Lease, now: int) -> None:
+        """Somebody else uses the address."""
+        lease.state = DECLINED
+        lease.expires = now + DECLINE_TIME
+        if self._by_client.get(lease.client) is lease:
+            del self._by_client[lease.client]
+
+    def rows(self, now: int) -> list[dict[str, Any]]:
+        """JSON-able, by address."""
+        return [
+            {
+                "address": ip_text(lease.address),
+                "mac": mac_text(lease.mac),
+                "client_id": lease.client.hex(),
+                "state": "expired" if lease.free(now) and lease.state != RELEASED else lease.state,
+                "hostname": lease.hostname,
+                "expires": None if lease.expires is None else max(0, lease.expires - now) / SECOND,
+            }
+            for lease in sorted(self._by_address.values(), key=lambda lease: lease.address)
+        ]

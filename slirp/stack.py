@@ -1,0 +1,376 @@
+"""The user-mode network: Ethernet frames of guests on one side, the host's sockets on the other. Sans-IO.
+
+    VLAN --input(frame, vnet, now)--> ethernet --> arp
+                                         `-> ipv4 --> services: dhcp, dns ... | icmp | udp | tcp --> Host
+                                         (sockets)
+    VLAN <--tx(frame, vnet)-- emit <-- ipv4/arp <-- udp, tcp <-- events of the Host
+
+It serves any number of guests on one VLAN. It hears frames for its own MACs (52:55 + address) and group
+addresses, and ignores what guests say to each other. It is the gateway (``host``) and the name server
+(``dns``) of its net, and for TCP the ``slirp.link.Link``: where a destination leads, the way back to a
+guest, ICMP.
+
+Where a guest's destination leads (``targets``, ``udp_target``)
+    host address    -> the host's 127.0.0.1 (``hostloopback=off``: refused)
+    dns address     -> port 53: the resolvers; all else is refused
+    other           -> itself, by an ordinary socket; refused where a tapnet instance's control plane listens
+    ``restrict``    -> nothing: TCP is reset, UDP gets ICMP "prohibited"; DHCP, ARP and ping of our own go on
+
+Back-pressure: ``tx`` may answer False; frames that nobody would send again wait in a queue of
+``QUEUE_FRAMES`` (more are dropped, counted) and TCP is told by ``tx_ready``.
+Time: ``now`` (nanoseconds) comes in, ``next_deadline()`` says when ``tick`` is due.
+What guests do wrong is counted in ``counters`` by reason and never raised.
+
+Ref: RFC 1122; RFC 1812; RFC 5382, RFC 4787 (NAT behaviour).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from random import Random
+from typing import Any, Protocol
+
+from .arp import Arp
+from .buffers import Buffers
+from .config import Config
+from .dhcp import Dhcp
+from .dns import Dns
+from .host import Address, Host
+from .icmp import Icmp
+from .ipv4 import Ipv4
+from .link import Path
+from .tcp import Tcp
+from .udp import BLOCKED, Udp
+from .wire import (
+    ETH_LEN,
+    NO_MAC,
+    PORTS,
+    PROHIBITED,
+    PROTO_ICMP,
+    PROTO_IGMP,
+    PROTO_TCP,
+    PROTO_UDP,
+    PROTOCOL,
+    TYPE_ARP,
+    TYPE_IPV4,
+    TYPE_IPV6,
+    UDP_LEN,
+    UNREACHABLE,
+    VNET_DATA_VALID,
+    VNET_NEEDS_CSUM,
+    canonical,
+    ip_bytes,
+    ip_text,
+    own_mac,
+)
+
+QUEUE_FRAMES = 256
+LOOPBACK = "127.0.0.1"
+DNS_PORT = 53
+DHCP_PORT = 67
+TCP_PORTS = 4
+
+
+class Service(Protocol):
+    """A UDP service of the stack itself (DHCP, DNS, TFTP ...)."""
+
+    def input(self, frame: bytes, off: int, end: int, src: bytes, sport: int, dst: bytes, now: int) -> None:
+        """A checked datagram whose payload is ``frame[off:end]``."""
+
+    def next_deadline(self) -> int | None:
+        """When ``run`` has something to do."""
+
+    def run(self, now: int) -> None:
+        """Let timers expire."""
+
+    def close(self) -> None:
+        """Give everything back."""
+
+
+class Stack:
+    """One user-mode network. ``tx(frame, vnet)`` puts a frame on the VLAN, False: full, ``tx_ready``
+    follows."""
+
+    def __init__(
+        self, config: Config, host: Host, tx: Callable[[bytes, bytes], bool], rng: Random, now: int
+    ) -> None:
+        self.config = config
+        self.host = host
+        self.now = now
+        self.features = 0
+        self.counters: dict[str, int] = {}
+        self._tx = tx
+        self._queue: deque[tuple[bytes, bytes]] = deque()
+        own = config.own
+        reserved = frozenset((config.network.network_address.packed, config.network.broadcast_address.packed))
+        self._macs = frozenset(own_mac(address) for address in own)
+        self.arp = Arp(own, self._inside, reserved, self.emit, self.count, now)
+        self.ipv4 = Ipv4(config, self, self.arp, rng, self._local, self._remote)
+        self.udp = Udp(self, host, now)
+        self.icmp = Icmp(self, self.ipv4, own, self.udp.guest_error)
+        self.tcp = Tcp(self, host, rng, buffers=Buffers(config.buffers))
+        self.dhcp = Dhcp(config, self, self.ipv4, self.arp)
+        self.dns = Dns(self, host, self.ipv4, self.resolvers)
+        self.services: dict[tuple[bytes, int], Service] = {(config.dns_ip, DNS_PORT): self.dns}
+        if config.dhcp:
+            broadcast = config.network.broadcast_address.packed
+            for address in (config.host_ip, b"\xff\xff\xff\xff", broadcast):
+                self.services[address, DHCP_PORT] = self.dhcp
+
+    def _inside(self, address: bytes) -> bool:
+        return self.ipv4.inside(address)
+
+    # ---- frames in -----------------------------------------------------------------------------------------
+
+    def input(self, frame: bytes, vnet: bytes, now: int) -> None:
+        """A frame from the VLAN; ``vnet`` as in ``tapnet.port``."""
+        self.now = now
+        if len(frame) < ETH_LEN:
+            self.count("eth_malformed")
+            return
+        if frame[:6] not in self._macs and not frame[0] & 1:
+            self.count("eth_not_ours")
+            return
+        kind = frame[12:14]
+        if kind == TYPE_IPV4:
+            self.ipv4.input(frame, vnet, now)
+        elif kind == TYPE_ARP:
+            self.arp.input(frame, now)
+        else:
+            self.count("ipv6_ignored" if kind == TYPE_IPV6 else "eth_ignored")
+
+    def _local(
+        self,
+        frame: bytes,
+        vnet: bytes,
+        off: int,
+        end: int,
+        protocol: int,
+        ttl: int,
+        src: bytes,
+        dst: bytes,
+        now: int,
+    ) -> None:
+        """For one of our addresses, or for everybody."""
+        ours = dst in self.config.own
+        if protocol == PROTO_UDP:
+            end = self.udp.check(self.ipv4, frame, vnet, off, end)
+            if not end:
+                return
+            sport, dport = PORTS.unpack_from(frame, off)
+            service = self.services.get((dst, dport))
+            if service is not None and (not self.config.restrict or service is not self.dns):
+                service.input(frame, off + UDP_LEN, end, src, sport, dst, now)
+            elif not ours or src == b"\0\0\0\0":
+                self.count("broadcast_ignored")
+            else:
+                self.udp.input(self.ipv4, frame, vnet, off, end, max(ttl - 1, 1), src, dst, now)
+        elif not ours or src == b"\0\0\0\0":
+            self.count("igmp_ignored" if protocol == PROTO_IGMP else "broadcast_ignored")
+        elif protocol == PROTO_TCP:
+            self._to_tcp(frame, vnet, off, end, src, dst, now)
+        elif protocol == PROTO_ICMP:
+            checked = bool(vnet and vnet[0] & (VNET_NEEDS_CSUM | VNET_DATA_VALID))
+            self.icmp.input(frame, off, end, src, dst, checked)
+        else:
+            self.count("protocol_unknown")
+            self.ipv4.error(frame, UNREACHABLE, PROTOCOL)
+
+    def _remote(
+        self,
+        frame: bytes,
+        vnet: bytes,
+        off: int,
+        end: int,
+        protocol: int,
+        ttl: int,
+        src: bytes,
+        dst: bytes,
+        now: int,
+    ) -> None:
+        """For the world outside."""
+        if protocol == PROTO_TCP:
+            self._to_tcp(frame, vnet, off, end, src, dst, now)
+        elif protocol == PROTO_UDP:
+            end = self.udp.check(self.ipv4, frame, vnet, off, end)
+            if end:
+                self.udp.input(self.ipv4, frame, vnet, off, end, ttl - 1, src, dst, now)
+        elif protocol == PROTO_ICMP:
+            checked = bool(vnet and vnet[0] & (VNET_NEEDS_CSUM | VNET_DATA_VALID))
+            self.icmp.input(frame, off, end, src, dst, checked)
+        else:
+            self.count("protocol_not_carried")
+            self.ipv4.error(frame, UNREACHABLE, PROHIBITED)
+
+    def _to_tcp(
+        self, frame: bytes, vnet: bytes, off: int, end: int, src: bytes, dst: bytes, now: int
+    ) -> None:
+        if end - off < TCP_PORTS:
+            self.count("tcp_malformed")
+            return
+        self.tcp.input(frame, vnet, off, end, src + dst + frame[off : off + TCP_PORTS], now)
+
+    # ---- frames out ----------------------------------------------------------------------------------------
+
+    def emit(self, frame: bytes, vnet: bytes) -> bool:
+        """Send what nobody would send again: it waits, bounded, while the VLAN is full. False: dropped."""
+        if frame.startswith(NO_MAC):
+            self._resolve(frame, vnet)
+            return True
+        queue = self._queue
+        if not queue and self._tx(frame, vnet):
+            return True
+        if len(queue) >= QUEUE_FRAMES:
+            self.count("tx_dropped")
+            return False
+        queue.append((frame, vnet))
+        return True
+
+    def send(self, frame: bytes, vnet: bytes = b"") -> bool:
+        """TCP's way out (``slirp.link.Link``). False: not taken, ``tcp.tx_ready`` follows."""
+        if self._queue:
+            return False
+        if frame.startswith(NO_MAC):
+            self._resolve(frame, vnet)
+            return True
+        return self._tx(frame, vnet)
+
+    def _resolve(self, frame: bytes, vnet: bytes) -> None:
+        if frame[12:14] == TYPE_IPV4:
+            self.arp.hold(frame[30:34], frame, vnet, self.now)
+        else:
+            self.count("tx_dropped")
+
+    def tx_ready(self, now: int) -> None:
+        """The VLAN, which had refused a frame, takes frames again."""
+        self.now = now
+        queue = self._queue
+        while queue:
+            frame, vnet = queue[0]
+            if not self._tx(frame, vnet):
+                return
+            queue.popleft()
+        self.tcp.tx_ready(now)
+
+    # ---- the Link and Network that TCP and UDP see ---------------------------------------------------------
+
+    def targets(self, dst: bytes, port: int) -> list[Address]:
+        """Host addresses for a guest's connection; [] refuses it."""
+        config = self.config
+        if config.restrict:
+            self.count("restricted")
+            return []
+        if dst == config.host_ip:
+            found = [(LOOPBACK, port)] if config.hostloopback else []
+        elif dst == config.dns_ip:
+            return list(self.resolvers()) if port == DNS_PORT else []
+        else:
+            found = [(ip_text(dst), port)]
+        allowed = [address for address in found if not self.host.forbidden(address)]
+        if len(allowed) < len(found):
+            self.count("control_plane_refused")
+        return allowed
+
+    def udp_target(self, dst: bytes, port: int) -> Address | None:
+        """Host address for a guest's datagram; None refuses it."""
+        if self.config.restrict:
+            self.count("restricted")
+            return BLOCKED
+        if dst == self.config.dns_ip or not port:
+            return None
+        found = self.targets(dst, port)
+        return found[0] if found else None
+
+    def seen_as(self, address: str) -> bytes | None:
+        """How guests see a host address: loopback is ``host``; None: not at all."""
+        try:
+            found = ip_bytes(canonical(address))
+        except ValueError:
+            return None
+        if len(found) != 4:
+            return None
+        if found[0] == 127:
+            return self.config.host_ip if self.config.hostloopback else None
+        return None if self.ipv4.inside(found) or found[0] == 0 else found
+
+    def resolvers(self) -> list[Address]:
+        """Name servers behind ``dns``."""
+        return list(self.config.resolver or self.host.resolvers())
+
+    def path(self, frame: bytes, protocol: int) -> Path:
+        """The way back to the sender of a guest's frame."""
+        return self.ipv4.path(frame, protocol)
+
+    def pseudo(self, frame: bytes, off: int, end: int, protocol: int) -> int:
+        """Pseudo header sum of a guest's frame."""
+        return self.ipv4.pseudo(frame, off, end, protocol)
+
+    def unreachable(self, frame: bytes, code: int) -> None:
+        """ICMP destination unreachable about a guest's frame."""
+        self.ipv4.error(frame, UNREACHABLE, code)
+
+    def count(self, reason: str) -> None:
+        """Count an event by its class."""
+        counters = self.counters
+        counters[reason] = counters.get(reason, 0) + 1
+
+    # ---- time, life ----------------------------------------------------------------------------------------
+
+    def set_features(self, features: int) -> None:
+        """The TUN_F_* bits that the VLAN takes at present."""
+        self.features = features
+
+    def next_deadline(self) -> int | None:
+        """When ``tick`` is due; None: never."""
+        found = self.arp.next_deadline()
+        for part in (self.ipv4, self.udp, self.tcp, self.dhcp, self.dns):
+            deadline = part.next_deadline()
+            if deadline is not None and deadline < found:
+                found = deadline
+        return found
+
+    def tick(self, now: int) -> None:
+        """Let timers expire."""
+        self.now = now
+        for part in (self.arp, self.ipv4, self.udp, self.tcp, self.dhcp, self.dns):
+            deadline = part.next_deadline()
+            if deadline is not None and deadline <= now:
+                part.run(now)
+
+    def announce(self) -> None:
+        """Gratuitous ARP for our addresses (start, link up, swap)."""
+        self.arp.announce()
+
+    def close(self, now: int) -> None:
+        """End all flows; guests' TCP connections are reset."""
+        self.now = now
+        self.tcp.close(now)
+        self.udp.close()
+        self.dns.close()
+        self.dhcp.close()
+        self._queue.clear()
+
+    def info(self) -> list[dict[str, Any]]:
+        """Rows of ``info usernet``, JSON-able: protocol, state, src, src_port, dst, dst_port, recvq, sendq,
+        idle."""
+        tcp = [self._tcp_row(row) for row in self.tcp.flows()]
+        return [*tcp, *self.udp.flows(self.now), *self.dns.flows(self.now)]
+
+    def _tcp_row(self, row: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "protocol": "TCP",
+            "state": row["state"],
+            "src": row["src"][0],
+            "src_port": row["src"][1],
+            "dst": row["dst"][0],
+            "dst_port": row["dst"][1],
+            "recvq": row["recvq"],
+            "sendq": row["sendq"],
+            "idle": max(0, self.now - row["seen"]) / 1e9,
+        }
+
+    def leases(self) -> list[dict[str, Any]]:
+        """DHCP leases, JSON-able: address, mac, client_id, state, hostname, expires (seconds from now,
+        null: never)."""
+        return self.dhcp.leases.rows(self.now)
