@@ -297,34 +297,30 @@ class Option:
 OPTIONS: dict[str, Option] = {
     option.name: option
     for option in (
-        Option(
-            "net", "TYPE[,KEY=VALUE]...", "a card or a backend on a VLAN (vlan=N, 0 by default)", table=True
-        ),
-        Option(
-            "netdev", "TYPE,id=ID[,...]", "a backend for -device netdev=ID, outside the VLANs", table=True
-        ),
+        Option("net", "TYPE[,KEY=VALUE]...", "a card or a backend, on VLAN 0 or vlan=N", table=True),
+        Option("netdev", "TYPE,id=ID[,...]", "a backend for -device, outside the VLANs", table=True),
         Option("device", "MODEL[,netdev=ID][,...]", "a card", table=True),
-        Option("nic", "[TYPE][,model=M][,...]", "a card and its backend on a wire of their own", table=True),
+        Option("nic", "[TYPE][,model=M][,...]", "a card and its backend on their own wire", table=True),
         Option(
             "object",
             "filter-dump,id=ID,...",
-            "capture what one member sends and receives",
+            "capture at one member",
             table=True,
             later=True,
         ),
         Option("machine", "pc|isapc", "the bus that cards sit on (pc)", alias="M"),
         Option("m", "SIZE", "guest RAM of that bus (64M)"),
-        Option("redir", "tcp|udp:PORT:[GUEST]:PORT", "hostfwd= of -net user, old spelling", later=True),
-        Option("tftp", "DIR", "tftp= of -net user, old spelling", later=True),
-        Option("bootp", "FILE", "bootfile= of -net user, old spelling", later=True),
-        Option("smb", "DIR", "smb= of -net user, old spelling", later=True),
-        Option("mode", "user|tap", "plug only backends of this kind (or TAPNET_MODE)"),
+        Option("redir", "RULE", "tcp|udp:PORT:[GUEST]:PORT, for hostfwd=", later=True),
+        Option("tftp", "DIR", "for tftp= of -net user", later=True),
+        Option("bootp", "FILE", "for bootfile= of -net user", later=True),
+        Option("smb", "DIR", "for smb= of -net user", later=True),
+        Option("mode", "user|tap", "plug only this kind (or TAPNET_MODE)"),
         Option("config", "FILE", "read options from a TOML file first"),
         Option("name", "NAME", "name of this instance (its pid)"),
         Option("monitor", "DEV", "monitor on stdio, unix:PATH, tcp:HOST:PORT or none"),
-        Option("qmp", "DEV", "machine monitor, same DEV", later=True),
-        Option("qtest", "DEV", "serve the machine's bus as QEMU's qtest, same DEV", later=True),
-        Option("metrics", "[HOST]:PORT", "serve counters in Prometheus text format", later=True),
+        Option("qmp", "DEV", "machine monitor, DEV as above", later=True),
+        Option("qtest", "DEV", "serve that bus by QEMU's qtest (DEV: -monitor)", later=True),
+        Option("metrics", "[HOST]:PORT", "serve counters to Prometheus", later=True),
         Option("d", "ITEM[,ITEM]...", "trace these (-d help lists them)", later=True),
         Option("D", "FILE", "write traces to FILE", later=True),
         Option("ready-fd", "N", "write one byte to descriptor N when all is up"),

@@ -39,6 +39,7 @@ from .words import OptionError
 DEFAULT_NET = IPv4Network("10.0.2.0/24")
 DEFAULT_NET6 = IPv6Network("fec0::/64")
 HOST, DNS, FIRST = 0x0202, 0x0203, 0x020F  # QEMU's addresses, cut by the mask
+MAX_RESOLVERS, MAX_SEARCH = 8, 32
 MIN_BITS, MAX_BITS = 4, 29  # the NAT's IPv4 net: room for host, dns and a guest
 
 
@@ -117,7 +118,7 @@ def _user_net(given: Given) -> IPv4Network:
         raise given.error(f"net={words.printable(value)[:60]}: {error}") from None
     if not MIN_BITS <= net.prefixlen <= MAX_BITS:
         raise given.error(f"net={net}: the mask must be between /{MIN_BITS} and /{MAX_BITS}")
-    if net.is_multicast or net.is_loopback or net.network_address in IPv4Network("0.0.0.0/8"):
+    if net.network_address.packed[0] in (0, 127) or net.network_address.packed[0] >= 224:
         raise given.error(f"net={net}: not a net that guests can live in")
     return net
 
@@ -132,8 +133,6 @@ def _inside(
         for other, used in taken.items():
             if used == address:
                 raise given.error(f"{key}={address} is also {other}=")
-        if key == "dns" and not given.get("restrict"):
-            return address
         if address not in net:
             raise given.error(f"{key}={address} is not in net={net}")
         if address in edges:
@@ -238,6 +237,12 @@ def _user(given: Given) -> UserNet:
     v4 = _user_v4(given) if on4 else None
     directory, share = given.get("tftp"), given.get("smb")
     resolvers = tuple(address for group in given.get("resolver", ()) for address in group)
+    for key, found, limit in (
+        ("resolver", resolvers, MAX_RESOLVERS),
+        ("dnssearch", given.get("dnssearch", ()), MAX_SEARCH),
+    ):
+        if len(found) > limit:
+            raise given.error(f"{key}=: more than {limit} of them")
     for forward in given.get("hostfwd", ()):
         check_forward(given, forward, v4)
     for forward in given.get("guestfwd", ()):

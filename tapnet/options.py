@@ -39,10 +39,6 @@ def parse(argv: Sequence[str], command: str = "run", environ: Mapping[str, str] 
     print; sources.UsageAsked for --help.
     """
     scanned = sources.scan(argv, command)
-    if command == "exec" and not scanned.command:
-        asked = any(_asks_help(raw.value) for raw in scanned.options)
-        if not asked:
-            raise OptionError("exec: needs a COMMAND: tapnet exec [options] -- COMMAND...")
     raws: list[Raw] = []
     for path in scanned.files:
         raws += sources.toml(path, sources.read_file(path))

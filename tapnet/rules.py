@@ -265,8 +265,6 @@ def resolvers(value: str) -> tuple[tuple[str, int], ...]:
             found.append((str(words.ip(address)), _port(digits, "resolver")))
         except ValueError as error:
             raise ValueError(f"{words.shown(part)}: {error}") from None
-    if len(found) > 16:
-        raise ValueError("more than 16 resolvers")
     return tuple(found)
 
 

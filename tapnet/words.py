@@ -230,8 +230,8 @@ def seconds(value: str) -> int:
     if not match:
         raise ValueError("not a time (a number, with s, m, h or d behind it)")
     total = int(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
-    if not 1 <= total <= 0xFFFFFFFF:
-        raise ValueError("not between 1 s and 4294967295 s")
+    if not 60 <= total <= 0xFFFFFFFF:
+        raise ValueError("not between 60 s and 4294967295 s")
     return total
 
 
