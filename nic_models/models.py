@@ -7,9 +7,9 @@ PCI card without a machine, for an owner that offers the function itself (vfio-u
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from .card import Card
 from .machine import IsaLocation, Machine, Slot
@@ -19,6 +19,10 @@ from .ne2000_pci import BARS as NE2000_BARS
 from .ne2000_pci import IDENTITY as NE2000_IDENTITY
 from .ne2000_pci import Ne2000Pci
 from .pci import Bar, Identity, PciFunction
+from .rtl8139_pci import BARS as RTL8139_BARS
+from .rtl8139_pci import IDENTITY as RTL8139_IDENTITY
+from .rtl8139_pci import Rtl8139CPci, Rtl8139Pci
+from .rtl8139_regs import REV_C
 
 Tx = Callable[..., bool]
 Build = Callable[[bytes, Tx, Callable[[], None], Callable[[bool], None], Callable[[], int]], Card]
@@ -29,7 +33,7 @@ class Model:
     """One NIC model. ``build(mac, tx, rx_ready, set_irq, now)`` makes the card.
 
     features: TUN_F_* bits that ``receive`` takes in ``vnet``. identity, bars: PCI cards. ports, defaults: ISA
-    cards.
+    cards. revisions: other PCI revisions that ``rev=`` can ask for, and what builds them.
     """
 
     name: str
@@ -42,6 +46,7 @@ class Model:
     ports: int = 0
     defaults: tuple[tuple[int, int], ...] = ()
     features: int = 0
+    revisions: Mapping[int, Build] = field(default_factory=dict)
 
 
 _ALL = (
@@ -63,6 +68,16 @@ _ALL = (
         ports=NE2000_PORTS,
         defaults=DEFAULTS,
     ),
+    Model(
+        "rtl8139",
+        "pci",
+        "Realtek RTL8139C+ (rev=0x10: RTL8139C)",
+        "rtl8139",
+        Rtl8139Pci,
+        identity=RTL8139_IDENTITY,
+        bars=RTL8139_BARS,
+        revisions={REV_C: Rtl8139CPci},
+    ),
 )
 MODELS: dict[str, Model] = {model.name: model for model in _ALL}
 DEFAULT_PCI, DEFAULT_ISA = "ne2k_pci", "ne2k_isa"
@@ -74,14 +89,32 @@ def default_model(kind: str) -> str:
 
 
 def pci_function(
-    model: str, mac: bytes, tx: Tx, rx_ready: Callable[[], None], now: Callable[[], int]
+    model: str,
+    mac: bytes,
+    tx: Tx,
+    rx_ready: Callable[[], None],
+    now: Callable[[], int],
+    rev: int | None = None,
 ) -> PciFunction:
-    """A PCI card as a function of its own: configuration space, regions, ``card``. Raises ValueError."""
+    """A PCI card as a function of its own: configuration space, regions, ``card``. Raises ValueError.
+
+    ``rev`` is a PCI revision that the model can have, None its own. A card with ``attach`` is told its
+    function.
+    """
     entry = _lookup(model)
     if entry.identity is None:
         raise ValueError(f"model={model}: not a PCI card")
-    function = PciFunction(entry.identity, entry.bars)
-    function.card = entry.build(mac, tx, rx_ready, function.set_irq, now)
+    identity, build = entry.identity, entry.build
+    if rev is not None and rev != identity.revision:
+        if rev not in entry.revisions:
+            known = ", ".join(f"{n:#x}" for n in (identity.revision, *entry.revisions))
+            raise ValueError(f"rev={rev:#x}: {model} has revision {known}")
+        identity, build = replace(identity, revision=rev), entry.revisions[rev]
+    function = PciFunction(identity, entry.bars)
+    card: Any = build(mac, tx, rx_ready, function.set_irq, now)
+    function.card = card
+    if hasattr(card, "attach"):
+        card.attach(function)
     return function
 
 
@@ -96,19 +129,20 @@ def plug(
     addr: int | None = None,
     iobase: int | None = None,
     irq: int | None = None,
+    rev: int | None = None,
 ) -> Slot:
     """Build a card and plug it in. The wire calls the slot's ``receive`` and ``tx_ready``.
 
-    ``addr`` is the PCI slot; ``iobase`` and ``irq`` are for ISA, by default the first pair that is free.
-    Raises ValueError for unknown models, wrong keys, taken places.
+    ``addr`` is the PCI slot, ``rev`` the revision (``pci_function``); ``iobase`` and ``irq`` are for ISA, by
+    default the first pair that is free. Raises ValueError for unknown models, wrong keys, taken places.
     """
     entry = _lookup(model)
     if entry.bus == "pci":
         if iobase is not None or irq is not None:
             raise ValueError(f"{name or model}: iobase and irq are for ISA cards")
-        return machine.plug_pci(pci_function(model, mac, tx, rx_ready, machine.now), addr, name)
-    if addr is not None:
-        raise ValueError(f"{name or model}: addr is for PCI cards")
+        return machine.plug_pci(pci_function(model, mac, tx, rx_ready, machine.now, rev), addr, name)
+    if addr is not None or rev is not None:
+        raise ValueError(f"{name or model}: {'addr' if addr is not None else 'rev'} is for PCI cards")
     taken = [slot.location for slot in machine.slots if isinstance(slot.location, IsaLocation)]
     if iobase is None:
         iobase = next(
