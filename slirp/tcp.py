@@ -26,7 +26,7 @@ from slirp.buffers import Buffers
 from slirp.host import Host, TcpEvents, TcpSocket
 from slirp.link import VNET_DATA_VALID, VNET_NEEDS_CSUM, Link, Path, Unreachable
 from slirp.tcp_flow import Flow
-from slirp.tcp_state import CONNECTING, NAMES, SYN_SENT, TIME_WAIT, Limits
+from slirp.tcp_state import CONNECTING, NAMES, SYN_SENT, TIME_WAIT, WINDOW_SCALE, Limits
 from slirp.tcp_wire import ACK, FIN, HEADER, HEADER_LEN, PROTOCOL, RST, SYN, build, parse_options
 
 CSUM_OK = VNET_NEEDS_CSUM | VNET_DATA_VALID
@@ -50,7 +50,6 @@ class Tcp:
         self.limits = limits or Limits()
         self.buffers = buffers or Buffers()
         self.full = False  # the wire refused a frame; tx_ready will come
-        self.retransmits = 0
         self.counters: dict[str, int] = dict.fromkeys(
             (
                 "malformed",
@@ -64,7 +63,9 @@ class Tcp:
                 "resets_sent",
                 "resets_received",
                 "challenge_acks",
+                "retransmits",
                 "out_of_order",
+                "reassembly_dropped",
                 "buffers_full",
                 "starved",
             ),
@@ -108,26 +109,16 @@ class Tcp:
         if flow is not None:
             flow.input(frame, data, end, seq, ack, word, window, now)
         else:
-            self._stray(frame, data, end, seq, ack, word, window, key, None, now)
+            self._stray(frame, data, end, seq, ack, word, key, now)
 
     def _stray(
-        self,
-        frame: bytes,
-        data: int,
-        end: int,
-        seq: int,
-        ack: int,
-        word: int,
-        window: int,
-        key: bytes,
-        iss: int | None,
-        now: int,
+        self, frame: bytes, data: int, end: int, seq: int, ack: int, word: int, key: bytes, now: int
     ) -> None:
         """A segment of no flow (RFC 9293 3.10.7.1 and 3.10.7.2)."""
         if word & RST:
             return
         if word & (SYN | ACK | FIN) == SYN:
-            self._open(frame, data, seq, word, window, key, iss, now)
+            self._open(frame, data, seq, word, key, self.rng.getrandbits(32), now)
         elif word & ACK:
             self._refuse(frame, key, ack, 0, RST)
         elif word & SYN:  # SYN and FIN: no honest stack sends that
@@ -135,9 +126,7 @@ class Tcp:
         else:
             self._refuse(frame, key, 0, seq + end - data + (word & FIN), RST | ACK)
 
-    def _open(
-        self, frame: bytes, data: int, seq: int, word: int, window: int, key: bytes, iss: int | None, now: int
-    ) -> None:
+    def _open(self, frame: bytes, data: int, seq: int, word: int, key: bytes, iss: int, now: int) -> None:
         """A SYN: find out where it goes and start the host's connect."""
         if len(self._flows) >= self.limits.flows and not self._evict():
             self.counters["flows_full"] += 1
@@ -154,8 +143,6 @@ class Tcp:
             self.counters["refused"] += 1
             self._refuse(frame, key, 0, seq + 1, RST | ACK)
             return
-        if iss is None:
-            iss = self.rng.getrandbits(32)
         flow = Flow(self, self.link.path(frame, PROTOCOL), key, CONNECTING, iss, seq, now)
         flow.targets = list(targets)
         off = data - ((word >> 10) & 0x3C)
@@ -164,20 +151,9 @@ class Tcp:
         self.counters["opened"] += 1
         flow.connect(now)
 
-    def reopen(
-        self,
-        frame: bytes,
-        data: int,
-        end: int,
-        seq: int,
-        word: int,
-        window: int,
-        key: bytes,
-        iss: int,
-        now: int,
-    ) -> None:
-        """A SYN for a flow that was in TIME-WAIT."""
-        self._stray(frame, data, end, seq, 0, word, window, key, iss, now)
+    def reopen(self, frame: bytes, data: int, seq: int, word: int, key: bytes, iss: int, now: int) -> None:
+        """A SYN for a flow that was in TIME-WAIT and is forgotten already."""
+        self._open(frame, data, seq, word, key, iss, now)
 
     def _refuse(self, frame: bytes, key: bytes, seq: int, ack: int, flags: int) -> None:
         ports = (key[-2] << 8 | key[-1]) << 16 | key[-4] << 8 | key[-3]
@@ -204,7 +180,7 @@ class Tcp:
         flow.sock = sock
         flow.sack_ok = True
         flow.rcv.nxt = flow.rcv.adv = 0
-        flow.rcv.scale = 7
+        flow.rcv.scale = WINDOW_SCALE
         self._flows[key] = flow
         self.counters["opened"] += 1
         flow.send_syn(now)

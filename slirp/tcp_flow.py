@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING
 
 from slirp.host import Address, TcpSocket
 from slirp.link import CODE_HOST, CODE_NET, CODE_PROHIBITED, Path
-from slirp.tcp_reassembly import Reassembly
+from slirp.tcp_input import Segment, arrive
 from slirp.tcp_receiver import Receiver
 from slirp.tcp_sender import Sender
 from slirp.tcp_state import (
@@ -42,8 +42,6 @@ from slirp.tcp_state import (
     CLOSED,
     CONNECTING,
     ESTABLISHED,
-    FIN_ACKED,
-    FIN_IN,
     FIN_OUT,
     FIN_WAIT_1,
     FIN_WAIT_2,
@@ -52,10 +50,7 @@ from slirp.tcp_state import (
     KEEPALIVE_PROBES,
     PULL_BATCH,
     STARVED_RETRY,
-    SYN_ACK_IN,
     SYN_ACK_RETRIES,
-    SYN_ACKED,
-    SYN_IN,
     SYN_RECEIVED,
     SYN_RETRIES,
     SYN_SENT,
@@ -67,7 +62,6 @@ from slirp.tcp_wire import (
     ACK,
     DEFAULT_MSS,
     FIN,
-    HALF,
     HEADER_LEN,
     MASK,
     MIN_MSS,
@@ -76,10 +70,8 @@ from slirp.tcp_wire import (
     Options,
     Wire,
     build,
-    parse_options,
     sack_option,
     syn_options,
-    unwrap,
 )
 
 if TYPE_CHECKING:
@@ -239,7 +231,7 @@ class Flow:
         mss = self.path.mtu - self.path.ip_header - HEADER_LEN
         answer = self.state == SYN_RECEIVED
         scale, rcv.scale = rcv.scale, 0  # the window of a SYN is not scaled
-        options = syn_options(mss, scale, self.sack_ok)
+        options = syn_options(mss, scale or -1, self.sack_ok)
         self._special(snd.una, SYN | ACK if answer else SYN, options)
         rcv.scale = scale
         snd.arm(now)
@@ -262,10 +254,10 @@ class Flow:
         rcv, snd = self.rcv, self.snd
         self.syn = frame
         rcv.nxt = rcv.adv = irs + 1
-        self._agree(options)
+        self.agree(options)
         snd.wl1 = irs
 
-    def _agree(self, options: Options) -> None:
+    def agree(self, options: Options) -> None:
         """Options of the guest's SYN or SYN|ACK."""
         snd, rcv, path = self.snd, self.rcv, self.path
         mss = min(options.mss or DEFAULT_MSS[path.family], path.mtu - path.ip_header - HEADER_LEN)
@@ -278,8 +270,6 @@ class Flow:
             rcv.scale = WINDOW_SCALE
         else:
             snd.scale = rcv.scale = 0
-            if self.state == CONNECTING:
-                rcv.scale = -1  # do not offer it in our SYN|ACK
             rcv.limit = min(rcv.limit, 65535)
 
     def connect(self, now: int) -> None:
@@ -311,7 +301,7 @@ class Flow:
         tcp.counters["resets_sent"] += 1
         tcp.link.send(*build(self.path, tcp.link.features, self.wire.ports, 0, self.rcv.nxt, RST | ACK, 0))
 
-    def _established(self, event: str, now: int) -> None:
+    def established(self, event: str, now: int) -> None:
         """The three-way handshake is done."""
         snd = self.snd
         self.move(event)
@@ -376,9 +366,9 @@ class Flow:
             if rcv.update_due():
                 self.ack_now(now)
         else:
-            self._guest_ended()
+            self.guest_ended()
 
-    def _guest_ended(self) -> None:
+    def guest_ended(self) -> None:
         """The guest's FIN is in and all its data has gone to the socket."""
         sock = self.sock
         if sock is None:
@@ -444,11 +434,10 @@ class Flow:
             snd.output(now)
             count = len(data)
             budget -= count
-            if count < size or budget <= 0:  # drained, or the others' turn: the event comes again
-                if snd.nxt == snd.end:
-                    self.stalled = False
-                    self.watch(self.watching | 1)
-                    return
+            if (count < size or budget <= 0) and snd.nxt == snd.end:
+                self.stalled = False  # drained, or the others' turn: the event comes again
+                self.watch(self.watching | 1)
+                return
         self.stalled = True
         self.watch(self.watching & 2)
         if tcp.full:
@@ -469,59 +458,56 @@ class Flow:
     def input(
         self, frame: bytes, data: int, end: int, seq: int, ack: int, word: int, window: int, now: int
     ) -> None:
-        """One segment with a good checksum: header fields as on the wire, payload ``frame[data:end]``."""
+        """One segment with a good checksum: header fields as on the wire, payload ``frame[data:end]``.
+
+        Here is the fast path: what comes next in order, without options, while nothing is lost in either
+        direction. ``tcp_input`` has the rest.
+        """
         rcv = self.rcv
         snd = self.snd
         self.seen = now
         size = end - data
         state = self.state
+        fresh = (ack - snd.una) & MASK
+        wnd = window << snd.scale
         if (
-            word & FAST_MASK == FAST_WORD
-            and seq == rcv.nxt & MASK
-            and (state == ESTABLISHED or state == FIN_WAIT_2 or (state == CLOSE_WAIT and not size))
-            and snd.recovery is None
-            and not snd.dupacks
-            and rcv.ooo is None
-            and size <= rcv.adv - rcv.nxt
+            word & FAST_MASK != FAST_WORD
+            or seq != rcv.nxt & MASK
+            or not (state == ESTABLISHED or state == FIN_WAIT_2 or (state == CLOSE_WAIT and not size))  # noqa: SIM109
+            or snd.recovery is not None
+            or snd.dupacks
+            or rcv.ooo is not None
+            or size > rcv.adv - rcv.nxt
+            or fresh > snd.nxt - snd.una
+            or (snd.una != snd.nxt and (not snd.wnd or (not fresh and not size and wnd == snd.wnd)))
         ):
-            fresh = (ack - snd.una) & MASK
-            window <<= snd.scale
-            if fresh:
-                if fresh > snd.nxt - snd.una:
-                    self._slow(frame, data, end, seq, ack, word, window >> snd.scale, now)
-                    return
-                snd.acked(snd.una + fresh, now)
-            elif not size and window == snd.wnd and snd.una != snd.nxt:
-                self._slow(frame, data, end, seq, ack, word, window >> snd.scale, now)
-                return
-            if window != snd.wnd:
-                if not snd.wnd and snd.una != snd.nxt:
-                    self._slow(frame, data, end, seq, ack, word, window >> snd.scale, now)
-                    return
-                snd.wnd = window
-                if window > snd.max_wnd:
-                    snd.max_wnd = window
-            snd.wl1 = rcv.nxt
-            snd.wl2 = snd.una
-            if size:
-                if not self._deliver(frame, data, end):
-                    return
-                rcv.owed += size
-                if rcv.owed >= snd.mss << 1:
-                    if not self.emit(snd.nxt, ACK, b""):
-                        rcv.ack_at = now
-                elif not rcv.ack_at:
-                    rcv.ack_at = now + ACK_DELAY
-                    self.schedule(rcv.ack_at)
-            if self.stalled:
-                self.pull(now)
-            elif snd.nxt < snd.end:
-                snd.output(now)
+            arrive(self, Segment(frame, data, end, seq, ack, word, window), now)
             return
-        self._slow(frame, data, end, seq, ack, word, window, now)
+        if fresh:
+            snd.acked(snd.una + fresh, now)
+        if wnd != snd.wnd:
+            snd.wnd = wnd
+            if wnd > snd.max_wnd:
+                snd.max_wnd = wnd
+        snd.wl1 = rcv.nxt
+        snd.wl2 = snd.una
+        if size:
+            if not self.deliver(frame, data, end):
+                return
+            rcv.owed += size
+            if rcv.owed >= snd.mss << 1:
+                if not self.emit(snd.nxt, ACK, b""):
+                    rcv.ack_at = now
+            elif not rcv.ack_at:
+                rcv.ack_at = now + ACK_DELAY
+                self.schedule(rcv.ack_at)
+        if self.stalled:
+            self.pull(now)
+        elif snd.nxt < snd.end:
+            snd.output(now)
 
-    def _deliver(self, frame: bytes, data: int, end: int) -> bool:
-        """In-order payload to the host socket, or behind what waits there; moves RCV.NXT. False: not taken."""
+    def deliver(self, frame: bytes, data: int, end: int) -> bool:
+        """In-order payload to the host socket, or behind what waits there; moves RCV.NXT. False: refused."""
         rcv = self.rcv
         sock = self.sock
         size = end - data
@@ -545,263 +531,6 @@ class Flow:
             rcv.hold(memoryview(frame)[data:end])
         rcv.nxt += size
         return True
-
-    def _slow(
-        self, frame: bytes, data: int, end: int, seq32: int, ack32: int, word: int, window: int, now: int
-    ) -> None:
-        """RFC 9293 3.10.7.3 and 3.10.7.4, in their order."""
-        state = self.state
-        if state == CONNECTING:
-            self._in_connecting(frame, data, seq32, ack32, word)
-            return
-        if state == SYN_SENT:
-            self._in_syn_sent(frame, data, seq32, ack32, word, window, now)
-            return
-        rcv, snd = self.rcv, self.snd
-        size = end - data
-        nxt = rcv.nxt
-        seq = unwrap(seq32, nxt)
-        # first: sequence number
-        edge = max(rcv.adv, nxt)
-        span = size + (word & FIN) + (word >> 1 & 1)
-        if not (nxt <= seq <= edge if not span else seq < edge and seq + span > nxt):
-            self._out_of_window(frame, data, end, seq, seq32, ack32, word, window, now)
-            return
-        # second: RST (RFC 5961 3.2)
-        if word & RST:
-            if seq == nxt:
-                self.tcp.counters["resets_received"] += 1
-                self.abort(False)
-            else:
-                self.challenge(now)
-            return
-        # fourth: SYN (RFC 5961 4.2)
-        if word & SYN:
-            self.challenge(now)
-            return
-        # fifth: ACK
-        if not word & ACK or not self._in_ack(frame, data, size, seq, ack32, word, window, now):
-            return
-        # seventh and eighth: data, FIN
-        state = self.state
-        if state == ESTABLISHED or state == FIN_WAIT_1 or state == FIN_WAIT_2:
-            if size or word & FIN:
-                self._in_data(frame, data, end, seq, word & FIN, now)
-                if self.state == CLOSED:
-                    return
-        snd.output(now)
-        if self.stalled:
-            self.pull(now)
-
-    def _out_of_window(
-        self,
-        frame: bytes,
-        data: int,
-        end: int,
-        seq: int,
-        seq32: int,
-        ack32: int,
-        word: int,
-        window: int,
-        now: int,
-    ) -> None:
-        state = self.state
-        rcv = self.rcv
-        if word & RST:
-            return
-        if state == TIME_WAIT:
-            if word & (SYN | ACK) == SYN and (seq32 - rcv.nxt) & MASK < HALF:
-                # a new incarnation (RFC 9293 3.10.7.4, RFC 6191): our ISS must lie beyond the old one
-                self.drop()
-                self.tcp.reopen(
-                    frame, data, end, seq32, word, window, self.key, self.snd.nxt + (1 << 17), now
-                )
-                return
-            if word & FIN:
-                self.live(now + self.tcp.limits.time_wait)
-        if state == SYN_RECEIVED and word & SYN and seq == rcv.nxt - 1:
-            if now - self.challenged >= CHALLENGE_GAP:  # our SYN|ACK was lost
-                self.challenged = now
-                self.send_syn(now)
-            return
-        if word & SYN or not (end > data or word & FIN):
-            self.challenge(now)
-            return
-        if seq == rcv.nxt and word & ACK and state != SYN_RECEIVED:
-            # our window is closed: the ACK still counts (RFC 9293 3.10.7.4)
-            if not self._in_ack(frame, data, end - data, seq, ack32, word, window, now):
-                return
-            self.ack_now(now)
-            self.snd.output(now)
-            return
-        self.ack_now(now)
-
-    def _in_connecting(self, frame: bytes, data: int, seq32: int, ack32: int, word: int) -> None:
-        """The host connects; the guest repeats its SYN, starts anew, or gives up."""
-        rcv = self.rcv
-        if word & RST:
-            if (seq32 - rcv.nxt) & MASK in (0, MASK):
-                self.abort(False)
-        elif word & ACK:
-            self.tcp.reset(self.path, self.wire.ports, ack32, 0, RST)
-        elif word & SYN and (seq32 + 1) & MASK != rcv.nxt & MASK:
-            off = data - ((word >> 10) & 0x3C)
-            self.begin(frame, parse_options(frame, off + HEADER_LEN, data), seq32)
-
-    def _in_syn_sent(
-        self, frame: bytes, data: int, seq32: int, ack32: int, word: int, window: int, now: int
-    ) -> None:
-        """We opened towards the guest (RFC 9293 3.10.7.3)."""
-        snd, rcv = self.snd, self.rcv
-        good = word & ACK and ack32 == snd.nxt & MASK
-        if word & ACK and not good:
-            if not word & RST:
-                self.tcp.reset(self.path, self.wire.ports, ack32, 0, RST)
-            return
-        if word & RST:
-            if good:
-                self.tcp.counters["resets_received"] += 1
-                self.abort(False)
-            return
-        if not word & SYN:
-            return
-        off = data - ((word >> 10) & 0x3C)
-        rcv.nxt = rcv.adv = seq32 + 1
-        self._agree(parse_options(frame, off + HEADER_LEN, data))
-        snd.wnd = snd.max_wnd = window
-        snd.wl1, snd.wl2 = seq32, snd.una
-        if good:
-            self._established(SYN_ACK_IN, now)
-            snd.wl2 = snd.una
-            self.ack_now(now)
-            self.pull(now)
-        else:
-            self.move(SYN_IN)
-            if rcv.scale == 0:
-                rcv.scale = -1
-            self.send_syn(now)
-
-    def _in_ack(
-        self, frame: bytes, data: int, size: int, seq: int, ack32: int, word: int, window: int, now: int
-    ) -> bool:
-        """The fifth check: False if the segment is to be dropped, or the flow is gone."""
-        snd, rcv = self.snd, self.rcv
-        ack = unwrap(ack32, snd.una)
-        if self.state == SYN_RECEIVED:
-            if ack != snd.nxt:
-                self.tcp.reset(self.path, self.wire.ports, ack32, 0, RST)
-                return False
-            rcv.scale = max(rcv.scale, 0)
-            self._established(SYN_ACKED, now)
-            snd.wnd = snd.max_wnd = window << snd.scale
-            snd.wl1, snd.wl2 = seq, ack
-            return True
-        if ack > snd.nxt or ack < snd.una - max(snd.max_wnd, 65535):  # RFC 5961 5.2
-            self.challenge(now)
-            return False
-        sacks: list[tuple[int, int]] = []
-        if word >> 12 > 5 and self.sack_ok:
-            off = data - ((word >> 10) & 0x3C)
-            for left, right in parse_options(frame, off + HEADER_LEN, data).sacks:
-                sacks.append((unwrap(left, snd.una), unwrap(right, snd.una)))
-        if ack < snd.una:
-            return True  # an old duplicate; its data may still be new
-        window <<= snd.scale
-        duplicate = (
-            ack == snd.una and not size and not word & FIN and window == snd.wnd and snd.una != snd.nxt
-        )
-        snd.on_ack(ack, sacks, duplicate, now)
-        if snd.wl1 < seq or (snd.wl1 == seq and snd.wl2 <= ack):
-            opened = window and not snd.wnd
-            snd.wnd = window
-            snd.wl1, snd.wl2 = seq, ack
-            if window > snd.max_wnd:
-                snd.max_wnd = window
-            if opened:
-                snd.window_opened(now)
-        if not snd.wnd:
-            snd.rto.silent = 0  # the guest answers probes: its window may stay closed for ever
-        if snd.fin_out and ack == snd.end + 1 and self.state not in (FIN_WAIT_2, TIME_WAIT):
-            self.move(FIN_ACKED)
-            if self.state == CLOSED:
-                self.drop()
-                return False
-            if self.state == TIME_WAIT:
-                self._time_wait(now)
-        return True
-
-    def _in_data(self, frame: bytes, data: int, end: int, seq: int, fin: int, now: int) -> None:
-        """Payload and FIN, trimmed to the window, in order or not."""
-        rcv = self.rcv
-        edge = rcv.adv
-        stop = seq + end - data
-        if stop + fin > edge:
-            # beyond the window: cut. A FIN behind all data may sit on the edge itself: it needs no buffer.
-            if stop > edge:
-                fin = 0
-                end -= stop - edge
-                stop = edge
-        if fin and (rcv.fin < 0 or rcv.fin == stop):
-            rcv.fin = stop
-        if seq > rcv.nxt:
-            if end > data:
-                ooo = rcv.ooo
-                if ooo is None:
-                    ooo = rcv.ooo = Reassembly(rcv.buffers, self.tcp.limits.reassembly_chunks)
-                self.tcp.counters["out_of_order"] += 1
-                ooo.add(seq, frame[data:end])
-                if not ooo:
-                    rcv.ooo = None
-            self.ack_now(now)
-            return
-        data += rcv.nxt - seq
-        rushed = rcv.ooo is not None
-        if data < end:
-            rcv.owed += end - data
-            if not self._deliver(frame, data, end):
-                return
-            while rcv.ooo is not None:
-                more = rcv.ooo.take(rcv.nxt)
-                if not rcv.ooo:
-                    rcv.ooo = None
-                if more is None:
-                    break
-                piece = bytes(more)
-                if not self._deliver(piece, 0, len(piece)):
-                    break
-            if self.state == CLOSED:
-                return
-        if rcv.fin >= 0 and rcv.nxt >= rcv.fin:
-            if rcv.nxt == rcv.fin:
-                self._in_fin(now)
-                if self.state == CLOSED:
-                    return
-            rushed = True
-        if rushed or rcv.owed >= self.snd.mss << 1:
-            self.ack_now(now)
-        elif rcv.owed and not rcv.ack_at:
-            rcv.ack_at = now + ACK_DELAY
-            self.schedule(rcv.ack_at)
-
-    def _in_fin(self, now: int) -> None:
-        """The guest's FIN is next in order."""
-        rcv = self.rcv
-        rcv.nxt += 1
-        rcv.adv = max(rcv.adv, rcv.nxt)
-        if rcv.ooo is not None:
-            rcv.ooo.clear()
-            rcv.ooo = None
-        self.move(FIN_IN)
-        if rcv.pending is None:
-            self._guest_ended()
-        if self.state == TIME_WAIT:
-            self._time_wait(now)
-
-    def _time_wait(self, now: int) -> None:
-        """Both directions are done on the guest's side; remember it for 2 MSL."""
-        self.snd.rto_at = 0
-        self.live(now + self.tcp.limits.time_wait)
-        self.tcp.time_wait(self)
 
     # -- timers
 
@@ -830,7 +559,7 @@ class Flow:
     def _rto(self, now: int) -> None:
         state = self.state
         rto = self.snd.rto
-        if state == SYN_SENT or state == SYN_RECEIVED:
+        if state in (SYN_SENT, SYN_RECEIVED):
             if rto.retries >= (SYN_RETRIES if state == SYN_SENT else SYN_ACK_RETRIES):
                 self.tcp.counters["opens_timed_out"] += 1
                 self.abort(True)
@@ -864,7 +593,7 @@ class Flow:
         """The wire takes frames again."""
         if self.state in (CLOSED, CONNECTING):
             return
-        if self.state == SYN_SENT or self.state == SYN_RECEIVED:
+        if self.state in (SYN_SENT, SYN_RECEIVED):
             self.send_syn(now)
             return
         if self.rcv.ack_at and self.rcv.ack_at <= now:

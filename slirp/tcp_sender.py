@@ -242,7 +242,7 @@ class Sender:
         count = min(seq + size, self.end) - seq
         if seq + size > self.end:
             flags |= FIN
-        self.flow.tcp.retransmits += 1
+        self.flow.tcp.counters["retransmits"] += 1
         return self.flow.emit(seq, flags, self.peek(seq, count) if count > 0 else b"")
 
     # -- acknowledgements
@@ -269,6 +269,8 @@ class Sender:
         cwnd = self.cwnd
         top = self.flow.tcp.limits.window_max
         if cwnd < top and (self.recovery is None or self.recovery.timeout):
+            if self.recovery is not None and count > self.mss:
+                count = self.mss  # RFC 3465 2.3
             if cwnd < self.ssthresh:
                 self.cwnd = min(top, cwnd + count)
             else:
@@ -331,7 +333,7 @@ class Sender:
         self.ssthresh = self.cwnd = max(flight >> 1, 2 * self.mss)
         self.recovery = Recovery(self.una, self.nxt, self.una + self.mss, False)
 
-    def window_opened(self, now: int) -> None:
+    def window_opened(self) -> None:
         """The guest's window was closed with data in flight: what it dropped meanwhile goes again at once."""
         if self.una < self.nxt:
             self.recovery = Recovery(self.una, self.nxt, self.nxt, True)

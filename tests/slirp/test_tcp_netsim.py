@@ -120,4 +120,4 @@ def test_throughput_on_a_clean_wire_is_not_timer_bound() -> None:
         5 * SECOND,
     )
     assert net.sim.now - transfer_start < 100 * MS
-    assert net.tcp.retransmits == 0
+    assert net.tcp.counters["retransmits"] == 0
