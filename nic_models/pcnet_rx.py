@@ -1,0 +1,187 @@
+"""Receive ring of the Am79C970A: the FIFO, chained buffers, LAPP, and what happens without a buffer.
+
+A frame is written with its FCS, MCNT counts it (ASTRP_RCV: pad and FCS of a frame with an 802.3 length
+below 46 are stripped; CSR122.RCVALGN: two bytes before it, not counted). A buffer is given back only after
+the next descriptor was seen; if that is not owned, or the frame has gone round the ring, BUFF goes into the
+last one owned, and OFLO with it if more is left than the chip's FIFO holds. A byte count of zero means 4096
+bytes, as on the LANCE.
+
+No descriptor for a frame. MISS is set and the frame stays in the FIFO: the chip refuses the next one and so
+holds the wire, and polls. The frame is delivered when the driver gives a buffer, so nothing is lost where
+the driver behaves. After ``HOLD_NS`` it is lost and counted (CSR112 counts only what was lost), and what
+follows is lost at once, as on a real wire, until a buffer turns up. A looped frame is not held.
+
+LAPPEN: frames start at descriptors with STP set (the search gives back others that the chip owns), and RINT
+comes after the first buffer as well.
+
+Ref: Am79C970A data sheet (19436E), "Receive Descriptor Table Entry", "Receive Operation", RMD0-3, CSR3
+     (LAPPEN), CSR112.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from . import pcnet_regs as r
+from .padding import MIN_FRAME
+from .pcnet_bus import NONE, Bus, Descriptor, Step
+
+if TYPE_CHECKING:
+    from .pcnet import Pcnet
+
+MAX_IMAGE = 4095  # MCNT has twelve bits
+FIFO_BYTES = 256
+HOLD_NS = 1_000_000_000
+LAPP_SEARCH = 1024
+_ALIGN = b"\0\0"
+_HEADER = 14
+_SHORTEST = 46  # an 802.3 length from here on means no pad
+
+
+class Receiver:
+    """Position in the ring, and the frame in the FIFO."""
+
+    def __init__(self, chip: Pcnet, bus: Bus) -> None:
+        self.chip = chip
+        self.bus = bus
+        self.reset()
+
+    def reset(self) -> None:
+        """As after power-on."""
+        self.index = 0
+        self.last: Descriptor = NONE  # read last, for CSR18, 40, 41
+        self.absent = False  # the driver left a frame waiting for HOLD_NS
+        self.halt()
+
+    def halt(self) -> None:
+        """STOP: the FIFO is empty, the position stays."""
+        self.fifo: bytes | None = None  # a frame as it will be in memory
+        self.status = 0  # its RMD1 bits
+        self.count = 0  # its MCNT
+        self.done = 0  # bytes of it in memory
+        self.looped = False  # it came from our own transmitter
+        self.hold_until: int | None = None
+
+    def length(self) -> int:
+        """Descriptors of the ring, 1..65536 (CSR76 is two's complement)."""
+        return -self.chip.csr[r.RCVRL] & 0xFFFF or 0x10000
+
+    def address(self, ahead: int = 0) -> int:
+        """Address of the current descriptor, or of one ``ahead`` of it."""
+        return self.bus.address(r.BADR, (self.index + ahead) % self.length())
+
+    def store(self, image: bytes, status: int, looped: bool) -> None:
+        """A frame that passed the filter, FCS at its end, into the FIFO."""
+        csr = self.chip.csr
+        if csr[4] & r.ASTRP_RCV and len(image) >= MIN_FRAME:
+            length = image[12] << 8 | image[13]
+            if length < _SHORTEST:
+                image = image[: _HEADER + length]
+        self.count = len(image)
+        self.fifo = _ALIGN + image if csr[122] & r.RCVALGN else image
+        self.status = status
+        self.done = 0
+        self.looped = looped
+
+    def step(self) -> Step:
+        """The frame in the FIFO into its buffers. False: it stays there (no descriptor)."""
+        chip, bus = self.chip, self.bus
+        image = self.fifo
+        if image is None or not chip.csr[0] & r.RXON:
+            return False
+        length = self.length()
+        lapp = bool(chip.csr[3] & r.LAPPEN)
+        if lapp and not self.done and not (yield from self._search(length)):
+            return self._dry()
+        address = self.address()
+        descriptor = yield from bus.fetch(address)
+        self.last = descriptor
+        if not descriptor[1] & r.D_OWN:
+            return self._dry()
+        self.hold_until = None
+        self.absent = False
+        total = len(image)
+        used = 1
+        while True:
+            where, status, count, _ = descriptor
+            done = self.done
+            end = done + 4096 - count
+            yield ("write", where, image[done:end] if done or end < total else image)
+            status &= ~r.R_STATUS
+            if not done:
+                status |= r.D_STP
+            if end >= total:
+                bus.post_other(address, self.count, self.count)
+                status |= r.D_ENP | self.status
+                break
+            after = NONE
+            if used < length:
+                after = yield from bus.fetch(self.address(1))
+            if not after[1] & r.D_OWN:
+                status |= r.D_ERR | r.R_BUFF | (r.R_OFLO if total - end > FIFO_BYTES else 0)
+                chip.count("rx_no_next_buffer")
+                break
+            self.done = end
+            self.index = (self.index + 1) % length
+            bus.post_status(address, status)
+            yield from bus.flush()
+            if lapp and not done:
+                chip.csr[0] |= r.RINT
+                chip.update_irq()
+            address = self.address()
+            self.last = descriptor = after
+            used += 1
+        self.fifo = None
+        self.done = 0
+        self.index = (self.index + 1) % length
+        bus.post_status(address, status)
+        yield from bus.flush()
+        chip.csr[0] |= r.RINT
+        chip.update_irq()
+        chip.wake()
+        return True
+
+    def _search(self, length: int) -> Step:
+        """LAPP: to the next descriptor with STP. False: there is none in one round."""
+        for _ in range(min(length, LAPP_SEARCH)):
+            address = self.address()
+            descriptor = yield from self.bus.fetch(address)
+            if descriptor[1] & r.D_STP:
+                return True
+            self.index = (self.index + 1) % length
+            if descriptor[1] & r.D_OWN:
+                self.bus.post_status(address, descriptor[1] & ~r.D_OWN)
+                yield from self.bus.flush()
+        return False
+
+    def _dry(self) -> bool:
+        """No descriptor: hold the frame, or lose it. True: lost."""
+        chip = self.chip
+        if self.looped or self.absent or self.done:
+            self.lose()
+            return True
+        if self.hold_until is None:
+            self.hold_until = chip.now() + HOLD_NS
+            chip.csr[0] |= r.MISS
+            chip.update_irq()
+        return False
+
+    def lose(self) -> None:
+        """The frame in the FIFO is missed."""
+        self.fifo = None
+        self.done = 0
+        self.hold_until = None
+        self.chip.missed()
+        self.chip.wake()
+
+    def expire(self, now: int) -> None:
+        """Give up a frame that waited too long."""
+        if self.hold_until is not None and now >= self.hold_until:
+            self.absent = True
+            self.lose()
+
+
+NUMBERS = {"index": 0xFFFF, "status": 0xFFFF, "count": MAX_IMAGE, "done": MAX_IMAGE + 2}
+FLAGS = ("absent", "looped")
+FRAMES = ("fifo",)
+TUPLES = {"last": 4}
