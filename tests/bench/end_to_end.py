@@ -114,7 +114,12 @@ class Peer:
     def run(self, words: list[str], timeout: float = 60) -> subprocess.CompletedProcess:
         """Run a command in the guest."""
         return subprocess.run(
-            [*self.enter, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd="/", timeout=timeout
+            [*self.enter, *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd="/",
+            timeout=timeout,
         )
 
     def python(self, what: str, *words: str) -> dict:
@@ -367,7 +372,11 @@ def report(results: dict[str, list[dict[str, float]]]) -> None:
     """A table of medians; throughput also as a ratio to slirp4netns."""
     columns = list(dict.fromkeys(key for rounds in results.values() for one in rounds for key in one))
     median = {
-        name: {key: statistics.median([r[key] for r in rounds if key in r]) for key in columns if any(key in r for r in rounds)}
+        name: {
+            key: statistics.median([r[key] for r in rounds if key in r])
+            for key in columns
+            if any(key in r for r in rounds)
+        }
         for name, rounds in results.items()
         if rounds
     }

@@ -30,7 +30,9 @@ class KitError(Exception):
 
 
 def _run(*words: str | Path, **more) -> str:
-    done = subprocess.run([str(w) for w in words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **more)
+    done = subprocess.run(
+        [str(w) for w in words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **more
+    )
     if done.returncode:
         raise KitError(f"{' '.join(str(w) for w in words)}: {done.stdout[-2000:]}")
     return done.stdout
@@ -50,7 +52,9 @@ def _locked(function):
 
 def mirror() -> str:
     """The Debian archive's address, from this machine's apt configuration."""
-    listing = _run("apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages", "Component: main")
+    listing = _run(
+        "apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages", "Component: main"
+    )
     for line in listing.split():
         if re.search(r"/debian/?$", line):
             return line.rstrip("/")
@@ -178,7 +182,20 @@ def initramfs(folder: Path) -> Path:
         raise KitError("busybox-static is not installed")
     entries: list[tuple[str, int, bytes]] = [
         (name, 0o040755, b"")
-        for name in ("bin", "dev", "proc", "sys", "etc", "lib", "lib/m", "tmp", "usr", "usr/share", "usr/share/udhcpc", "www")
+        for name in (
+            "bin",
+            "dev",
+            "proc",
+            "sys",
+            "etc",
+            "lib",
+            "lib/m",
+            "tmp",
+            "usr",
+            "usr/share",
+            "usr/share/udhcpc",
+            "www",
+        )
     ]
     entries.append(("dev/console", 0o020600, b""))
     entries.append(("bin/busybox", 0o100755, Path(busybox).read_bytes()))

@@ -1,0 +1,303 @@
+"""From a configuration to wired objects: the only file that knows every class.
+
+Two steps, because namespaces are made by forking and that has to happen before the event loop and its threads are
+there:
+
+    prepare(config)          forks the helpers of namespace guests, opens TAP devices; blocks for some 50 ms
+    Instance(config, ...)    on the loop: hubs, machine, cards, drivers, backends; then ``start``
+
+An ``Instance`` is what monitors see (``tapnet.monitor.control.Instance``). ``close`` gives everything back, in the
+reverse order, and is idempotent; a failure on the way up closes what had been opened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+from nic_models import models
+from nic_models.machine import Machine, Slot
+
+from .backends.user import UserBackend
+from .config import Config, Net, Nic, TapNet, UserNet
+from .device import Device
+from .guest.attach import DirectAttachment, RegisterAttachment
+from .guest.board import Board
+from .guest.drivers import DRIVERS, DriverError
+from .guest.links import NicSpec
+from .guest.namespace import GuestError, NamespaceGuest
+from .hub import Hub
+from .monitor.control import BACKEND, NIC, Control
+from .monitor.hmp import Hmp
+from .port import Port
+
+
+class BuildError(Exception):
+    """The configuration cannot be built here; one line that names option, key and value."""
+
+
+@dataclass
+class Member:
+    """A device as ``info network`` shows it."""
+
+    name: str
+    kind: str
+    describe: Callable[[], str]
+    port: Port | None
+
+    @property
+    def info(self) -> str:
+        """QEMU 0.8's words."""
+        return self.describe()
+
+
+@dataclass
+class Prepared:
+    """What had to be made before the loop: guests by NIC name (one guest may have several NICs)."""
+
+    guest: NamespaceGuest | None = None  # of exec
+    attached: dict[str, NamespaceGuest] = field(default_factory=dict)
+
+    def close(self) -> None:
+        """End the guests. Idempotent."""
+        for guest in self.guests():
+            guest.close()
+
+    def guests(self) -> list[NamespaceGuest]:
+        """All of them."""
+        return [*([self.guest] if self.guest else []), *self.attached.values()]
+
+    def device(self, nic: Nic) -> tuple[NamespaceGuest, Any] | None:
+        """The guest and kernel device behind ``nic``; None: it sits on the machine's bus."""
+        guest = self.attached.get(nic.name)
+        if guest is not None:
+            return guest, guest.devices[0]
+        if self.guest is not None:
+            for spec, device in zip(self.guest.nics, self.guest.devices):
+                if spec.ifname == nic.ifname:
+                    return self.guest, device
+        return None
+
+
+def refuse_unbuilt(config: Config) -> None:
+    """Raise BuildError for an option whose engine is not there yet."""
+    if config.unbuilt:
+        raise BuildError("; ".join(config.unbuilt))
+
+
+def prepare(config: Config, *, exec_: bool = False, mask: Collection[int] | None = None) -> Prepared:
+    """Make the guests. Raises BuildError; nothing is left then."""
+    refuse_unbuilt(config)
+    prepared = Prepared()
+    try:
+        own = []
+        for nic in config.nics:
+            if nic.netns is not None:
+                prepared.attached[nic.name] = NamespaceGuest.attach(
+                    str(nic.netns),
+                    ifname=nic.ifname or "eth0",
+                    mac=nic.mac,
+                    mtu=nic.mtu or 1500,
+                    dhcp=nic.dhcp,
+                )
+            elif exec_ and nic.vfio_user is None:
+                own.append(NicSpec(nic.ifname or f"eth{len(own)}", nic.mac, nic.mtu or 1500, nic.dhcp))
+        if exec_:
+            dns = [str(n.v4.dns) for n in config.nets if isinstance(n, UserNet) and n.v4 and n.plugged]
+            search = [s for n in config.nets if isinstance(n, UserNet) for s in n.dhcp.search]
+            more = {"nameservers": dns} if dns else {}
+            prepared.guest = NamespaceGuest.spawn(
+                own, keep_uid=config.keep_uid, search=search, mask=mask, **more
+            )
+    except GuestError as error:
+        prepared.close()
+        raise BuildError(str(error)) from None
+    return prepared
+
+
+class Instance:
+    """A running tapnet."""
+
+    def __init__(
+        self,
+        config: Config,
+        prepared: Prepared,
+        loop: asyncio.AbstractEventLoop,
+        now: Callable[[], int],
+        shutdown: Callable[[], None],
+    ) -> None:
+        """Wire everything; nothing runs before ``start``. Raises BuildError."""
+        self.config = config
+        self.name = config.name or str(os.getpid())
+        self.pid = os.getpid()
+        self.mode = config.mode
+        self.status = "running"
+        self.shutdown = shutdown
+        self.vlans: dict[int, list[Member]] = {}
+        self.wires: list[list[Member]] = []
+        self.usernets: list[UserBackend] = []
+        self.hubs: dict[int, Hub] = {}
+        self.private: list[Hub] = []
+        self.machine: Machine | None = None
+        self.prepared = prepared
+        self.hmp = Hmp(Control(self))
+        self._loop = loop
+        self._now = now
+        self._board: Board | None = None
+        self._starters: list[Callable[[], None]] = []
+        self._closers: list[Callable[[], None]] = [prepared.close]
+        try:
+            self._wire()
+        except BaseException:
+            self.close()
+            raise
+
+    # ---- wiring --------------------------------------------------------------------------------------------
+
+    def _wire(self) -> None:
+        config = self.config
+        for number in config.vlans:
+            self.hubs[number] = Hub(number, self._loop.call_soon)
+            self.vlans[number] = []
+        private: dict[str, Hub] = {}
+        for wire in config.wires:
+            hub = Hub(-1, self._loop.call_soon, private=True)
+            self.private.append(hub)
+            members: list[Member] = []
+            self.wires.append(members)
+            for side in (wire.nic, wire.net):
+                if side is not None:
+                    private[side.name] = hub
+                    self._join(side, hub, members)
+        for member in config.members:
+            if member.vlan is not None:
+                self._join(member, self.hubs[member.vlan], self.vlans[member.vlan])
+
+    def _join(self, what: Nic | Net, hub: Hub, members: list[Member]) -> None:
+        if isinstance(what, Nic):
+            member = self._nic(what)
+        elif not what.plugged:
+            return
+        else:
+            member = self._net(what)
+        assert member.port is not None
+        hub.add(member.port)
+        self._closers.append(lambda: self._leave(hub, member.port))
+        members.append(member)
+
+    @staticmethod
+    def _leave(hub: Hub, port: Port | None) -> None:
+        if port is not None and port.hub is hub:
+            hub.remove(port)
+
+    def _net(self, net: Net) -> Member:
+        if isinstance(net, UserNet):
+            if net.v4 is None:
+                raise BuildError(f"{net.origin}: ipv4=off: IPv6 is not built yet")
+            try:
+                user = UserBackend(net, self._loop, clock=self._now)
+            except ValueError as error:
+                raise BuildError(f"{net.origin}: {error}") from None
+            self.usernets.append(user)
+            self._starters.append(user.start)
+            self._closers.append(user.close)
+            return Member(net.name, BACKEND, user.info_line, user.port)
+        if isinstance(net, TapNet):
+            from .backends.tap import TapBackend, TapError
+
+            try:
+                tap = TapBackend(net, self._loop)
+            except TapError as error:
+                raise BuildError(f"{net.origin}: {error}") from None
+            self._starters.append(tap.start)
+            self._closers.append(tap.close)
+            return Member(net.name, BACKEND, tap.info_line, tap.port)
+        raise BuildError(f"{net.origin}: not built yet")
+
+    def _nic(self, nic: Nic) -> Member:
+        found = self.prepared.device(nic)
+        mac = nic.mac.hex(":")
+        if nic.model == "direct":
+            if found is None:
+                raise BuildError(f"{nic.origin}: model=direct needs a namespace: netns=, or tapnet exec")
+            direct = DirectAttachment(self._loop, found[1], nic.name)
+            self._starters.append(direct.start)
+            self._closers.append(direct.close)
+            return Member(nic.name, NIC, lambda: f"direct macaddr={mac}", direct.port)
+        port = Port(
+            nic.name,
+            lambda frame, vnet: slot.receive(frame, vnet),
+            features=models.MODELS[nic.model].features,
+        )
+        machine = self._machine()
+        try:
+            slot = models.plug(
+                machine,
+                nic.model,
+                nic.mac,
+                port.send,
+                port.flush,
+                name=nic.name,
+                addr=nic.slot,
+                iobase=nic.iobase,
+                irq=nic.irq,
+            )
+        except ValueError as error:
+            raise BuildError(f"{nic.origin}: {error}") from None
+        port.ready = slot.tx_ready
+        port.wants = None
+        card = slot.card
+        info = models.MODELS[nic.model].info
+        port.on_link = card.set_link
+        if found is not None:
+            self._starters.append(lambda: self._drive(nic, slot, port, found[1]))
+        return Member(nic.name, NIC, lambda: f"{info} macaddr={mac}", port)
+
+    def _drive(self, nic: Nic, slot: Slot, port: Port, device: Device) -> None:
+        """Put a register-level driver between the guest's device and its card."""
+        assert self.machine is not None
+        if self._board is None:
+            self._board = Board(self._loop, self.machine)
+            self._closers.append(self._board.close)
+        try:
+            attachment = RegisterAttachment(
+                self._loop, device, self._board, DRIVERS[nic.model], slot.location
+            )
+            self._closers.append(attachment.close)
+            attachment.start()
+        except DriverError as error:
+            raise BuildError(f"{nic.origin}: {error}") from None
+
+        def on_link(up: bool) -> None:
+            slot.card.set_link(up)
+            attachment.set_link(up)
+
+        port.on_link = on_link
+
+    def _machine(self) -> Machine:
+        if self.machine is None:
+            self.machine = Machine(self.config.machine, self.config.memory, now=self._now)
+        return self.machine
+
+    # ---- running -------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Let frames flow. Raises BuildError if a card's driver does not find its card."""
+        if self.machine is not None:
+            self.machine.boot()
+        for start in self._starters:
+            start()
+
+    def monitor(self, line: str) -> str:
+        """Answer one line of the human monitor."""
+        return self.hmp.execute(line).text
+
+    def close(self) -> None:
+        """Give everything back, last made first. Idempotent."""
+        while self._closers:
+            with contextlib.suppress(OSError):
+                self._closers.pop()()
