@@ -24,7 +24,7 @@ from typing import Any, Protocol
 from .arp import Neighbour
 from .formats import end_of_question
 from .host import Address, Host, UdpSocket
-from .udp import Network
+from .udp import Network, descriptor
 from .wire import canonical, ip_text
 
 SECOND = 1_000_000_000
@@ -264,6 +264,7 @@ class Dns:
             {
                 "protocol": "UDP",
                 "state": "dns",
+                "fd": descriptor(query.socket),
                 "src": ip_text(query.guest.address),
                 "src_port": query.port,
                 "dst": ip_text(query.dst),

@@ -41,7 +41,7 @@ from .icmp import Icmp
 from .ipv4 import Ipv4
 from .link import Path
 from .tcp import Tcp
-from .udp import BLOCKED, Udp
+from .udp import BLOCKED, Udp, descriptor
 from .wire import (
     ETH_LEN,
     NO_MAC,
@@ -352,8 +352,8 @@ class Stack:
         self._queue.clear()
 
     def info(self) -> list[dict[str, Any]]:
-        """Rows of ``info usernet``, JSON-able: protocol, state, src, src_port, dst, dst_port, recvq, sendq,
-        idle."""
+        """Rows of ``info usernet``, JSON-able: protocol, state, fd, src, src_port, dst, dst_port, recvq,
+        sendq, idle."""
         tcp = [self._tcp_row(row) for row in self.tcp.flows()]
         return [*tcp, *self.udp.flows(self.now), *self.dns.flows(self.now)]
 
@@ -361,6 +361,7 @@ class Stack:
         return {
             "protocol": "TCP",
             "state": row["state"],
+            "fd": descriptor(row["socket"]),
             "src": row["src"][0],
             "src_port": row["src"][1],
             "dst": row["dst"][0],

@@ -74,6 +74,12 @@ def unreachable_code(error: int) -> int | None:
     return _CODES.get(error)
 
 
+def descriptor(socket: object) -> int:
+    """The descriptor behind a host socket, for ``info usernet``; -1: it has none to show."""
+    fileno = getattr(socket, "fileno", None)
+    return int(fileno()) if fileno is not None else -1
+
+
 class Family(Protocol):
     """IPv4 or IPv6, as a UDP flow needs it."""
 
@@ -411,6 +417,7 @@ class Udp:
                 {
                     "protocol": "UDP",
                     "state": f"{left} sec",
+                    "fd": descriptor(flow.socket),
                     "src": ip_text(flow.neighbour.address),
                     "src_port": flow.port,
                     "dst": ip_text(dst) if dst else "*",

@@ -33,7 +33,7 @@ IPV4_LEN = 20
 IPV4_MAX = 65535
 IP_SRC, IP_DST = IP + 12, IP + 16
 MORE_FRAGMENTS, DONT_FRAGMENT, OFFSET_MASK = 0x2000, 0x4000, 0x1FFF
-ETH_IPV4 = Struct("!6s6sHHHHHBBH4s4s")  # Ethernet and IPv4 header without options
+ETH_IPV4 = Struct("!6s6sHHHHHHH4s4s")  # Ethernet and IPv4 header without options
 ETH_IPV4_LEN = ETH_LEN + IPV4_LEN
 PROTO_ICMP, PROTO_IGMP, PROTO_TCP, PROTO_UDP, PROTO_ICMPV6 = 1, 2, 6, 17, 58
 IPV6_LEN = 40
@@ -42,7 +42,7 @@ IPV6_LEN = 40
 UDP = Struct("!HHHH")
 UDP_LEN = 8
 UDP_CHECKSUM = 6
-ETH_IPV4_UDP = Struct("!6s6sHHHHHBBH4s4sHHHH")
+ETH_IPV4_UDP = Struct("!6s6sHHHHHHH4s4sHHHH")
 
 # --- ICMP
 ICMP = Struct("!BBHI")

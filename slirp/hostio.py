@@ -1,0 +1,504 @@
+"""The host's sockets for the NAT: ``slirp.host.Host`` on an asyncio (or uvloop) event loop.
+
+All sockets of one NAT sit in one epoll set of their own, and the loop watches only that set's descriptor:
+one callback serves up to ``EVENTS`` sockets, a change of interest is one system call, and error events
+(EPOLLERR of an ICMP error queue) behave alike under every loop. Events are level-triggered; a flow's turn
+is bounded by the flow itself, so that no socket starves the others, and the loop is given back after each
+batch.
+
+TCP: non-blocking connect, TCP_NODELAY, buffers left to the kernel's auto-tuning. A connect that succeeds at
+once is reported in the next batch, as no event may come from inside a call. A socket that is not watched at
+all is taken out of the set: an error on it shows at the next call. UDP: bound to a port of its own,
+unconnected, IP_RECVERR on: ICMP errors arrive by the error queue with the datagram's destination and
+payload. A soft error that the kernel reports for an earlier datagram is skipped, not taken for ours. TTL is
+set when it changes only.
+
+``resolvers`` reads resolv.conf again when its stat changed, looked at once a second at most; without a
+nameserver line it is the host's own 127.0.0.1, as the C library has it. ``forbidden`` says whether a
+destination is a control-plane listener of any tapnet instance: such a listener holds an abstract UNIX
+datagram name ``\\0tapnet/control/tcp/PORT`` (or ``.../PORT/1`` to ``/3``), see ``tapnet/monitor/guard.py``;
+the destination counts if it is one of the host's own addresses in any spelling.
+
+Limits: as many sockets as RLIMIT_NOFILE allows; beyond, OSError(EMFILE) and the NAT makes room.
+
+Ref: epoll(7), ip(7) IP_RECVERR, ipv6(7), unix(7); Linux uapi/linux/errqueue.h; resolv.conf(5).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import select
+import socket
+import struct
+from collections.abc import Callable, Sequence
+from ipaddress import ip_address
+from typing import Protocol
+
+from .host import Address, TcpEvents, UdpError, UdpEvents
+
+EVENTS = 256
+DATAGRAM = 65536
+ERROR_PAYLOAD = 2048
+UDP_BUFFER = 1 << 20  # bytes; the kernel takes what net.core.rmem_max allows
+CLAIMS = 4  # names that may mark one port, as tapnet/monitor/guard.py
+RESOLV_CONF = "/etc/resolv.conf"
+RESOLV_SIZE = 1 << 16
+RESOLVERS = 8
+SECOND = 1_000_000_000
+
+_IN, _OUT = select.EPOLLIN, select.EPOLLOUT
+_BROKEN = select.EPOLLERR | select.EPOLLHUP
+_READ = select.EPOLLIN | select.EPOLLRDHUP | _BROKEN
+_WRITE = select.EPOLLOUT | _BROKEN
+_IP_RECVERR = 11
+_IPV6_RECVERR = 25
+_MSG_ERRQUEUE = 0x2000
+_EXTENDED_ERROR = struct.Struct("=IBBBBII")  # struct sock_extended_err
+_ORIGIN_LOCAL, _ORIGIN_ICMP, _ORIGIN_ICMP6 = 1, 2, 3
+_SOFT = frozenset(
+    (
+        errno.ECONNREFUSED,
+        errno.EHOSTUNREACH,
+        errno.ENETUNREACH,
+        errno.EPROTO,
+        errno.ENOPROTOOPT,
+        errno.EHOSTDOWN,
+        errno.EMSGSIZE,
+        errno.EACCES,
+        errno.EOPNOTSUPP,
+    )
+)
+_LINGER_RESET = struct.pack("ii", 1, 0)
+# What a local error (no ICMP involved) would have been as ICMP type and code.
+_LOCAL_CODES = {
+    errno.ENETUNREACH: (3, 0),
+    errno.EHOSTUNREACH: (3, 1),
+    errno.ECONNREFUSED: (3, 3),
+    errno.EMSGSIZE: (3, 4),
+    errno.EACCES: (3, 13),
+}
+
+
+class _Socket(Protocol):
+    """What the epoll set dispatches to."""
+
+    born: int
+
+    def event(self, events: int, now: int) -> None:
+        """Something happened to the descriptor."""
+
+
+class HostTcp:
+    """A host TCP connection (``slirp.host.TcpSocket``)."""
+
+    __slots__ = ("_events", "_fd", "_host", "_sock", "_watched", "born", "connected")
+
+    def __init__(self, host: AsyncHost, sock: socket.socket, events: TcpEvents, connected: bool) -> None:
+        self._host = host
+        self._sock = sock
+        self._fd = sock.fileno()
+        self._events = events
+        self._watched = 0
+        self.connected = connected
+        self.born = host.enter(self._fd, self)
+        if not connected:
+            self._watched = _OUT
+            host.register(self._fd, _OUT)
+
+    def fileno(self) -> int:
+        """The descriptor; -1 when closed."""
+        return self._fd
+
+    def send(self, data: bytes | memoryview) -> int:
+        """Bytes taken; 0: the buffer is full."""
+        try:
+            return self._sock.send(data)
+        except (BlockingIOError, InterruptedError):
+            return 0
+
+    def recv(self, size: int) -> bytes | None:
+        """Bytes; b"" at end of stream; None: nothing now."""
+        try:
+            return self._sock.recv(size)
+        except (BlockingIOError, InterruptedError):
+            return None
+
+    def shutdown(self) -> None:
+        """Send FIN."""
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # broken already: recv or send says so
+
+    def watch(self, read: bool, write: bool) -> None:
+        """Which events to report."""
+        if self._fd < 0 or not self.connected:
+            return
+        wanted = (_IN if read else 0) | (_OUT if write else 0)
+        if wanted != self._watched:
+            self._host.rewatch(self._fd, self._watched, wanted)
+            self._watched = wanted
+
+    def close(self, *, reset: bool = False) -> None:
+        """Give the socket back."""
+        if self._fd < 0:
+            return
+        self._host.leave(self._fd)
+        self._fd = -1
+        if reset:
+            try:
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
+            except OSError:
+                pass
+        self._sock.close()
+
+    def event(self, events: int, now: int) -> None:
+        """From the epoll set."""
+        if not self.connected:
+            self._connected(now)
+            return
+        if self._watched & _IN and events & _READ:
+            self._events.host_readable(now)
+        if self._watched & _OUT and events & _WRITE and self._fd >= 0:
+            self._events.host_writable(now)
+
+    def _connected(self, now: int) -> None:
+        error = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if error:
+            self.close()
+            self._events.host_failed(error, now)
+            return
+        self.connected = True
+        self._host.rewatch(self._fd, self._watched, 0)
+        self._watched = 0
+        self._events.host_connected(now)
+
+    def connected_at_once(self) -> None:
+        """Report a connect that needed no waiting, outside the call that made it."""
+        if self._fd >= 0:
+            self._events.host_connected(self._host.now())
+
+
+class QueuedError:
+    """An entry of a socket's error queue (``slirp.host.UdpError``)."""
+
+    __slots__ = ("code", "errno", "info", "offender", "payload", "remote", "type")
+
+    def __init__(
+        self,
+        number: int,
+        kind: int,
+        code: int,
+        info: int,
+        offender: str | None,
+        remote: Address,
+        payload: bytes,
+    ) -> None:
+        self.errno = number
+        self.type = kind
+        self.code = code
+        self.info = info
+        self.offender = offender
+        self.remote = remote
+        self.payload = payload
+
+
+def parse_error(level: int, kind: int, data: bytes, remote: Address, payload: bytes) -> QueuedError | None:
+    """One control message of MSG_ERRQUEUE to an error; None: it is something else."""
+    if (level, kind) not in ((socket.IPPROTO_IP, _IP_RECVERR), (socket.IPPROTO_IPV6, _IPV6_RECVERR)):
+        return None
+    if len(data) < _EXTENDED_ERROR.size:
+        return None
+    number, origin, icmp, code, _, info, _ = _EXTENDED_ERROR.unpack_from(data)
+    offender: str | None = None
+    where = data[_EXTENDED_ERROR.size :]
+    if origin in (_ORIGIN_ICMP, _ORIGIN_ICMP6) and len(where) >= 8:
+        family = int.from_bytes(where[:2], "little" if struct.pack("=H", 1)[0] else "big")
+        if family == socket.AF_INET:
+            offender = socket.inet_ntop(socket.AF_INET, where[4:8])
+        elif family == socket.AF_INET6 and len(where) >= 24:
+            offender = socket.inet_ntop(socket.AF_INET6, where[8:24])
+    elif origin == _ORIGIN_LOCAL:
+        icmp, code = _LOCAL_CODES.get(number, (3, 1))
+    else:
+        return None
+    return QueuedError(number, icmp, code, info, offender, remote, payload)
+
+
+class HostUdp:
+    """A host UDP socket (``slirp.host.UdpSocket``)."""
+
+    __slots__ = ("_errors", "_events", "_family", "_fd", "_host", "_sock", "_ttl", "born")
+
+    def __init__(self, host: AsyncHost, sock: socket.socket, family: int, events: UdpEvents) -> None:
+        self._host = host
+        self._sock = sock
+        self._fd = sock.fileno()
+        self._family = family
+        self._events = events
+        self._ttl = 0
+        self._errors = False
+        self.born = host.enter(self._fd, self)
+        host.register(self._fd, _IN)
+
+    def fileno(self) -> int:
+        """The descriptor; -1 when closed."""
+        return self._fd
+
+    def sendto(self, data: bytes | memoryview, remote: Address, ttl: int = 64) -> int:
+        """0, or errno."""
+        if self._fd < 0:
+            return errno.EBADF
+        sock = self._sock
+        error = 0
+        for _ in range(2):
+            try:
+                if ttl != self._ttl:
+                    self._set_ttl(ttl)
+                sock.sendto(data, remote)
+                return 0
+            except OSError as failure:
+                error = failure.errno or errno.EIO
+                if error not in _SOFT:  # else perhaps the report of an earlier datagram: once more
+                    return error
+        return error
+
+    def _set_ttl(self, ttl: int) -> None:
+        if self._family == 4:
+            self._sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, ttl)
+        else:
+            self._sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, ttl)
+        self._ttl = ttl
+
+    def recv(self) -> tuple[bytes, Address] | None:
+        """One datagram; None: nothing now."""
+        if self._fd < 0:
+            return None
+        for _ in range(4):
+            try:
+                data, address = self._sock.recvfrom(DATAGRAM)
+                return data, (address[0], address[1])
+            except (BlockingIOError, InterruptedError):
+                return None
+            except OSError as failure:
+                if failure.errno not in _SOFT:
+                    return None
+        return None
+
+    def error(self) -> UdpError | None:
+        """One error of the queue; None: none."""
+        while self._errors and self._fd >= 0:
+            try:
+                payload, control, _, address = self._sock.recvmsg(ERROR_PAYLOAD, 512, _MSG_ERRQUEUE)
+            except OSError:
+                self._errors = False
+                return None
+            remote = (address[0], address[1]) if address else ("0.0.0.0", 0)
+            for level, kind, data in control:
+                found = parse_error(level, kind, data, remote, payload)
+                if found is not None:
+                    return found
+        return None
+
+    def close(self) -> None:
+        """Give the socket back."""
+        if self._fd < 0:
+            return
+        self._host.leave(self._fd)
+        self._fd = -1
+        self._sock.close()
+
+    def event(self, events: int, now: int) -> None:
+        """From the epoll set."""
+        if events & select.EPOLLERR:
+            self._errors = True
+        self._events.host_readable(now)
+
+
+class AsyncHost:
+    """The host's network on ``loop``; ``now()`` is the NAT's clock in nanoseconds.
+
+    ``after()`` is called when a batch of events has been served (the owner re-arms its timer there).
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        now: Callable[[], int],
+        after: Callable[[], None] = lambda: None,
+        resolv_conf: str = RESOLV_CONF,
+    ) -> None:
+        self.now = now
+        self._loop = loop
+        self._after = after
+        self._epoll = select.epoll()
+        self._sockets: dict[int, _Socket] = {}
+        self._batch = 0
+        self._resolv_conf = resolv_conf
+        self._resolvers: list[Address] = []
+        self._resolv_stat: tuple[int, ...] | None = None
+        self._resolv_checked: int | None = None
+        loop.add_reader(self._epoll.fileno(), self._serve)
+
+    def close(self) -> None:
+        """Close the epoll set; the sockets belong to their flows. Idempotent."""
+        if not self._epoll.closed:
+            self._loop.remove_reader(self._epoll.fileno())
+            self._epoll.close()
+
+    def __len__(self) -> int:
+        return len(self._sockets)
+
+    # ---- sockets -------------------------------------------------------------------------------------------
+
+    def tcp(self, remote: Address, events: TcpEvents) -> HostTcp:
+        """Start a connect. Raises OSError."""
+        family = socket.AF_INET6 if ":" in remote[0] else socket.AF_INET
+        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            error = sock.connect_ex(remote)
+            if error not in (0, errno.EINPROGRESS):
+                raise OSError(error, os.strerror(error))
+            found = HostTcp(self, sock, events, not error)
+        except BaseException:
+            self._sockets.pop(sock.fileno(), None)
+            sock.close()
+            raise
+        if not error:
+            self._loop.call_soon(found.connected_at_once)
+        return found
+
+    def udp(self, family: int, events: UdpEvents) -> HostUdp:
+        """A bound socket of the family 4 or 6. Raises OSError."""
+        kind = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+        sock = socket.socket(socket.AF_INET if family == 4 else socket.AF_INET6, kind)
+        try:
+            if family == 4:
+                sock.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
+                sock.bind(("0.0.0.0", 0))
+            else:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
+                sock.bind(("::", 0))
+            for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+                sock.setsockopt(socket.SOL_SOCKET, option, UDP_BUFFER)
+            return HostUdp(self, sock, family, events)
+        except BaseException:
+            self._sockets.pop(sock.fileno(), None)
+            sock.close()
+            raise
+
+    # ---- the epoll set -------------------------------------------------------------------------------------
+
+    def enter(self, fd: int, sock: _Socket) -> int:
+        """A socket is born; answers the batch that it was born in."""
+        self._sockets[fd] = sock
+        return self._batch
+
+    def leave(self, fd: int) -> None:
+        """A socket is about to be closed, which takes it out of the set."""
+        self._sockets.pop(fd, None)
+
+    def register(self, fd: int, events: int) -> None:
+        """Watch a new descriptor."""
+        self._epoll.register(fd, events)
+
+    def rewatch(self, fd: int, old: int, new: int) -> None:
+        """Change what is watched; 0 is nothing, not even errors."""
+        if not new:
+            self._epoll.unregister(fd)
+        elif old:
+            self._epoll.modify(fd, new)
+        else:
+            self._epoll.register(fd, new)
+
+    def _serve(self) -> None:
+        """The epoll set is readable."""
+        events = self._epoll.poll(0, EVENTS)
+        self._batch += 1
+        batch = self._batch
+        now = self.now()
+        sockets = self._sockets
+        for fd, mask in events:
+            sock = sockets.get(fd)
+            if sock is not None and sock.born != batch:  # else: a new socket got a closed one's number
+                sock.event(mask, now)
+        self._after()
+
+    # ---- the host's own settings ---------------------------------------------------------------------------
+
+    def resolvers(self) -> Sequence[Address]:
+        """Name servers of resolv.conf."""
+        now = self.now()
+        if self._resolv_checked is None or now - self._resolv_checked >= SECOND:
+            self._resolv_checked = now
+            try:
+                stat = os.stat(self._resolv_conf)
+                mark = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+                if mark != self._resolv_stat:
+                    with open(self._resolv_conf, encoding="utf-8", errors="replace") as file:
+                        self._resolvers = parse_resolv_conf(file.read(RESOLV_SIZE))
+                    self._resolv_stat = mark
+            except OSError:
+                if not self._resolvers:  # gone for a moment: keep what we knew
+                    self._resolvers = parse_resolv_conf("")
+        return self._resolvers
+
+    def forbidden(self, remote: Address) -> bool:
+        """Whether a control-plane listener of a tapnet instance is there."""
+        return _claimed(remote[1]) and is_local(remote[0])
+
+
+def parse_resolv_conf(text: str) -> list[Address]:
+    """The ``nameserver`` lines, or the host itself. Lines that make no sense are skipped."""
+    found: list[Address] = []
+    for line in text.splitlines():
+        words = line.split()
+        if len(words) < 2 or words[0] != "nameserver":
+            continue
+        try:
+            ip_address(words[1])
+        except ValueError:
+            continue
+        if (words[1], 53) not in found:
+            found.append((words[1], 53))
+    return found[:RESOLVERS] or [("127.0.0.1", 53)]
+
+
+def _claimed(port: int) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
+        for suffix in ("", *(f"/{number}" for number in range(1, CLAIMS))):
+            if probe.connect_ex(f"\0tapnet/control/tcp/{port}{suffix}") == 0:
+                return True
+    return False
+
+
+def is_local(text: str) -> bool:
+    """Whether an address, in any spelling, is one of this host's own; unspecified addresses lead to it as
+    well."""
+    try:
+        address = ip_address(text.partition("%")[0])
+    except ValueError:
+        return True
+    mapped = getattr(address, "ipv4_mapped", None)
+    if mapped is not None:
+        address = mapped
+    if address.is_loopback or address.is_unspecified:
+        return True
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    scope = 0
+    if "%" in text:
+        try:
+            scope = socket.if_nametoindex(text.partition("%")[2])
+        except OSError:
+            return False
+    target = (str(address), 9) if family == socket.AF_INET else (str(address), 9, 0, scope)
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
+            probe.connect(target)
+            return ip_address(str(probe.getsockname()[0]).partition("%")[0]) == address
+    except OSError:
+        return False

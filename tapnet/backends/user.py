@@ -1,0 +1,177 @@
+"""The ``user`` backend: a port of a hub with the user-mode network (``slirp``) behind it.
+
+Data flow: hub -> ``Port.receive`` -> ``Stack.input``; ``Stack`` -> ``Port.send`` -> hub. The host's sockets
+are ``slirp.hostio.AsyncHost`` on the same loop. One timer is armed for ``Stack.next_deadline``: it is only
+ever moved forward by a new earlier deadline, a timer that comes too early looks again.
+
+Limits: those of the stack. ``receive`` never refuses: what cannot be passed on is dropped and counted there.
+
+The port takes partial checksums and TCP and UDP super-frames, and the stack sends what the hub offers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+
+import slirp.config
+from slirp.hostio import AsyncHost
+from slirp.stack import Stack
+
+from ..config import UserNet
+from ..monitor.control import FlowRow
+from ..offload import TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_F_TSO_ECN, TUN_F_USO4, TUN_F_USO6
+from ..port import Port
+
+FEATURES = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN | TUN_F_USO4 | TUN_F_USO6
+SECOND = 1_000_000_000
+TIMER_SLACK = 1_000_000  # ns; a timer this much too late is not armed anew
+
+
+def stack_config(net: UserNet) -> slirp.config.Config:
+    """The engine's configuration. Raises ValueError that names key and value."""
+    if net.v4 is None:
+        raise ValueError(f"{net.origin}: ipv4=off: IPv6 is not built yet")
+    return slirp.config.Config(
+        net=str(net.v4.net),
+        host=str(net.v4.host),
+        dns=str(net.v4.dns),
+        dhcpstart=str(net.v4.dhcpstart),
+        hostname=net.dhcp.hostname,
+        domainname=net.dhcp.domainname,
+        dnssearch=net.dhcp.search,
+        lease_time=net.dhcp.lease_time,
+        restrict=net.restrict,
+        hostloopback=net.hostloopback,
+        resolver=net.resolvers,
+        mtu=net.mtu or slirp.config.MTU,
+        buffers=net.buffers,
+        tftp_server_name=net.dhcp.tftp_server_name,
+        bootfile=net.dhcp.bootfile,
+    )
+
+
+class UserBackend:
+    """One NAT on one port. ``clock()`` is in nanoseconds and never goes back."""
+
+    def __init__(
+        self,
+        net: UserNet,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        clock: Callable[[], int] = time.monotonic_ns,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.name = net.name
+        self.vlan = net.vlan
+        self.port = Port(net.name, self._receive, features=FEATURES, ready=self._ready, offer=self._offer)
+        self._loop = loop
+        self._clock = clock
+        self._timer: asyncio.TimerHandle | None = None
+        self._armed = 0
+        self._closed = False
+        self._looking = False  # a look at the deadlines is on its way
+        self.host = AsyncHost(loop, clock, self._rearm)
+        self.stack = Stack(
+            stack_config(net), self.host, self.port.send, rng or random.SystemRandom(), clock()
+        )
+        self._input = self.stack.input
+
+    # ---- life ----------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Announce our addresses; flows may begin."""
+        self.stack.announce()
+        self._rearm()
+
+    def close(self) -> None:
+        """End every flow and give all sockets back. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self.stack.close(self._clock())
+        self.host.close()
+
+    # ---- the port ------------------------------------------------------------------------------------------
+
+    def _receive(self, frame: bytes, vnet: bytes) -> bool:
+        if not self._closed:
+            self._input(frame, vnet, self._clock())
+            if not self._looking:  # once per batch of frames, after it
+                self._looking = True
+                self._loop.call_soon(self._rearm)
+        return True
+
+    def _ready(self) -> None:
+        if not self._closed:
+            self.stack.tx_ready(self._clock())
+            self._rearm()
+
+    def _offer(self, features: int) -> None:
+        stack: Stack | None = getattr(self, "stack", None)
+        if stack is not None:
+            stack.set_features(features)
+
+    # ---- the timer -----------------------------------------------------------------------------------------
+
+    def _rearm(self) -> None:
+        """Arm the timer for the stack's next deadline, if that is earlier than what it is armed for."""
+        self._looking = False
+        if self._closed:
+            return
+        deadline = self.stack.next_deadline()
+        if deadline is None:
+            return
+        if self._timer is not None:
+            if self._armed <= deadline + TIMER_SLACK:
+                return
+            self._timer.cancel()
+        self._armed = deadline
+        delay = max(0, deadline - self._clock()) / SECOND
+        self._timer = self._loop.call_later(delay, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        if self._closed:
+            return
+        now = self._clock()
+        deadline = self.stack.next_deadline()
+        if deadline is not None and deadline <= now:
+            self.stack.tick(now)
+        self._rearm()
+
+    # ---- reports -------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def info_line() -> str:
+        """QEMU 0.8's words."""
+        return "user redirector"
+
+    def rows(self) -> list[FlowRow]:
+        """Flows, newest first, for ``info usernet``."""
+        self.stack.now = self._clock()
+        return [
+            FlowRow(
+                row["protocol"],
+                row["state"],
+                row["fd"],
+                row["src"],
+                row["src_port"],
+                row["dst"],
+                row["dst_port"],
+                row["recvq"],
+                row["sendq"],
+                row["idle"],
+            )
+            for row in self.stack.info()
+        ]
+
+    def counters(self) -> dict[str, Any]:
+        """Counters of the stack and of its TCP, for monitors."""
+        return {"ip": dict(self.stack.counters), "tcp": dict(self.stack.tcp.counters)}

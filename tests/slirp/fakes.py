@@ -1,0 +1,307 @@
+"""A host network and a guest for tests of the stack, on a virtual clock: no sockets, no loop.
+
+``Net`` joins them: ``net.guest`` builds frames, ``net.frames`` collects what the stack sends, ``net.host`` shows what
+reached the host and feeds datagrams back.
+"""
+
+from __future__ import annotations
+
+import errno
+import random
+from dataclasses import dataclass, field
+from typing import Any
+
+from slirp import checksum, wire
+from slirp.config import Config
+from slirp.host import Address
+from slirp.stack import Stack
+
+SECOND = 1_000_000_000
+GUEST_MAC = bytes.fromhex("525400123456")
+HOST_MAC = bytes.fromhex("52550a000202")
+DNS_MAC = bytes.fromhex("52550a000203")
+BROADCAST = b"\xff" * 6
+
+
+@dataclass
+class FakeError:
+    """A queued ICMP error."""
+
+    errno: int
+    type: int
+    code: int
+    info: int
+    offender: str | None
+    remote: Address
+    payload: bytes
+
+
+class FakeUdp:
+    def __init__(self, host: FakeHost, family: int, events: Any) -> None:
+        self.host, self.family, self.events = host, family, events
+        self.sent: list[tuple[bytes, Address, int]] = []
+        self.inbox: list[tuple[bytes, Address]] = []
+        self.errors: list[FakeError] = []
+        self.closed = False
+        self.fail = 0
+
+    def sendto(self, data: bytes | memoryview, remote: Address, ttl: int = 64) -> int:
+        assert not self.closed
+        if self.fail:
+            return self.fail
+        self.sent.append((bytes(data), remote, ttl))
+        return 0
+
+    def recv(self) -> tuple[bytes, Address] | None:
+        return self.inbox.pop(0) if self.inbox and not self.closed else None
+
+    def error(self) -> FakeError | None:
+        return self.errors.pop(0) if self.errors and not self.closed else None
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class FakeTcp:
+    def __init__(self, remote: Address, events: Any) -> None:
+        self.remote, self.events = remote, events
+        self.sent = bytearray()
+        self.inbox: list[bytes] = []
+        self.watched = (False, False)
+        self.closed = self.was_reset = self.shut = False
+
+    def send(self, data: bytes | memoryview) -> int:
+        self.sent += data
+        return len(data)
+
+    def recv(self, size: int) -> bytes | None:
+        return self.inbox.pop(0)[:size] if self.inbox else None
+
+    def shutdown(self) -> None:
+        self.shut = True
+
+    def watch(self, read: bool, write: bool) -> None:
+        self.watched = (read, write)
+
+    def close(self, *, reset: bool = False) -> None:
+        self.closed, self.was_reset = True, reset
+
+
+class FakeHost:
+    """``slirp.host.Host``: keeps every socket; ``limit`` is its number of descriptors."""
+
+    def __init__(self) -> None:
+        self.tcps: list[FakeTcp] = []
+        self.udps: list[FakeUdp] = []
+        self.servers: list[Address] = [("192.0.2.53", 53)]
+        self.control: set[Address] = set()
+        self.limit = 1 << 30
+
+    def tcp(self, remote: Address, events: Any) -> FakeTcp:
+        self.tcps.append(FakeTcp(remote, events))
+        return self.tcps[-1]
+
+    def udp(self, family: int, events: Any) -> FakeUdp:
+        if sum(not sock.closed for sock in self.udps) >= self.limit:
+            raise OSError(errno.EMFILE, "too many open files")
+        self.udps.append(FakeUdp(self, family, events))
+        return self.udps[-1]
+
+    def resolvers(self) -> list[Address]:
+        return self.servers
+
+    def forbidden(self, remote: Address) -> bool:
+        return remote in self.control
+
+
+def ip4(
+    src: str,
+    dst: str,
+    protocol: int,
+    body: bytes,
+    *,
+    ttl: int = 64,
+    tos: int = 0,
+    ident: int = 1,
+    flags: int = 0,
+    options: bytes = b"",
+    mac: bytes = GUEST_MAC,
+    to: bytes = HOST_MAC,
+) -> bytes:
+    """A guest's IPv4 frame; ``flags`` is the whole fragment word."""
+    header = wire.IPV4.pack(
+        0x45 + len(options) // 4,
+        tos,
+        20 + len(options) + len(body),
+        ident,
+        flags,
+        ttl,
+        protocol,
+        0,
+        wire.ip_bytes(src),
+        wire.ip_bytes(dst),
+    )
+    header += options
+    value = checksum.checksum(header)
+    header = header[:10] + value.to_bytes(2, "big") + header[12:]
+    return to + mac + wire.TYPE_IPV4 + header + body
+
+
+def udp_body(src: str, dst: str, sport: int, dport: int, payload: bytes, check: bool = True) -> bytes:
+    size = len(payload) + 8
+    head = wire.UDP.pack(sport, dport, size, 0)
+    value = 0
+    if check:
+        start = wire.ip_int(wire.ip_bytes(src) + wire.ip_bytes(dst)) + 17 + size
+        value = checksum.checksum(head + payload, start)
+    return wire.UDP.pack(sport, dport, size, value) + payload
+
+
+def udp(
+    dst: str, dport: int, payload: bytes, *, src: str = "10.0.2.15", sport: int = 4000, check: bool = True, **ip: Any
+) -> bytes:
+    """A guest's UDP frame."""
+    return ip4(src, dst, 17, udp_body(src, dst, sport, dport, payload, check), **ip)
+
+
+def icmp(kind: int, code: int, rest: int, data: bytes) -> bytes:
+    body = wire.ICMP.pack(kind, code, 0, rest) + data
+    return wire.ICMP.pack(kind, code, checksum.checksum(body), rest) + data
+
+
+def ping(dst: str, data: bytes = b"abcdefgh", *, src: str = "10.0.2.15", **ip: Any) -> bytes:
+    """A guest's echo request, id 7 sequence 1."""
+    return ip4(src, dst, 1, icmp(8, 0, 7 << 16 | 1, data), **ip)
+
+
+def arp(
+    operation: int, spa: str, tpa: str, *, sha: bytes = GUEST_MAC, tha: bytes = bytes(6), to: bytes = BROADCAST
+) -> bytes:
+    body = wire.ARP.pack(1, 0x800, 6, 4, operation, sha, wire.ip_bytes(spa), tha, wire.ip_bytes(tpa))
+    return (to + sha + wire.TYPE_ARP + body).ljust(60, b"\0")
+
+
+@dataclass
+class Ip:
+    """An IPv4 frame from the stack, checked."""
+
+    to: bytes
+    mac: bytes
+    src: str
+    dst: str
+    protocol: int
+    ttl: int
+    tos: int
+    ident: int
+    flags: int
+    body: bytes
+
+    @property
+    def kind(self) -> tuple[int, int]:
+        """ICMP type and code."""
+        return self.body[0], self.body[1]
+
+    @property
+    def ports(self) -> tuple[int, int]:
+        return wire.PORTS.unpack_from(self.body)
+
+    @property
+    def payload(self) -> bytes:
+        """Behind a UDP or ICMP header."""
+        return self.body[8:]
+
+
+def read(frame: bytes, vnet: bytes = b"") -> Ip:
+    """Parse a frame of the stack, and check its checksums."""
+    assert frame[12:14] == wire.TYPE_IPV4
+    first, tos, length, ident, flags, ttl, protocol, _, src, dst = wire.IPV4.unpack_from(frame, 14)
+    assert first == 0x45
+    assert length == len(frame) - 14
+    assert checksum.good(frame[14:34])
+    body = frame[34:]
+    if not flags & 0x3FFF:
+        if protocol == 1:
+            assert checksum.good(body)
+        elif protocol == 17:
+            assert wire.U16.unpack_from(body, 4)[0] == len(body)
+            start = wire.ip_int(src + dst) + 17 + len(body)
+            if vnet:
+                assert wire.VNET.unpack(vnet)[0] == 1
+                assert wire.U16.unpack_from(body, 6)[0] % 65535 == start % 65535
+            else:
+                assert checksum.good(body, start)
+    return Ip(
+        frame[:6], frame[6:12], wire.ip_text(src), wire.ip_text(dst), protocol, ttl, tos, ident, flags, body
+    )
+
+
+@dataclass
+class Net:
+    """A stack with a fake host and a guest at 10.0.2.15."""
+
+    config: Config = field(default_factory=Config)
+    known: bool = True  # the guest has been heard of
+
+    def __post_init__(self) -> None:
+        self.host = FakeHost()
+        self.sent: list[tuple[bytes, bytes]] = []
+        self.full = False
+        self.now = SECOND
+        self.stack = Stack(self.config, self.host, self._tx, random.Random(1), self.now)
+        if self.known:
+            self.put(arp(1, "10.0.2.15", "10.0.2.2"))
+            self.take()
+
+    def _tx(self, frame: bytes, vnet: bytes = b"") -> bool:
+        if self.full:
+            return False
+        self.sent.append((frame, vnet))
+        return True
+
+    def put(self, *frames: bytes, vnet: bytes = b"") -> None:
+        """From the guest."""
+        for frame in frames:
+            self.stack.input(frame, vnet, self.now)
+
+    def take(self) -> list[bytes]:
+        """What the stack sent since the last time."""
+        frames = [frame for frame, _ in self.sent]
+        self.sent.clear()
+        return frames
+
+    def ask(self, *frames: bytes, vnet: bytes = b"") -> list[Ip]:
+        """Put frames, take the IPv4 answers."""
+        self.put(*frames, vnet=vnet)
+        answers = [read(frame, v) for frame, v in self.sent if frame[12:14] == wire.TYPE_IPV4]
+        self.sent.clear()
+        return answers
+
+    def ips(self) -> list[Ip]:
+        """IPv4 frames since the last time."""
+        return self.ask()
+
+    def run(self, seconds: float) -> None:
+        """Let time pass, timers firing when they are due."""
+        end = self.now + int(seconds * SECOND)
+        for _ in range(10_000):
+            deadline = self.stack.next_deadline()
+            if deadline is None or deadline > end:
+                break
+            self.now = max(self.now, deadline)
+            self.stack.tick(self.now)
+        else:
+            raise AssertionError("a timer does not come to rest")
+        self.now = end
+
+    def count(self, reason: str) -> int:
+        return self.stack.counters.get(reason, 0)
+
+    def deliver(self, sock: FakeUdp, payload: bytes, remote: Address) -> None:
+        """A datagram from the host's side."""
+        sock.inbox.append((payload, remote))
+        sock.events.host_readable(self.now)
+
+    def complain(self, sock: FakeUdp, error: FakeError) -> None:
+        """An ICMP error from the host's side."""
+        sock.errors.append(error)
+        sock.events.host_readable(self.now)
