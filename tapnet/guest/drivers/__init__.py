@@ -14,10 +14,12 @@ from __future__ import annotations
 
 from .driver import Deliver, Driver, DriverError, DriverFactory
 from .ne2000 import Ne2000Driver
+from .rtl8139 import rtl8139
 
 __all__ = ["DRIVERS", "Deliver", "Driver", "DriverError", "DriverFactory"]
 
 DRIVERS: dict[str, DriverFactory] = {
     "ne2k_pci": Ne2000Driver,
     "ne2k_isa": Ne2000Driver,
+    "rtl8139": rtl8139,
 }
