@@ -12,9 +12,7 @@ A device that the kernel removed (its namespace ended) is forgotten quietly and 
 A driver works frame by frame, so its device must owe nothing: ``set_offload(0)``. Super-frames that the
 kernel had queued before, or that a veth pair hands over unasked, are completed here by ``tapnet.offload``.
 
-Interrupts: a line that rises during a register access only marks its drivers; they run from the loop, never
-inside the access. A line that stays up is served again on the next turn. Timers: one, armed for the earliest
-deadline of the machine and its drivers.
+Interrupts and timers of the machine are ``board``'s.
 """
 
 from __future__ import annotations
@@ -24,12 +22,15 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from nic_models.machine import Location
+
 from .. import offload
 from ..device import Device, DeviceGone
 from ..port import Port
+from .board import Board
+from .drivers.driver import Driver, DriverFactory
 
 BUDGET = 64
-BACKLOG = 2048  # frames waiting for a driver that came out of one super-frame
 
 
 def _nothing() -> None:
@@ -168,4 +169,99 @@ class DirectAttachment(_DeviceEnd):
         self.port.flush()
 
 
-__all__ = ["BACKLOG", "BUDGET", "DirectAttachment", "deque", "offload"]
+class RegisterAttachment(_DeviceEnd):
+    """A device whose frames go through an emulated card, by a driver that knows only its registers.
+
+    factory   probes the card at ``location`` on the board's machine; raises DriverError
+    ``counters``: frames that could not be completed. The device's MAC should be the card's.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        device: Device,
+        board: Board,
+        factory: DriverFactory,
+        location: Location | None = None,
+        *,
+        on_gone: Callable[[], None] = _nothing,
+    ) -> None:
+        super().__init__(loop, device, on_gone)
+        self.board = board
+        self.counters: dict[str, int] = {}
+        self._backlog: deque[bytes] = deque()
+        machine = board.machine
+        self.driver: Driver = factory(
+            machine, location, deliver=self._deliver, writable=self._driver_writable, now=machine.now
+        )
+        self.driver.set_filter(False, None)
+        device.set_offload(0)
+
+    def start(self) -> None:
+        """Start the card and begin to read from the device."""
+        self.driver.open()
+        self.board.add(self.driver)
+        self._read_on(True)
+
+    def _deliver(self, frame: bytes) -> bool:
+        return self._write(frame, b"")
+
+    def _room(self) -> None:
+        if not self._closed:
+            self.driver.resume()
+            self.board.kick()
+
+    def _readable(self) -> None:
+        read = self.device.read
+        board = self.board
+        transmit = self.driver.transmit
+        try:
+            for _ in range(BUDGET):
+                item = read()
+                if item is None:
+                    break
+                frame, vnet = item
+                if board.pending:
+                    board.serve()
+                if vnet:
+                    self._complete(frame, vnet)
+                    self._drain()
+                    if self._backlog:
+                        break
+                elif not transmit(frame):
+                    self._backlog.append(frame)
+                    break
+        except DeviceGone:
+            self._gone()
+            return
+        self._read_on(not self._backlog)
+        board.kick()
+
+    def _complete(self, frame: bytes, vnet: bytes) -> None:
+        """Do what the kernel left owed."""
+        pieces = offload.complete(frame, vnet, 0)
+        if not pieces:
+            self.counters["malformed"] = self.counters.get("malformed", 0) + 1
+        self._backlog.extend(piece for piece, _ in pieces)
+
+    def _drain(self) -> None:
+        backlog = self._backlog
+        while backlog:
+            if self.board.pending:
+                self.board.serve()
+            if not self.driver.transmit(backlog[0]):
+                return
+            backlog.popleft()
+
+    def _driver_writable(self) -> None:
+        if self._closed:
+            return
+        self._drain()
+        self._read_on(not self._backlog)
+
+    def detach(self) -> None:
+        if not self._closed:
+            super().detach()
+            if self.driver in self.board.drivers:
+                self.board.remove(self.driver)
+            self.driver.close()

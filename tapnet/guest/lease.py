@@ -87,7 +87,7 @@ def search_list(data: bytes) -> list[str]:
 
     [] if malformed.
     """
-    names = []
+    names: list[str] = []
     at = 0
     while at < len(data) and len(names) < SEARCH_MAX:
         labels: list[str] = []

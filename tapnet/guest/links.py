@@ -30,6 +30,10 @@ _IFF_UP = 1
 _SIOCSIFMTU, _SIOCSIFHWADDR = 0x8922, 0x8924
 _ARPHRD_ETHER = 1
 _PEER = "peer0"
+# Where both ends of a pair have the same index, the kernel takes them for no pair and lets carrier changes
+# wait up to
+# a second (net/core/link_watch.c, linkwatch_urgent_event).
+_PEER_INDEX = 1_000_000
 
 
 class LinkError(Exception):
@@ -143,29 +147,29 @@ def _create_veths(nics: Sequence[NicSpec], fresh: bool) -> list[tuple[dict[str, 
     from pyroute2.netlink.exceptions import NetlinkError
 
     made = []
-    guest = -1 if fresh else os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    peer_ends = []
+    guest = -1 if fresh else _this_namespace()
+    peers = []
     for _ in nics:  # each near end has a namespace of its own: nothing forwards or answers there
         syscalls.unshare(syscalls.CLONE_NEWNET)
         silence_ipv6()
-        ns = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        peer_ends.append((ns, PacketDevice.open(), control_socket()))
+        peers.append((IPRoute(), PacketDevice.open(), control_socket()))
     if fresh:
         syscalls.unshare(syscalls.CLONE_NEWNET)
+        guest = _this_namespace()
     else:
         syscalls.setns(guest, syscalls.CLONE_NEWNET)
-        os.close(guest)
-    with IPRoute() as ipr, control_socket() as control:
-        for nic, (ns, packet, peer_control) in zip(nics, peer_ends):
+    with control_socket() as control:
+        for nic, (ipr, packet, peer_control) in zip(nics, peers):
+            far = {"ifname": nic.ifname, "net_ns_fd": guest}
             try:
-                ipr.link("add", ifname=nic.ifname, kind="veth", peer={"ifname": _PEER, "net_ns_fd": ns})
+                ipr.link("add", ifname=_PEER, index=_PEER_INDEX, kind="veth", peer=far)
             except NetlinkError as error:
                 if error.code == errno.EEXIST:
                     raise _exists(nic) from None
                 raise LinkError(
                     f"ifname={nic.ifname}: cannot make a veth pair: {os.strerror(error.code)}"
                 ) from None
-            os.close(ns)
+            ipr.close()
             _dress(control, nic)
             set_mtu(peer_control, _PEER, nic.mtu)
             PacketDevice.bind(packet, _PEER)
@@ -173,7 +177,12 @@ def _create_veths(nics: Sequence[NicSpec], fresh: bool) -> list[tuple[dict[str, 
             set_flags(control, nic.ifname, _IFF_UP, _IFF_UP)
             fds = [packet.detach(), peer_control.detach(), control_socket().detach()]
             made.append(({"kind": "veth", "name": nic.ifname, "peer": _PEER}, fds))
+    os.close(guest)
     return made
+
+
+def _this_namespace() -> int:
+    return os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
 
 def silence_ipv6() -> None:
