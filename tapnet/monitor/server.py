@@ -26,6 +26,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 from .. import __version__
 from ..config import Chardev, Endpoint, UnixPath
@@ -64,9 +65,8 @@ class Session(asyncio.Protocol):
         self._stall: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        transport.set_write_buffer_limits(BUFFER_MAX)
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
+        self.transport.set_write_buffer_limits(BUFFER_MAX)
         self._opened(self)
         if not self.framed:
             self._write(GREETING + PROMPT)
@@ -399,7 +399,15 @@ async def _connect(address: Endpoint | UnixPath, hmp: Hmp, what: str) -> Served:
     async with asyncio.timeout(CONNECT_S):
         if isinstance(address, UnixPath):
             path = "\0" + address.path if address.abstract else address.path
-            await loop.create_unix_connection(lambda: session, path)
+            out = socket.socket(
+                socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+            )
+            try:
+                await loop.sock_connect(out, path)  # create_unix_connection of uvloop knows no abstract names
+                await loop.create_unix_connection(lambda: session, sock=out)
+            except BaseException:
+                out.close()
+                raise
         else:
             await loop.create_connection(lambda: session, address.host or "localhost", address.port)
     served.session = session

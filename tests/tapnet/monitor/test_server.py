@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from tapnet.config import Chardev, Endpoint, UnixPath
 from tapnet.monitor import client, guard, paths, server
@@ -38,12 +39,24 @@ def hmp_of(name: str = "lab", pid: int = 4711) -> tuple[FakeInstance, Hmp]:
     return instance, Hmp(Control(instance))
 
 
+@pytest.fixture(params=["asyncio", "uvloop"], autouse=True)
+def loop_factory(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every scene is played on both event loops."""
+    make = asyncio.new_event_loop if request.param == "asyncio" else uvloop.new_event_loop
+    monkeypatch.setattr(sys.modules[__name__], "make_loop", make)
+
+
+def make_loop() -> asyncio.AbstractEventLoop:
+    raise NotImplementedError
+
+
 def run(scene: Callable[[], Awaitable[None]]) -> None:
     async def bounded() -> None:
         async with asyncio.timeout(PATIENCE):
             await scene()
 
-    asyncio.run(bounded())
+    with asyncio.Runner(loop_factory=make_loop) as runner:
+        runner.run(bounded())
 
 
 async def in_thread(function: Callable[..., object], *arguments: object) -> object:
