@@ -123,37 +123,32 @@ def _user_net(given: Given) -> IPv4Network:
     return net
 
 
-def _inside(
-    given: Given, key: str, net: IPv4Network, taken: dict[str, IPv4Address], offset: int
-) -> IPv4Address:
-    """``key``'s address, or QEMU's default, or the next free one."""
-    edges = (net.network_address, net.broadcast_address)
-    if key in given.values:
-        address: IPv4Address = given.get(key)
-        for other, used in taken.items():
-            if used == address:
-                raise given.error(f"{key}={address} is also {other}=")
-        if address not in net:
-            raise given.error(f"{key}={address} is not in net={net}")
-        if address in edges:
-            raise given.error(f"{key}={address} is the net's own or broadcast address")
-        return address
-    used_now = set(taken.values()) | {given.get(k) for k in ("host", "dns", "dhcpstart")}
-    base = int(net.network_address)
-    address = IPv4Address(base | offset & int(net.hostmask))
-    for _ in range(8):
-        if address in net and address not in edges and address not in used_now:
-            return address
-        address = IPv4Address(base + (int(address) - base + 1) % net.num_addresses)
-    raise given.error(f"net={net} has no room for {key}=")
-
-
 def _user_v4(given: Given) -> UserV4:
+    """QEMU's addresses where none are given; in a small net the next ones that can be."""
     net = _user_net(given)
-    taken: dict[str, IPv4Address] = {}
+    base, edges = int(net.network_address), (net.network_address, net.broadcast_address)
+    found: dict[str, IPv4Address] = {}
     for key, offset in (("host", HOST), ("dns", DNS), ("dhcpstart", FIRST)):
-        taken[key] = _inside(given, key, net, taken, offset)
-    return UserV4(net, **taken)
+        if key in given.values:
+            found[key] = address = given.get(key)
+            if address not in net:
+                raise given.error(f"{key}={address} is not in net={net}")
+            if address in edges:
+                raise given.error(f"{key}={address} is the net's own or broadcast address")
+            continue
+        address = IPv4Address(base | offset & int(net.hostmask))
+        avoid = (
+            set(found.values()) if key == "dhcpstart" else {found[k] for k in found if k not in given.values}
+        )
+        for _ in range(4):
+            if address not in edges and address not in avoid:
+                break
+            address = IPv4Address(base + (int(address) - base + 1) % net.num_addresses)
+        found[key] = address
+    for key, other in (("dns", "host"), ("dhcpstart", "host"), ("dhcpstart", "dns")):
+        if found[key] == found[other]:
+            raise given.error(f"{key}={found[key]} is also {other}=")
+    return UserV4(net, **found)
 
 
 def _user_v6(given: Given) -> UserV6:

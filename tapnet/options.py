@@ -374,7 +374,8 @@ def convert(origin: str, pairs: sources.Pairs, kind: Kind, table: Mapping[str, K
             raise HelpAsked(_help_for(origin, kind, table))
         key = table.get(name)
         if key is None:
-            near = words.nearest(name, table) or (f" (known: {' '.join(table)})" if len(table) < 12 else "")
+            known = f" (known: {' '.join(table)})" if 0 < len(table) < 12 else ""
+            near = words.nearest(name, table) or known
             raise OptionError(f"{origin}: unknown key {shown(name)}{near}")
         if value == "\0":
             if key.convert is not words.boolean:

@@ -81,7 +81,7 @@ def hostfwd(value: str) -> HostForward:
         raise ValueError('no ":" in the rule')
     protocol, _, rest = value.partition(":")
     if protocol == "unix":
-        match = re.fullmatch(r"(.+?)-(\[[^\]]*\]|[^:\[/]*):([^:]*)", rest, re.DOTALL)
+        match = re.fullmatch(r"(.+)-(\[[^\]]*\]|[^:\[/]*):([^:]*)", rest, re.DOTALL)
         if not match:
             raise ValueError("not unix:PATH-[GUEST]:PORT")
         return HostForward("unix", unix_path(match[1]), guest(match[2]), _port(match[3], "guest"), text=value)

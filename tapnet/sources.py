@@ -206,8 +206,10 @@ def json_pairs(origin: str, value: str) -> Pairs:
     """``-netdev '{"type": ...}'`` and ``-device '{"driver": ...}'``."""
     try:
         tree = json.loads(value)
-    except (ValueError, RecursionError) as error:
-        raise OptionError(f"{origin}: not JSON: {error}") from None
+    except json.JSONDecodeError as error:
+        raise OptionError(f"{origin}: not JSON, at character {error.pos}") from None
+    except (ValueError, RecursionError):
+        raise OptionError(f"{origin}: not JSON that tapnet reads") from None
     if not isinstance(tree, dict):
         raise OptionError(f"{origin}: not a JSON object")
     return flatten(origin, tree)

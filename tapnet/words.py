@@ -127,9 +127,11 @@ def boolean(value: str) -> bool:
 
 
 def integer(value: str) -> int:
-    """A number in base 10, 16 (0x), 8 (0 or 0o) or 2 (0b), not negative."""
+    """A number in base 10, 16 (0x), 8 (0, 0o) or 2 (0b). Every negative one is -1, which is in no range."""
     digits = value.strip()
     base = 0
+    if re.fullmatch(r"-[0-9]{1,32}", digits):
+        return -1
     if re.fullmatch(r"0[0-7]+", digits):
         base = 8
     if not re.fullmatch(r"[0-9a-zA-Z]{1,32}", digits):
