@@ -61,7 +61,10 @@ _TUNSETVNETLE = 0x400454DC
 _TUNSETCARRIER = 0x400454E2
 
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _SIOCETHTOOL = 0x8913, 0x8914, 0x8946
-_IFF_UP = 1
+_SIOCGIFMTU, _SIOCSIFMTU, _SIOCSIFHWADDR = 0x8921, 0x8922, 0x8924
+_SIOCBRADDIF, _SIOCBRDELIF = 0x89A2, 0x89A3
+_ARPHRD_ETHER = 1
+IFF_UP = 1
 _ETHTOOL_GSTRINGS, _ETHTOOL_GSSET_INFO, _ETHTOOL_SFEATURES = 0x1B, 0x37, 0x3B
 _ETH_SS_FEATURES, _ETH_GSTRING_LEN = 4, 32
 
@@ -418,13 +421,28 @@ class PacketDevice(_Drops):
     def set_link(self, up: bool) -> None:
         """The near end down takes the far end's carrier away."""
         with contextlib.suppress(OSError):
-            set_flags(self._peer_control, self._peer, _IFF_UP if up else 0, _IFF_UP)
+            set_flags(self._peer_control, self._peer, IFF_UP if up else 0, IFF_UP)
 
     def close(self) -> None:
         self._fd = -1
         self._socket.close()
         self._peer_control.close()
         self._far_control.close()
+
+
+def control_socket() -> socket.socket:
+    """A socket of the current namespace, for interface ioctls."""
+    return socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+
+
+def set_mtu(control: socket.socket, ifname: str, mtu: int) -> None:
+    """Set an interface's MTU. Raises OSError (EINVAL: out of the device's range)."""
+    fcntl.ioctl(control, _SIOCSIFMTU, struct.pack("=16si20x", ifname.encode(), mtu))
+
+
+def set_mac(control: socket.socket, ifname: str, mac: bytes) -> None:
+    """Set an interface's Ethernet address. Raises OSError (EADDRNOTAVAIL: a multicast address)."""
+    fcntl.ioctl(control, _SIOCSIFHWADDR, struct.pack("=16sH6s16x", ifname.encode(), _ARPHRD_ETHER, mac))
 
 
 def set_flags(control: socket.socket, ifname: str, flags: int, mask: int) -> None:
@@ -434,6 +452,27 @@ def set_flags(control: socket.socket, ifname: str, flags: int, mask: int) -> Non
     new = (now & ~mask) | (flags & mask)
     if new != now:
         fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("=16sH22x", ifname.encode(), new))
+
+
+def is_up(control: socket.socket, ifname: str) -> bool:
+    """Whether an interface is administratively up. Raises OSError."""
+    request = fcntl.ioctl(control, _SIOCGIFFLAGS, struct.pack("=16s24x", ifname.encode()))
+    return bool(struct.unpack_from("=H", request, 16)[0] & IFF_UP)
+
+
+def get_mtu(control: socket.socket, ifname: str) -> int:
+    """An interface's MTU. Raises OSError."""
+    request = fcntl.ioctl(control, _SIOCGIFMTU, struct.pack("=16s24x", ifname.encode()))
+    return int(struct.unpack_from("=i", request, 16)[0])
+
+
+def set_bridge(control: socket.socket, bridge: str, ifname: str, member: bool) -> None:
+    """Put an interface into a bridge, or take it out. Raises OSError:
+
+    EBUSY (in another one), EOPNOTSUPP (no bridge).
+    """
+    request = struct.pack("=16si20x", bridge.encode(), socket.if_nametoindex(ifname))
+    fcntl.ioctl(control, _SIOCBRADDIF if member else _SIOCBRDELIF, request)
 
 
 def _ethtool(control: socket.socket, ifname: str, command: array.array[int]) -> None:

@@ -13,22 +13,26 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import socket
-import struct
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..device import Device, PacketDevice, TapDevice, set_flags
+from ..device import (
+    IFF_UP,
+    Device,
+    PacketDevice,
+    TapDevice,
+    control_socket,
+    set_flags,
+    set_mac,
+    set_mtu,
+)
 from . import syscalls
 
 NICS_MAX = 64
 MTU_MIN, MTU_MAX = 68, 65520
-_IFF_UP = 1
-_SIOCSIFMTU, _SIOCSIFHWADDR = 0x8922, 0x8924
-_ARPHRD_ETHER = 1
 _PEER = "peer0"
 # Where both ends of a pair have the same index, the kernel takes them for no pair and lets carrier changes
 # wait up to
@@ -61,21 +65,6 @@ class NicSpec:
     def from_dict(cls, data: dict[str, Any]) -> NicSpec:
         """The inverse of ``as_dict``."""
         return cls(data["ifname"], bytes.fromhex(data["mac"]), data["mtu"], data["dhcp"])
-
-
-def control_socket() -> socket.socket:
-    """A socket of the current namespace, for interface ioctls."""
-    return socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-
-
-def set_mtu(control: socket.socket, ifname: str, mtu: int) -> None:
-    """Set an interface's MTU. Raises OSError (EINVAL: out of the device's range)."""
-    fcntl.ioctl(control, _SIOCSIFMTU, struct.pack("=16si20x", ifname.encode(), mtu))
-
-
-def set_mac(control: socket.socket, ifname: str, mac: bytes) -> None:
-    """Set an interface's Ethernet address. Raises OSError (EADDRNOTAVAIL: a multicast address)."""
-    fcntl.ioctl(control, _SIOCSIFHWADDR, struct.pack("=16sH6s16x", ifname.encode(), _ARPHRD_ETHER, mac))
 
 
 def tun_usable() -> bool:
@@ -124,7 +113,7 @@ def _create_taps(nics: Sequence[NicSpec]) -> list[tuple[dict[str, Any], list[int
                     raise _exists(nic) from None
                 raise
             _dress(control, nic)
-            set_flags(control, nic.ifname, _IFF_UP, _IFF_UP)
+            set_flags(control, nic.ifname, IFF_UP, IFF_UP)
             fd = os.dup(tap.fileno())
             tap.close()
             made.append(({"kind": "tap", "name": nic.ifname}, [fd]))
@@ -173,8 +162,8 @@ def _create_veths(nics: Sequence[NicSpec], fresh: bool) -> list[tuple[dict[str, 
             _dress(control, nic)
             set_mtu(peer_control, _PEER, nic.mtu)
             PacketDevice.bind(packet, _PEER)
-            set_flags(peer_control, _PEER, _IFF_UP, _IFF_UP)
-            set_flags(control, nic.ifname, _IFF_UP, _IFF_UP)
+            set_flags(peer_control, _PEER, IFF_UP, IFF_UP)
+            set_flags(control, nic.ifname, IFF_UP, IFF_UP)
             fds = [packet.detach(), peer_control.detach(), control_socket().detach()]
             made.append(({"kind": "veth", "name": nic.ifname, "peer": _PEER}, fds))
     os.close(guest)

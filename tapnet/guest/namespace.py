@@ -38,7 +38,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NoReturn
 
-from ..device import Device, set_flags
+from ..device import IFF_UP, Device, control_socket, set_flags
 from . import init, links, mounts, syscalls
 from .links import LinkError, NicSpec
 from .wire import Channel
@@ -445,8 +445,8 @@ def _guest_helper(
         if os.geteuid() != 0:
             _own_user_namespace(keep_uid)
         made = links.create(nics, kind, fresh=True)
-        with links.control_socket() as control:
-            set_flags(control, "lo", 1, 1)
+        with control_socket() as control:
+            set_flags(control, "lo", IFF_UP, IFF_UP)
         _open_ping()
         syscalls.unshare(syscalls.CLONE_NEWPID)
     except BaseException as error:
