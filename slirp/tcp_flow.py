@@ -401,10 +401,10 @@ class Flow:
             if usable < size:
                 flight = snd.nxt > snd.una
                 if flight:
-                    if usable < mss or usable < snd.wnd >> 2:
+                    if usable < mss or (usable < min(snd.wnd, snd.cwnd) >> 2 and not snd.dupacks):
                         break  # an ACK is on its way and will open the window further
                     size = usable
-                elif usable < mss and usable < snd.max_wnd >> 1:
+                elif usable <= 0 or (usable < mss and usable < snd.max_wnd >> 1):
                     size = mss  # zero or silly window: read little, for the persist timer
                 else:
                     size = usable
