@@ -45,6 +45,7 @@ MAX_FRAME = 1518  # without FCS: 1514 and an 802.1Q tag
 MIN_TX = 14  # an Ethernet header; less does not make a frame
 OVERFLOW_GRACE = 50_000_000  # ns that a frame may wait for ring pages before OVW is set
 HOLD_LIMIT = 1_000_000_000  # ns that a stopped or looped chip may hold the wire
+ANY_FRAME = -1  # a held frame that was not looked at yet: it is offered again as soon as the chip runs
 TALLY_STOP = 0xC0  # tally counters stick here
 BROADCAST = b"\xff" * 6
 _HEADER = Struct("<BBH")
@@ -96,6 +97,7 @@ class Dp8390:
         self._promiscuous = False
         self._tx_frame: bytes | None = None  # transmitted, but the wire did not take it yet
         self._held = 0  # ring pages of the frame that was refused
+        self._recovering = False  # overflow reported; the driver has not brought the chip back yet
         self._deadline: int | None = None  # of the held frame: OVW, or giving up
         self.readers: list[Reader] = [self._nothing] * 64
         self.writers: list[Writer] = [self._ignore] * 64
@@ -215,6 +217,8 @@ class Dp8390:
 
     def _write_isr(self, value: int) -> None:
         self.isr &= ~value | r.ISR_RST
+        if self._recovering:
+            self._recovery_ends()
         self._interrupt()
 
     def _write_imr(self, value: int) -> None:
@@ -287,12 +291,19 @@ class Dp8390:
         started = bool(self.cr & r.STA) and not self.tcr & r.TCR_LB
         self._receiving = started and not self.rcr & r.RCR_MON
         self._promiscuous = bool(self.rcr & r.RCR_PRO)
+        if self._recovering:
+            self._recovery_ends()
         if self._held:
             if started:
                 self._deadline = None if self.isr & r.ISR_OVW else self.now() + self.overflow_grace
                 self._room_made()
             else:
                 self._deadline = self.now() + HOLD_LIMIT
+
+    def _recovery_ends(self) -> None:
+        """The driver is through with it when the chip runs, not looped, and OVW is acknowledged."""
+        if self.cr & r.STA and not self.isr & r.ISR_OVW and not self.tcr & r.TCR_LB:
+            self._recovering = False
 
     def _send_packet(self) -> None:
         """CR.RD = 011: set the remote DMA up for the packet at BNRY. Needs DCR.AR; nothing to send does
@@ -431,7 +442,11 @@ class Dp8390:
             else:
                 self._count("filtered")
             return True
-        if self._held:
+        if self._held or self._recovering:
+            if not self._held:
+                self._count("held")
+                self._held = ANY_FRAME
+                self._deadline = self.now() + HOLD_LIMIT
             return False
         self._count("stopped" if self.cr & r.STP else "loopback")
         return True
@@ -492,6 +507,7 @@ class Dp8390:
     def _overflow(self) -> None:
         self._deadline = None
         self._count("overflow")
+        self._recovering = True
         self.isr |= r.ISR_OVW | r.ISR_RST
         self._interrupt()
 
@@ -547,6 +563,7 @@ class Dp8390:
         self._interrupt()
         held = self._held
         self._held = 0
+        self._recovering = False
         self._deadline = None
         self._mode_changed()
         if held:
@@ -563,6 +580,7 @@ class Dp8390:
         if self.cr & r.STA and not self.tcr & r.TCR_LB:
             self._overflow()
         else:
+            self._recovering = False
             self._release()
 
     def snapshot(self) -> dict[str, Any]:
@@ -580,6 +598,7 @@ class Dp8390:
             "link": int(self.link),
             "tx_frame": None if self._tx_frame is None else pack_bytes(self._tx_frame),
             "held": self._held,
+            "recovering": int(self._recovering),
             "deadline": self._deadline,
             "counters": dict(self.counters),
         }
@@ -600,7 +619,8 @@ class Dp8390:
         ram = unpack(state, "ram", SPACE - RAM_BASE)
         link = flag(state, "link")
         tx_frame = None if state.get("tx_frame") is None else unpack(state, "tx_frame", limit=MAX_FRAME)
-        held = number(state, "held", 255)
+        held = number(state, "held", 255, ANY_FRAME)
+        recovering = flag(state, "recovering")
         deadline = optional(state, "deadline", 1 << 63)
         counters = counts(state, "counters")
         self.remote.restore(section(state, "remote"))
@@ -615,7 +635,7 @@ class Dp8390:
         self.remote.wrap_to, self.remote.wrap_from = self.pstart << 8, self.pstop << 8
         self._held = 0
         self._mode_changed()
-        self._held, self._deadline = held, deadline
+        self._held, self._deadline, self._recovering = held, deadline, recovering
         self.irq = False
         self.set_irq(False)
         self._interrupt()

@@ -460,6 +460,29 @@ def test_documented_recovery_loses_nothing(rig, wait):
     assert rig.card.next_deadline() is None
 
 
+@pytest.mark.parametrize("frame", [frame_to(), frame_to(OTHER), frame_to(size=4000)])
+def test_frames_that_come_during_the_recovery_wait(rig, frame):
+    """The driver made room before it began the recovery: the wire is free, and must not lose frames now."""
+    rig.full()
+    rig.card.run(GRACE)
+    rig.packets()
+    assert rig.ready == 1
+    rig.outb(r.CR, 0x21)
+    assert not rig.card.receive(frame)
+    rig.outb(r.TCR, r.TCR_LB0)
+    rig.outb(r.CR, 0x22)
+    assert not rig.card.receive(frame)
+    rig.outb(r.ISR, r.ISR_OVW)
+    assert rig.ready == 1
+    rig.outb(r.TCR, 0)
+    assert rig.ready == 2
+    assert rig.card.receive(frame)
+    assert len(rig.packets()) == (frame == frame_to())
+    rig.outb(r.CR, 0x21)  # a stop later on is just a stop
+    assert rig.card.receive(frame)
+    assert rig.card.counters["stopped"] == 1
+
+
 @pytest.mark.parametrize("how", ["stopped", "looped"])
 def test_a_closed_driver_lets_the_wire_go(rig, how):
     rig.full()
@@ -744,7 +767,7 @@ def test_snapshot_in_the_middle_of_everything(rig):
         {"ram": "x"},
         {"remote": {"start": 65536}},
         {"counters": {"x": "y"}},
-        {"held": -1},
+        {"held": -2},
         {"tx_frame": 5},
         {"fifo_position": 8},
     ],
