@@ -1,0 +1,45 @@
+"""The NAT never connects a guest to a control listener, but does to its neighbour; a command in the guest asks."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+
+ASK = """
+import socket, sys
+for port in sys.argv[1:]:
+    try:
+        with socket.create_connection(("10.0.2.2", int(port)), 5) as s:
+            s.settimeout(5)
+            print("connected", s.recv(5).decode())
+    except OSError as error:
+        print(type(error).__name__)
+"""
+
+
+def test_a_guest_cannot_reach_a_monitor() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as other:
+
+        def serve() -> None:
+            peer, _ = other.accept()
+            with peer:
+                peer.sendall(b"hello")
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        seen = subprocess.run(
+            [sys.executable, "-m", "tapnet", "exec", "--name", f"guard{os.getpid()}",
+             "-monitor", f"tcp:127.0.0.1:{port},server=on,wait=off", "--",
+             sys.executable, "-c", ASK, str(port), str(other.getsockname()[1])],
+            capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        thread.join(5)
+    assert seen.returncode == 0, seen.stderr
+    refused, reached = seen.stdout.splitlines()
+    assert refused == "ConnectionRefusedError"
+    assert reached == "connected hello"
