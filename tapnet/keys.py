@@ -24,11 +24,16 @@ class Key:
     meta: str  # the value, in help
     repeat: bool = False
     later: bool = False
-    idle: tuple[object, ...] = (False,)  # values of a ``later`` key that ask for nothing
+    idle: tuple[object, ...] = (
+        False,
+    )  # values of a ``later`` key that ask for nothing, or for what is there
 
     def waits(self, value: object) -> bool:
         """Whether ``value`` asks for what has no engine yet."""
-        return self.later and value not in self.idle
+        asked = value[0] if isinstance(value, tuple) and value else value  # bootfile: (architecture, file)
+        return self.later and not any(
+            asked is idle or (isinstance(idle, str) and asked == idle) for idle in self.idle
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +83,7 @@ NIC_ONLY = tuple(k for k in NIC if k not in ("ifname", "mtu", "impair", "netdev"
 LATER_MODELS = ("rtl8139", "pcnet")
 
 USER = _table(
-    _flag("ipv4"),
+    Key("ipv4", words.boolean, "on|off", later=True, idle=(True,)),
     Key("net", words.text, "ADDR[/BITS]"),
     Key("ip", words.ip4, "ADDR"),
     Key("mask", words.mask4, "MASK"),
@@ -91,7 +96,7 @@ USER = _table(
     Key("ipv6-prefixlen", words.number(0, 126), "BITS", later=True),
     Key("ipv6-host", words.ip6, "ADDR", later=True),
     Key("ipv6-dns", words.ip6, "ADDR", later=True),
-    _flag("restrict", later=True),
+    _flag("restrict"),
     Key("hostname", words.hostname, "NAME"),
     Key("domainname", words.hostname, "NAME"),
     Key("dnssearch", words.hostname, "DOMAIN", repeat=True),
@@ -105,8 +110,8 @@ USER = _table(
     Key("state", words.text, "DIR", later=True),
     Key("tftp", words.text, "DIR", later=True),
     _flag("tftp-write", later=True),
-    Key("tftp-server-name", words.limited(255), "NAME", later=True),
-    Key("bootfile", rules.bootfile, "[ARCH=]FILE", repeat=True, later=True),
+    Key("tftp-server-name", words.limited(255), "NAME"),
+    Key("bootfile", rules.bootfile, "[ARCH=]FILE", repeat=True, later=True, idle=(None,)),
     Key("hostfwd", rules.hostfwd, "[tcp|udp]:[ADDR]:PORT-[GUEST]:PORT", repeat=True, later=True),
     Key("guestfwd", rules.guestfwd, "[tcp|udp]:[ADDR]:PORT-TARGET", repeat=True, later=True),
     Key("smb", words.text, "DIR", later=True),
@@ -312,7 +317,7 @@ OPTIONS: dict[str, Option] = {
         Option("m", "SIZE", "guest RAM of that bus (64M)"),
         Option("redir", "RULE", "tcp|udp:PORT:[GUEST]:PORT, for hostfwd=", later=True),
         Option("tftp", "DIR", "for tftp= of -net user", later=True),
-        Option("bootp", "FILE", "for bootfile= of -net user", later=True),
+        Option("bootp", "FILE", "for bootfile= of -net user"),
         Option("smb", "DIR", "for smb= of -net user", later=True),
         Option("mode", "user|tap", "plug only this kind (or TAPNET_MODE)"),
         Option("config", "FILE", "read options from a TOML file first"),
