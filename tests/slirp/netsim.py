@@ -378,7 +378,7 @@ class FakeHost:
 
     def _drain(self, sock: FakeSocket) -> None:
         self.draining.discard(sock)
-        sock.buffered = max(0, sock.buffered - self.drain_rate)
+        sock.buffered = max(0, sock.buffered - self.drain_rate) if self.drain_rate else 0
         sock.poll()
         if sock.buffered:
             self.drain(sock)
