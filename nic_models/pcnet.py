@@ -24,7 +24,8 @@ negotiation of the PHY.
 Link. BCR4's LEDOUT shows link pass, the PHY at address 1 behind BCR33 and BCR34 as well (the Am79C971's
 registers; an Am79C970A has none, and its drivers do not look). Without link a frame ends in LCAR and CERR.
 
-Bus errors. MERR: the function may not be bus master. SINT: nobody answered; the registers are as after STOP.
+Bus errors. MERR: the function may not be bus master; work waits for the next request or poll. SINT: nobody
+answered; the registers are as after STOP.
 
 Not done: 100 Mbit/s, collisions (CSR114 counts none), sleep, the serial EEPROM (BCR19 says there is none).
 Magic packets are recognised while MPMODE and MPEN are set.
@@ -135,6 +136,7 @@ class Pcnet:
         csr[94] = csr[122] = csr[124] = csr[r.MFC] = csr[r.RCC] = 0
         self._refilter()
         self.update_irq()
+        self.wake()
 
     def stop(self) -> None:
         """STOP: all activity ends, abruptly."""
@@ -145,6 +147,7 @@ class Pcnet:
         csr[5] &= ~r.CSR5_STOP_CLEARS
         csr[r.MFC] = csr[r.RCC] = 0
         self.update_irq()
+        self.wake()
 
     def _halt(self) -> None:
         rings = self.rings
@@ -155,16 +158,18 @@ class Pcnet:
         self.csr[0] &= ~(r.RXON | r.TXON)
         rings.halt()
         self.dma_pending = self.demanded = False
-        self.wake()
 
     def bus_fault(self) -> None:
-        """The bus is not granted (MERR, tried again later), or nobody answered (SINT, then as after STOP)."""
+        """Nobody answered the bus master: SINT, and the rest as after STOP."""
         self.count("bus_fault")
-        if self.granted():
-            self.stop()
-            self.csr[5] |= r.SINT
-        else:
-            self.csr[0] |= r.MERR
+        self.stop()
+        self.csr[5] |= r.SINT
+        self.update_irq()
+
+    def not_granted(self) -> None:
+        """The chip wanted the bus and did not get it."""
+        self.count("bus_not_granted")
+        self.csr[0] |= r.MERR
         self.update_irq()
 
     def granted(self) -> bool:

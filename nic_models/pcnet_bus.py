@@ -47,6 +47,7 @@ class Bus:
         self.csr = csr
         self.bcr = bcr
         self.posted: list[tuple[int, bytes]] = []
+        self.event = 0  # CSR0 bits to set when that is written
         self.budget = 0
 
     def style(self) -> int:
@@ -95,10 +96,16 @@ class Bus:
         else:
             self.posted.append((address + 6 & ADDRESS, _U16.pack(short)))
 
+    def clear(self) -> None:
+        """Forget what is posted."""
+        self.posted.clear()
+        self.event = 0
+
     def flush(self) -> Action:
-        """Write what is posted."""
+        """Write what is posted, then raise its event (the caller updates the interrupt)."""
         posted = self.posted
         while posted:
             yield ("write", *posted[0])
-            if posted:
-                del posted[0]
+            del posted[0]
+        self.csr[0] |= self.event
+        self.event = 0

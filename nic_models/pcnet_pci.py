@@ -63,7 +63,7 @@ class PcnetPci(Pcnet):
 
     def bus_fault(self) -> None:
         """As the chip; a master abort shows in the PCI status register."""
-        if self.function is not None and self.granted():
+        if self.function is not None:
             self.function.config[STATUS + 1] |= STATUS_MASTER_ABORT
         super().bus_fault()
 

@@ -53,7 +53,7 @@ class Rings:
             self.running.close()
         self.running = None
         self.init = self.suspend = False
-        self.bus.posted.clear()
+        self.bus.clear()
         self.rx.halt()
         self.tx.halt()
 
@@ -72,10 +72,17 @@ class Rings:
     def _run(self) -> Engine:
         chip, bus, rx, tx = self.chip, self.bus, self.rx, self.tx
         csr = chip.csr
+        if not chip.granted():
+            self.running = None
+            chip.dma_pending = False
+            chip.not_granted()
+            return
         bus.budget = KICK_DESCRIPTORS
         try:
             if bus.posted:
                 yield from bus.flush()
+                chip.update_irq()
+                chip.wake()
             if self.init:
                 yield from self._initialize()
             while bus.budget > 0 and not csr[5] & r.SPND:

@@ -124,10 +124,9 @@ class Receiver:
             self.done = end
             self.index = (self.index + 1) % length
             bus.post_status(address, status)
+            bus.event = r.RINT if lapp and not done else 0
             yield from bus.flush()
-            if lapp and not done:
-                chip.csr[0] |= r.RINT
-                chip.update_irq()
+            chip.update_irq()
             address = self.address()
             self.last = descriptor = after
             used += 1
@@ -135,8 +134,8 @@ class Receiver:
         self.done = 0
         self.index = (self.index + 1) % length
         bus.post_status(address, status)
+        bus.event = r.RINT
         yield from bus.flush()
-        chip.csr[0] |= r.RINT
         chip.update_irq()
         chip.wake()
         return True

@@ -49,7 +49,7 @@ def load(chip: Pcnet, state: Mapping[str, Any]) -> None:
     phy = dict(section(state, "phy"))
     rings = section(state, "rings")
     init, suspend = flag(rings, "init"), flag(rings, "suspend")
-    posted = _posted(rings.get("posted"))
+    posted, event = _posted(rings.get("posted")), number(rings, "event", 0xFFFF) & r.CSR0_INTERRUPTS
     rx, tx = _part(section(rings, "rx"), pcnet_rx), _part(section(rings, "tx"), pcnet_tx)
     hold = section(rings, "rx").get("hold_until", 0)
     if hold is not None:
@@ -61,7 +61,7 @@ def load(chip: Pcnet, state: Mapping[str, Any]) -> None:
     chip.aprom[:] = aprom
     chip.rings.halt()
     chip.rings.init, chip.rings.suspend = init, suspend
-    chip.rings.bus.posted[:] = posted
+    chip.rings.bus.posted[:], chip.rings.bus.event = posted, event
     for part, values in ((chip.rings.rx, rx), (chip.rings.tx, tx), (chip, flags)):
         for name, value in values.items():
             setattr(part, name, value)
@@ -73,6 +73,7 @@ def _save_rings(rings: Rings) -> dict[str, Any]:
         "init": int(rings.init),
         "suspend": int(rings.suspend),
         "posted": [[address, data.hex()] for address, data in rings.bus.posted],
+        "event": rings.bus.event,
         "rx": _save_part(rings.rx, pcnet_rx) | {"hold_until": rings.rx.hold_until},
         "tx": _save_part(rings.tx, pcnet_tx),
     }

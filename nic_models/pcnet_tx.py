@@ -169,7 +169,6 @@ class Transmitter:
 
     def _send(self, frame: bytes) -> bool:
         if self.chip.tx(frame):
-            self.wire = None
             return True
         self.wire = frame
         self.chip.blocked = True
@@ -179,16 +178,17 @@ class Transmitter:
         """Status of a frame into its last descriptor, and the interrupt."""
         chip, bus = self.chip, self.bus
         address, status, flags, other = self.result
+        self.wire = None
         if bus.style():
             if other != flags << 16:
                 bus.post_other(address, flags << 16, 0)
         elif other != flags:
             bus.post_other(address, 0, flags)
         done = status & ~(r.D_OWN | r.D_ERR | r.T_MORE | r.T_ONE | r.T_DEF | r.T_BPE)
-        yield from self._give_back(address, self.last, done | r.D_ERR if flags else done)
         csr5 = chip.csr[5]
         if flags or (status & r.T_LTINT if csr5 & r.LTINTEN else not csr5 & r.TOKINTD):
-            chip.csr[0] |= r.TINT
+            bus.event = r.TINT
+        yield from self._give_back(address, self.last, done | r.D_ERR if flags else done)
         chip.update_irq()
 
     def _give_back(self, address: int, descriptor: Descriptor, status: int | None = None) -> Action:
