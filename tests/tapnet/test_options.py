@@ -25,7 +25,7 @@ from tapnet.config import (
     VxlanNet,
     WsNet,
 )
-from tapnet.options import OptionError, parse
+from tapnet.options import OptionError, parse, parse_option
 from tapnet.sources import UsageAsked
 
 
@@ -452,3 +452,11 @@ def test_any_path_survives_its_commas(path):
         ["-netdev", words.join(["user", "id=u", "tftp=" + path])],
     ):
         assert parse(argv).nets[0].tftp.directory == path
+
+
+def test_one_option_by_itself():
+    entry = parse_option("netdev", "user,id=u,hostname=x")
+    assert (entry.kind, entry.given.get("id"), entry.net.dhcp.hostname) == ("user", "u", "x")
+    assert parse_option("device", "pcnet,netdev=u").given.get("netdev") == "u"
+    with pytest.raises(OptionError, match="-netdev user: needs id="):
+        parse_option("netdev", "user")
