@@ -19,6 +19,9 @@ from .ne2000_pci import BARS as NE2000_BARS
 from .ne2000_pci import IDENTITY as NE2000_IDENTITY
 from .ne2000_pci import Ne2000Pci
 from .pci import Bar, Identity, PciFunction
+from .pcnet_pci import BARS as PCNET_BARS
+from .pcnet_pci import IDENTITY as PCNET_IDENTITY
+from .pcnet_pci import PcnetPci
 from .rtl8139_pci import BARS as RTL8139_BARS
 from .rtl8139_pci import IDENTITY as RTL8139_IDENTITY
 from .rtl8139_pci import Rtl8139CPci, Rtl8139Pci
@@ -77,6 +80,15 @@ _ALL = (
         identity=RTL8139_IDENTITY,
         bars=RTL8139_BARS,
         revisions={REV_C: Rtl8139CPci},
+    ),
+    Model(
+        "pcnet",
+        "pci",
+        "AMD Am79C970A, PCnet-PCI II",
+        "pcnet",
+        PcnetPci,
+        identity=PCNET_IDENTITY,
+        bars=PCNET_BARS,
     ),
 )
 MODELS: dict[str, Model] = {model.name: model for model in _ALL}
