@@ -158,7 +158,14 @@ def udp_body(src: str, dst: str, sport: int, dport: int, payload: bytes, check: 
 
 
 def udp(
-    dst: str, dport: int, payload: bytes, *, src: str = "10.0.2.15", sport: int = 4000, check: bool = True, **ip: Any
+    dst: str,
+    dport: int,
+    payload: bytes,
+    *,
+    src: str = "10.0.2.15",
+    sport: int = 4000,
+    check: bool = True,
+    **ip: Any,
 ) -> bytes:
     """A guest's UDP frame."""
     return ip4(src, dst, 17, udp_body(src, dst, sport, dport, payload, check), **ip)
@@ -175,7 +182,13 @@ def ping(dst: str, data: bytes = b"abcdefgh", *, src: str = "10.0.2.15", **ip: A
 
 
 def arp(
-    operation: int, spa: str, tpa: str, *, sha: bytes = GUEST_MAC, tha: bytes = bytes(6), to: bytes = BROADCAST
+    operation: int,
+    spa: str,
+    tpa: str,
+    *,
+    sha: bytes = GUEST_MAC,
+    tha: bytes = bytes(6),
+    to: bytes = BROADCAST,
 ) -> bytes:
     body = wire.ARP.pack(1, 0x800, 6, 4, operation, sha, wire.ip_bytes(spa), tha, wire.ip_bytes(tpa))
     return (to + sha + wire.TYPE_ARP + body).ljust(60, b"\0")

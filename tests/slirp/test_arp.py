@@ -31,7 +31,9 @@ def test_answers_for_own_addresses(net: Net, address: str) -> None:
     assert arp_of(frame) == (2, wire.mac_text(mac), address, wire.mac_text(GUEST_MAC), "10.0.2.15")
 
 
-@pytest.mark.parametrize("address", ["10.0.2.1", "10.0.2.4", "10.0.2.15", "10.0.2.255", "10.0.2.0", "8.8.8.8"])
+@pytest.mark.parametrize(
+    "address", ["10.0.2.1", "10.0.2.4", "10.0.2.15", "10.0.2.255", "10.0.2.0", "8.8.8.8"]
+)
 def test_is_silent_about_others(net: Net, address: str) -> None:
     net.put(arp(1, "10.0.2.16", address))
     assert net.take() == []

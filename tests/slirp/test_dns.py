@@ -1,0 +1,291 @@
+"""The DNS forwarder: passing on, fail-over, what counts as an answer, bounds."""
+
+import errno
+
+import dpkt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slirp import dns as dns_module
+from slirp.config import Config
+from slirp.dns import GOOD_TIME, PATIENCE
+from tests.slirp.fakes import DNS_MAC, SECOND, FakeError, FakeUdp, Net, udp
+
+ONE, TWO, THREE = ("192.0.2.53", 53), ("198.51.100.53", 5353), ("2001:db8::53", 53)
+
+
+def question(name: str = "www.example.com", txid: int = 0x1234, edns: bool = False) -> bytes:
+    query = dpkt.dns.DNS(id=txid, op=dpkt.dns.DNS_RD, qd=[dpkt.dns.DNS.Q(name=name)])
+    data = bytes(query)
+    if edns:
+        data = data[:11] + b"\x01" + data[12:] + b"\x00\x00\x29\x10\x00\x00\x00\x00\x00\x00\x00"
+    return data
+
+
+def answer(query: bytes, rcode: int = 0, extra: bytes = b"\xc0\x0c" + bytes(10)) -> bytes:
+    return query[:2] + bytes((0x81, 0x80 | rcode)) + query[4:] + extra
+
+
+def ask(query: bytes, sport: int = 4000, src: str = "10.0.2.15") -> bytes:
+    return udp("10.0.2.3", 53, query, sport=sport, src=src, to=DNS_MAC)
+
+
+@pytest.fixture
+def net() -> Net:
+    net = Net()
+    net.host.servers = [ONE, TWO, THREE]
+    return net
+
+
+def open_sockets(net: Net) -> list[FakeUdp]:
+    return [sock for sock in net.host.udps if not sock.closed]
+
+
+def asked(net: Net) -> list[tuple[str, int]]:
+    return [remote for sock in net.host.udps for _, remote, _ in sock.sent]
+
+
+@pytest.mark.parametrize("edns", [False, True])
+def test_there_and_back_unchanged(net: Net, edns: bool) -> None:
+    query = question(edns=edns)
+    net.put(ask(query))
+    (sock,) = net.host.udps
+    assert sock.sent == [(query, ONE, 64)]
+    net.deliver(sock, answer(query), ONE)
+    (reply,) = net.ips()
+    assert (reply.src, reply.mac, reply.ports) == ("10.0.2.3", DNS_MAC, (53, 4000))
+    assert reply.payload == answer(query)
+    assert sock.closed
+    assert not len(net.stack.dns)
+
+
+def test_a_large_answer_comes_in_fragments(net: Net) -> None:
+    query = question(edns=True)
+    net.put(ask(query))
+    big = answer(query, extra=b"\xaa" * 4000)
+    net.deliver(net.host.udps[0], big, ONE)
+    pieces = net.ips()
+    assert len(pieces) == 3
+    assert b"".join(p.body for p in pieces)[8:] == big
+
+
+def test_several_in_flight_answered_in_any_order(net: Net) -> None:
+    queries = [question(f"h{n}.example", txid=n) for n in range(20)]
+    net.put(*[ask(query, sport=4000 + n % 3) for n, query in enumerate(queries)])
+    assert len(net.stack.dns) == 20
+    for n in reversed(range(20)):
+        net.deliver(net.host.udps[n], answer(queries[n]), ONE)
+    assert [(r.ports[1], r.payload) for r in net.ips()] == [
+        (4000 + n % 3, answer(queries[n])) for n in reversed(range(20))
+    ]
+
+
+def test_one_id_at_two_guests(net: Net) -> None:
+    net.put(ask(question("a.example")), ask(question("b.example"), src="10.0.2.16"))
+    net.deliver(net.host.udps[1], answer(question("b.example")), ONE)
+    net.deliver(net.host.udps[0], answer(question("a.example")), ONE)
+    assert [r.dst for r in net.ips()] == ["10.0.2.16", "10.0.2.15"]
+
+
+def test_a_silent_resolver_is_passed_over(net: Net) -> None:
+    net.put(ask(question()))
+    net.run(PATIENCE / SECOND / 3 + 0.01)
+    assert asked(net) == [ONE, TWO]
+    net.deliver(net.host.udps[0], answer(question()), TWO)
+    assert net.ips()[0].payload == answer(question())
+
+
+def test_a_late_answer_of_the_first_is_as_good(net: Net) -> None:
+    net.put(ask(question()))
+    net.run(PATIENCE / SECOND / 3 + 0.01)
+    net.deliver(net.host.udps[0], answer(question()), ONE)
+    assert len(net.ips()) == 1
+
+
+def test_fail_over_to_the_other_family(net: Net) -> None:
+    net.put(ask(question()))
+    net.run(PATIENCE / SECOND * 2 / 3 + 0.01)
+    assert asked(net) == [ONE, TWO, THREE]
+    assert [sock.family for sock in net.host.udps] == [4, 6]
+    assert [sock.closed for sock in net.host.udps] == [True, False]
+    net.deliver(net.host.udps[1], answer(question()), ("2001:DB8::53", 53))
+    assert len(net.ips()) == 1
+
+
+def test_all_silent_is_servfail_before_the_guest_gives_up(net: Net) -> None:
+    net.put(ask(question(edns=True)))
+    net.run(4.9)
+    (reply,) = net.ips()
+    parsed = dpkt.dns.DNS(reply.payload)
+    assert (parsed.id, parsed.qr, parsed.rcode, parsed.rd, parsed.ra) == (0x1234, 1, 2, 1, 1)
+    assert [q.name for q in parsed.qd] == ["www.example.com"]
+    assert not parsed.ar
+    assert not open_sockets(net)
+    assert net.count("dns_failed") == 1
+
+
+def test_one_resolver_is_tried_twice(net: Net) -> None:
+    net.host.servers = [ONE]
+    net.put(ask(question()))
+    net.run(4.9)
+    assert asked(net) == [ONE, ONE]
+    assert len(net.ips()) == 1
+
+
+def test_an_error_moves_on_at_once(net: Net) -> None:
+    net.put(ask(question()))
+    (sock,) = net.host.udps
+    net.complain(sock, FakeError(errno.ECONNREFUSED, 3, 3, 0, ONE[0], ONE, question()))
+    assert asked(net) == [ONE, TWO]
+    net.complain(sock, FakeError(errno.ECONNREFUSED, 3, 3, 0, TWO[0], TWO, question()))
+    net.complain(open_sockets(net)[0], FakeError(errno.ECONNREFUSED, 3, 3, 0, THREE[0], THREE, question()))
+    assert net.ips()[0].payload[3] & 15 == 2
+    assert not open_sockets(net)
+
+
+@pytest.mark.parametrize("rcode", [2, 5])
+def test_servfail_and_refused_move_on_and_are_kept(net: Net, rcode: int) -> None:
+    net.put(ask(question()))
+    net.deliver(net.host.udps[0], answer(question(), rcode), ONE)
+    assert asked(net) == [ONE, TWO]
+    assert net.take() == []
+    net.run(4.9)
+    assert net.ips()[0].payload == answer(question(), rcode)
+
+
+@pytest.mark.parametrize("rcode", [0, 1, 3, 4])
+def test_other_answers_are_final(net: Net, rcode: int) -> None:
+    net.put(ask(question()))
+    net.deliver(net.host.udps[0], answer(question(), rcode), ONE)
+    assert net.ips()[0].payload == answer(question(), rcode)
+
+
+def test_the_resolver_that_answered_is_asked_first_for_a_while(net: Net) -> None:
+    net.put(ask(question()))
+    net.run(2)
+    net.deliver(net.host.udps[0], answer(question()), TWO)
+    net.put(ask(question(txid=2)))
+    assert asked(net)[-1] == TWO
+    net.run(GOOD_TIME / SECOND + 1)
+    net.put(ask(question(txid=3)))
+    assert asked(net)[-1] == ONE
+
+
+def test_changed_resolvers_are_used_at_once(net: Net) -> None:
+    net.put(ask(question()))
+    net.deliver(net.host.udps[0], answer(question()), ONE)
+    net.host.servers = [TWO]
+    net.put(ask(question(txid=2)))
+    assert asked(net)[-1] == TWO
+
+
+def test_resolvers_of_the_configuration() -> None:
+    net = Net(Config(resolver=(("127.0.0.53", 53),)))
+    net.put(ask(question()))
+    assert asked(net) == [("127.0.0.53", 53)]
+    net.deliver(net.host.udps[0], answer(question()), ("127.0.0.53", 53))
+    assert net.ips()[0].src == "10.0.2.3"
+
+
+def test_no_resolver_at_all(net: Net) -> None:
+    net.host.servers = []
+    (reply,) = net.ask(ask(question()))
+    assert reply.payload[3] & 15 == 2
+    assert net.count("dns_no_resolver") == 1
+
+
+def test_no_descriptor_left(net: Net) -> None:
+    net.host.limit = 0
+    (reply,) = net.ask(ask(question()))
+    assert reply.payload[3] & 15 == 2
+
+
+@pytest.mark.parametrize(
+    ("data", "remote"),
+    [
+        (answer(question(txid=9)), ONE),
+        (question(), ONE),
+        (answer(question("evil.example")), ONE),
+        (answer(question()), ("203.0.113.1", 53)),
+        (answer(question()), (ONE[0], 54)),
+        (answer(question()), TWO),
+        (b"\x12\x34\x81", ONE),
+        (b"\x12\x34\x81\x80" + bytes(8), ONE),
+    ],
+)
+def test_what_is_no_answer(net: Net, data: bytes, remote: tuple) -> None:
+    net.put(ask(question()))
+    net.deliver(net.host.udps[0], data, remote)
+    assert net.take() == []
+    assert net.count("dns_bogus") == 1
+    net.deliver(net.host.udps[0], answer(question()), ONE)
+    assert len(net.take()) == 1
+
+
+def test_an_answer_in_another_case_is_one(net: Net) -> None:
+    net.put(ask(question("wWw.eXample.com")))
+    net.deliver(net.host.udps[0], answer(question("www.example.com")), ONE)
+    assert len(net.take()) == 1
+
+
+def test_formerr_without_the_question(net: Net) -> None:
+    net.put(ask(question()))
+    net.deliver(net.host.udps[0], b"\x12\x34\x81\x81" + bytes(8), ONE)
+    assert len(net.take()) == 1
+
+
+def test_a_repeated_query_is_no_second_one(net: Net) -> None:
+    net.put(ask(question()), ask(question()))
+    assert len(net.host.udps) == 1
+    assert asked(net) == [ONE, ONE]
+    net.put(ask(question("other.example")))
+    assert len(net.stack.dns) == 1
+    assert net.host.udps[0].closed
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"x" * 11,
+        answer(question()),
+        question()[:-3],
+        b"\x12\x34\x01\x00\x00\x02" + question()[6:],
+        bytes(12),
+    ],
+)
+def test_malformed_queries(net: Net, data: bytes) -> None:
+    net.put(ask(data))
+    assert not net.host.udps
+    assert net.count("dns_malformed") == 1
+
+
+def test_queries_in_flight_are_bounded(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dns_module, "QUERIES", 10)
+    net.put(*[ask(question(txid=n)) for n in range(15)])
+    assert len(net.stack.dns) == len(open_sockets(net)) == 10
+    assert net.count("dns_evicted") == 5
+
+
+def test_info_and_close(net: Net) -> None:
+    net.put(ask(question()))
+    (row,) = net.stack.info()
+    assert (row["protocol"], row["state"], row["dst"], row["dst_port"]) == ("UDP", "dns", "10.0.2.3", 53)
+    net.stack.close(net.now)
+    assert not open_sockets(net)
+
+
+def test_tcp_goes_to_the_resolvers(net: Net) -> None:
+    assert net.stack.targets(net.stack.config.dns_ip, 53) == [ONE, TWO, THREE]
+    assert net.stack.targets(net.stack.config.dns_ip, 80) == []
+
+
+@given(st.binary(max_size=100), st.binary(max_size=100))
+def test_any_bytes(query: bytes, reply: bytes) -> None:
+    net = Net()
+    net.put(ask(query), ask(question()[:12] + query))
+    for sock in open_sockets(net):
+        net.deliver(sock, reply, ("192.0.2.53", 53))
+        if not sock.closed:
+            net.deliver(sock, question()[:2] + reply, ("192.0.2.53", 53))
