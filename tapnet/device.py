@@ -345,8 +345,9 @@ class PacketDevice(_Drops):
 
     @staticmethod
     def bind(packet: socket.socket, ifname: str) -> None:
-        """Start receiving from ``ifname``, which must exist."""
+        """Start receiving from ``ifname``, which must be up."""
         packet.bind((ifname, _ETH_P_ALL))
+        packet.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
 
     def fileno(self) -> int:
         return self._fd
@@ -422,6 +423,8 @@ class PacketDevice(_Drops):
         """The near end down takes the far end's carrier away."""
         with contextlib.suppress(OSError):
             set_flags(self._peer_control, self._peer, IFF_UP if up else 0, IFF_UP)
+            # The socket now has ENETDOWN to tell. uvloop would stop watching it for that, so take it away.
+            self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
 
     def close(self) -> None:
         self._fd = -1

@@ -118,7 +118,7 @@ class TapBackend:
                 ) from None
             self._undo.append(lambda: set_flags(control, name, 0, IFF_UP))
 
-    def _set(self, what: str, call: Callable[[socket.socket, str, object], None], value: object) -> None:
+    def _set(self, what: str, call: Callable[..., None], value: object) -> None:
         try:
             call(self._control, self.ifname, value)
         except OSError as error:

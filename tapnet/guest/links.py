@@ -161,8 +161,8 @@ def _create_veths(nics: Sequence[NicSpec], fresh: bool) -> list[tuple[dict[str, 
             ipr.close()
             _dress(control, nic)
             set_mtu(peer_control, _PEER, nic.mtu)
-            PacketDevice.bind(packet, _PEER)
             set_flags(peer_control, _PEER, IFF_UP, IFF_UP)
+            PacketDevice.bind(packet, _PEER)
             set_flags(control, nic.ifname, IFF_UP, IFF_UP)
             fds = [packet.detach(), peer_control.detach(), control_socket().detach()]
             made.append(({"kind": "veth", "name": nic.ifname, "peer": _PEER}, fds))

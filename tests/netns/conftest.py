@@ -15,7 +15,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="namespace tests run as root"))
 
 
-@pytest.fixture(params=["tap", "veth"])
+@pytest.fixture(params=["tap/asyncio", "veth/asyncio", "tap/uvloop", "veth/uvloop"])
 def kind(request: pytest.FixtureRequest) -> str:
-    """Both ways of making a guest's interface."""
+    """Both ways of making a guest's interface, on both loops."""
     return str(request.param)

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import uvloop
+
 from nic_models.machine import Machine
 from nic_models.models import plug
 from tapnet.guest.attach import DirectAttachment, RegisterAttachment
@@ -125,7 +127,8 @@ def play(
     kind: str = "auto",
     **options: Any,
 ) -> Any:
-    """Make guests, run ``scene`` on a fresh loop with them, end them."""
+    """Make guests, run ``scene`` on a fresh loop with them, end them. ``kind`` may name a loop: veth/uvloop."""
+    kind, _, loop = kind.partition("/")
     guests: list[NamespaceGuest] = []
     try:
         for nics in specs:
@@ -138,7 +141,8 @@ def play(
             finally:
                 wire.close()
 
-        return asyncio.run(main())
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop if loop == "uvloop" else None) as runner:
+            return runner.run(main())
     finally:
         for guest in guests:
             guest.close()
