@@ -30,6 +30,7 @@ from .guest.board import Board
 from .guest.drivers import DRIVERS, DriverError
 from .guest.links import NicSpec
 from .guest.namespace import GuestError, NamespaceGuest
+from .guest.vfio_user import ServeError, VfioUserServer, isa_function
 from .hub import Hub
 from .monitor.control import BACKEND, NIC, Control
 from .monitor.hmp import Hmp
@@ -81,6 +82,11 @@ class Prepared:
                 if spec.ifname == nic.ifname:
                     return self.guest, device
         return None
+
+
+def _not_yet(_frame: bytes, _vnet: bytes) -> bool:
+    """A card's ``receive`` before there is a card: the port must exist first."""
+    return True
 
 
 def refuse_unbuilt(config: Config) -> None:
@@ -228,11 +234,9 @@ class Instance:
             self._starters.append(direct.start)
             self._closers.append(direct.close)
             return Member(nic.name, NIC, lambda: f"direct macaddr={mac}", direct.port)
-        port = Port(
-            nic.name,
-            lambda frame, vnet: slot.receive(frame, vnet),
-            features=models.MODELS[nic.model].features,
-        )
+        port = Port(nic.name, _not_yet, features=models.MODELS[nic.model].features)
+        if nic.vfio_user is not None:
+            return self._serve_nic(nic, port)
         machine = self._machine()
         try:
             slot = models.plug(
@@ -248,14 +252,35 @@ class Instance:
             )
         except ValueError as error:
             raise BuildError(f"{nic.origin}: {error}") from None
+        port.receive = slot.receive
         port.ready = slot.tx_ready
-        port.wants = None
         card = slot.card
         info = models.MODELS[nic.model].info
         port.on_link = card.set_link
         if found is not None:
             self._starters.append(lambda: self._drive(nic, slot, port, found[1]))
         return Member(nic.name, NIC, lambda: f"{info} macaddr={mac}", port)
+
+    def _serve_nic(self, nic: Nic, port: Port) -> Member:
+        """Offer a card on a vfio-user socket."""
+        entry = models.MODELS[nic.model]
+        mac = nic.mac.hex(":")
+        assert nic.vfio_user is not None
+        try:
+            if entry.bus == "isa":
+                function = isa_function(nic.model, nic.mac, port.send, port.flush, self._now)
+            else:
+                function = models.pci_function(
+                    nic.model, nic.mac, port.send, port.flush, self._now, rev=nic.rev
+                )
+            server = VfioUserServer(self._loop, nic.vfio_user, function, self._now)
+        except (ValueError, ServeError) as error:
+            raise BuildError(f"{nic.origin}: {error}") from None
+        self._closers.append(server.close)
+        port.receive = server.receive
+        port.ready = server.tx_ready
+        port.on_link = server.set_link
+        return Member(nic.name, NIC, lambda: f"{entry.info} macaddr={mac}", port)
 
     def _drive(self, nic: Nic, slot: Slot, port: Port, device: Device) -> None:
         """Put a register-level driver between the guest's device and its card."""

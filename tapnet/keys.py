@@ -76,11 +76,11 @@ NIC = _table(
     Key("ifname", words.interface, "NAME"),
     MTU,
     _flag("dhcp"),
-    Key("vfio-user", words.limited(rules.MAX_PATH), "PATH", later=True),
+    Key("vfio-user", words.limited(rules.MAX_PATH), "PATH"),
     IMPAIR,
 )
 NIC_ONLY = tuple(k for k in NIC if k not in ("ifname", "mtu", "impair", "netdev"))
-LATER_MODELS = ("rtl8139", "pcnet")
+LATER_MODELS: tuple[str, ...] = ()
 
 USER = _table(
     Key("ipv4", words.boolean, "on|off", later=True, idle=(True,)),

@@ -206,7 +206,7 @@ def initramfs(folder: Path) -> Path:
     ).split()
     entries += [(f"bin/{name}", 0o120777, b"busybox") for name in applets]
     entries.append(("init", 0o100755, INIT.encode()))
-    entries.append(("usr/share/udhcpc/default.script", 0o100755, UDHCPC.encode()))
+    entries.append(("etc/udhcpc/default.script", 0o100755, UDHCPC.encode()))
     for module in MODULES:
         for path in (folder / "lib/modules").rglob(f"{module}.ko*"):
             entries.append((f"lib/m/{path.name}", 0o100644, path.read_bytes()))
