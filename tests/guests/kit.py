@@ -193,7 +193,7 @@ def initramfs(folder: Path) -> Path:
             "tmp",
             "usr",
             "usr/share",
-            "usr/share/udhcpc",
+            "etc/udhcpc",
             "www",
         )
     ]
