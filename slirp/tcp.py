@@ -26,7 +26,7 @@ from slirp.buffers import Buffers
 from slirp.host import Host, TcpEvents, TcpSocket
 from slirp.link import VNET_DATA_VALID, VNET_NEEDS_CSUM, Link, Path, Unreachable
 from slirp.tcp_flow import Flow
-from slirp.tcp_state import CONNECTING, NAMES, SYN_SENT, TIME_WAIT, WINDOW_SCALE, Limits
+from slirp.tcp_state import CLOSE_WAIT, CONNECTING, NAMES, SYN_SENT, TIME_WAIT, WINDOW_SCALE, Limits
 from slirp.tcp_wire import ACK, FIN, HEADER, HEADER_LEN, PROTOCOL, RST, SYN, build, parse_options
 
 CSUM_OK = VNET_NEEDS_CSUM | VNET_DATA_VALID
@@ -280,8 +280,11 @@ class Tcp:
             }
 
     def close(self, now: int) -> None:
-        """End everything: RST to every guest and host."""
+        """End everything: RST to every guest and host; a host to which the guest has ended in order gets FIN."""
         for flow in list(self._flows.values()):
+            if flow.state == CLOSE_WAIT and flow.rcv.pending is None and flow.sock is not None:
+                flow.sock.close()
+                flow.sock = None
             flow.abort(flow.state != TIME_WAIT)
         self._heap.clear()
         self._waiting.clear()

@@ -78,7 +78,7 @@ STARVED_RETRY = 50 * MS  # the shared buffers were full: when to look again
 # retransmissions before giving up
 SYN_RETRIES = 7  # our own SYN: 255 s (RFC 9293 MUST-23: at least three minutes)
 SYN_ACK_RETRIES = 5  # 63 s
-DATA_RETRIES = 10  # at least 204 s (RFC 9293 SHLD-11: at least 100 s)
+DATA_RETRIES = 15  # about eight minutes (RFC 9293 SHLD-11: at least 100 s)
 KEEPALIVE_PROBES = 9
 KEEPALIVE_GAP = 75 * SECOND
 

@@ -333,6 +333,8 @@ def test_close_ends_everything(state: str) -> None:
         assert out == []
     else:
         assert len(out) == 1 and out[0].flags & RST
+    ended = state in ("CLOSE_WAIT", "CLOSING", "LAST_ACK", "TIME_WAIT")
+    assert rig.sock.was_reset != ended
     nothing_left(rig)
 
 

@@ -97,7 +97,7 @@ def test_sequence_numbers_wrap_in_both_directions() -> None:
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("guest", GUESTS)
 @pytest.mark.parametrize("wire", WIRES)
-@pytest.mark.parametrize("loss", [0.0, 0.02, 0.2, 0.35])
+@pytest.mark.parametrize("loss", [0.0, 0.02, 0.1, 0.2])
 def test_integrity_long(loss: float, wire: str, guest: str, seed: int) -> None:
     features = seed % 3 * 3 + (seed & 1) if guest == "super-frames" else 0
     net = Net(seed, loss=loss, features=features, **WIRES[wire], **GUESTS[guest])
