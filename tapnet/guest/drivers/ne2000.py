@@ -470,7 +470,12 @@ class Ne2000Driver:
         blocked, paused = self._blocked, self._paused
         self._reset_state()
         self._blocked = blocked
-        self._reset_card()
+        try:
+            self._reset_card()
+        except DriverError:
+            self._count("dead")
+            self._open = False
+            return
         self._start_card()
         if paused:
             self._paused = True
