@@ -29,7 +29,7 @@ from .guest.attach import DirectAttachment, RegisterAttachment
 from .guest.board import Board
 from .guest.drivers import DRIVERS, DriverError
 from .guest.links import NicSpec
-from .guest.namespace import GuestError, NamespaceGuest
+from .guest.namespace import NAMESERVER, GuestError, NamespaceGuest
 from .guest.vfio_user import ServeError, VfioUserServer, isa_function
 from .hub import Hub
 from .monitor.control import BACKEND, NIC, Control
@@ -100,7 +100,7 @@ def prepare(config: Config, *, exec_: bool = False, mask: Collection[int] | None
     refuse_unbuilt(config)
     prepared = Prepared()
     try:
-        own = []
+        own: list[NicSpec] = []
         for nic in config.nics:
             if nic.netns is not None:
                 prepared.attached[nic.name] = NamespaceGuest.attach(
@@ -115,9 +115,8 @@ def prepare(config: Config, *, exec_: bool = False, mask: Collection[int] | None
         if exec_:
             dns = [str(n.v4.dns) for n in config.nets if isinstance(n, UserNet) and n.v4 and n.plugged]
             search = [s for n in config.nets if isinstance(n, UserNet) for s in n.dhcp.search]
-            more = {"nameservers": dns} if dns else {}
             prepared.guest = NamespaceGuest.spawn(
-                own, keep_uid=config.keep_uid, search=search, mask=mask, **more
+                own, keep_uid=config.keep_uid, nameservers=dns or (NAMESERVER,), search=search, mask=mask
             )
     except GuestError as error:
         prepared.close()

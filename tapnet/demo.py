@@ -21,6 +21,10 @@ import threading
 import time
 import urllib.request
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .build import Instance
 
 NAME = "www.demo.test"
 PAGE = b"Hello from the host, through an NE2000.\n"
@@ -32,7 +36,8 @@ SIOCGIFHWADDR = 0x8927
 
 def main(words: list[str]) -> int:
     """Run the demo with further options ``words`` (as for ``tapnet exec``). Returns the exit status."""
-    from . import options, service
+    from . import options
+    from .service import exec_
 
     servers = subprocess.Popen(
         [sys.executable, "-m", "tapnet.demo", "servers"],
@@ -55,7 +60,7 @@ def main(words: list[str]) -> int:
             command="exec",
         )
         print("tapnet demo: a Linux guest behind an emulated NE2000 PCI, on the user-mode NAT", flush=True)
-        return service.exec_(
+        return exec_(
             config,
             [sys.executable, "-m", "tapnet.demo", "guest"],
             started=lambda instance: _serve_guest(instance, ours, theirs),
@@ -70,7 +75,7 @@ def main(words: list[str]) -> int:
             servers.wait()
 
 
-def _serve_guest(instance, ours: socket.socket, theirs: socket.socket) -> None:
+def _serve_guest(instance: Instance, ours: socket.socket, theirs: socket.socket) -> None:
     """In the emulator: answer each line that the guest sends by the monitor's words for it."""
     import asyncio
 
