@@ -136,7 +136,7 @@ def test_partial_checksum_is_taken(net: Net) -> None:
 def test_partial_checksum_to_a_guest_that_takes_it(flow: Net) -> None:
     flow.stack.set_features(wire.TUN_F_CSUM)
     flow.deliver(flow.host.udps[0], b"odd", REMOTE)
-    ((frame, vnet),) = flow.sent
+    ((_, vnet),) = flow.sent
     assert wire.VNET.unpack(vnet) == (1, 0, 42, 0, 34, 6)
     assert flow.ips()[0].payload == b"odd"
 

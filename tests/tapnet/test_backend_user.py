@@ -1,0 +1,190 @@
+"""The user backend on a real loop and a real hub, with real sockets behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import socket
+from collections.abc import Callable, Iterator
+
+import pytest
+import uvloop
+
+from slirp import wire
+from tapnet import options
+from tapnet.backends.user import FEATURES, UserBackend, stack_config
+from tapnet.config import UserNet
+from tapnet.hub import Hub
+from tapnet.offload import TUN_F_CSUM, TUN_F_TSO4
+from tapnet.port import Port
+from tests.slirp.fakes import GUEST_MAC, arp, ping, read, udp
+
+DEADLINE = 5.0
+
+
+def user_net(*words: str) -> UserNet:
+    config = options.parse(["-net", "nic", "-net", ",".join(["user", *words])])
+    (net,) = config.nets
+    assert isinstance(net, UserNet)
+    return net
+
+
+class Bench:
+    """A hub with the backend and a guest's port."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, *words: str, features: int = 0) -> None:
+        self.loop = loop
+        self.hub = Hub(0, loop.call_soon)
+        self.user = UserBackend(user_net(*words), loop, rng=random.Random(1))
+        self.offered: list[int] = []
+        self.got: list[tuple[bytes, bytes]] = []
+        self.taking = True
+        self.port = Port("guest", self._take, features=features, offer=self.offered.append)
+        self.hub.add(self.user.port)
+        self.hub.add(self.port)
+
+    def _take(self, frame: bytes, vnet: bytes) -> bool:
+        if self.taking:
+            self.got.append((frame, vnet))
+        return self.taking
+
+    def until(self, condition: Callable[[], object]) -> None:
+        async def wait() -> None:
+            end = self.loop.time() + DEADLINE
+            while not condition():
+                assert self.loop.time() < end, "condition not met in time"
+                await asyncio.sleep(0.001)
+
+        self.loop.run_until_complete(wait())
+
+    def frames(self) -> list[bytes]:
+        found = [frame for frame, _ in self.got]
+        self.got.clear()
+        return found
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def loop(request: pytest.FixtureRequest) -> Iterator[asyncio.AbstractEventLoop]:
+    found = asyncio.new_event_loop() if request.param == "asyncio" else uvloop.new_event_loop()
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def bench(loop: asyncio.AbstractEventLoop) -> Iterator[Bench]:
+    found = Bench(loop)
+    yield found
+    found.user.close()
+
+
+def test_announces_itself_at_start(bench: Bench) -> None:
+    bench.user.start()
+    bench.until(lambda: len(bench.got) == 2)
+    assert [frame[28:32] for frame in bench.frames()] == [b"\x0a\0\2\2", b"\x0a\0\2\3"]
+
+
+def test_ping_through_the_hub(bench: Bench) -> None:
+    bench.port.send(arp(1, "10.0.2.15", "10.0.2.2"))
+    bench.port.send(ping("10.0.2.2"))
+    bench.until(lambda: len(bench.got) == 2)
+    assert read(bench.got[1][0]).kind == (0, 0)
+
+
+def test_udp_to_the_host_and_back(bench: Bench) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as echo:
+        echo.bind(("127.0.0.1", 0))
+        echo.settimeout(DEADLINE)
+        port = echo.getsockname()[1]
+        bench.port.send(udp("10.0.2.2", port, b"hello"))
+        bench.until(lambda: bench.user.rows())
+        data, address = echo.recvfrom(100)
+        assert data == b"hello"
+        echo.sendto(b"world", address)
+        bench.until(lambda: bench.got)
+        answer = read(*bench.got[0])
+        assert (answer.src, answer.ports, answer.payload) == ("10.0.2.2", (port, 4000), b"world")
+        assert answer.to == GUEST_MAC
+        (row,) = bench.user.rows()
+        assert row[:2] in (("UDP", "239 sec"), ("UDP", "240 sec"))
+        assert row.fd > 2
+        assert row[3:7] == ("10.0.2.15", 4000, "10.0.2.2", port)
+
+
+def test_a_closed_port_of_the_host(bench: Bench) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    bench.port.send(udp("10.0.2.2", port, b"hello"))
+    bench.until(lambda: bench.got)
+    answer = read(*bench.got[0])
+    assert (answer.src, answer.kind) == ("10.0.2.2", (3, 3))
+    assert answer.payload[16:20] == wire.ip_bytes("10.0.2.2")
+
+
+def test_timers_fire_by_themselves(bench: Bench) -> None:
+    bench.port.send(arp(1, "10.0.2.15", "10.0.2.2"))
+    bench.port.send(udp("10.0.2.99", 9, b"nobody"))
+    bench.until(lambda: any(frame[12:14] == wire.TYPE_IPV4 for frame, _ in bench.got))
+    assert read(bench.got[-1][0]).kind == (3, 1)
+    assert len(bench.got) == 1 + 3 + 1
+
+
+def test_back_pressure_reaches_the_stack_and_ends(bench: Bench) -> None:
+    bench.port.queue_frames = 2
+    bench.taking = False
+    bench.port.send(arp(1, "10.0.2.15", "10.0.2.2"))
+    for _ in range(9):
+        bench.port.send(ping("10.0.2.2"))
+    bench.until(lambda: bench.user.stack.counters.get("icmp_echo") == 9)
+    bench.taking = True
+    bench.port.flush()
+    bench.until(lambda: len(bench.got) == 10)
+
+
+def test_what_the_hub_offers_is_used(loop: asyncio.AbstractEventLoop) -> None:
+    bench = Bench(loop, features=TUN_F_CSUM | TUN_F_TSO4)
+    try:
+        assert bench.user.stack.features == TUN_F_CSUM | TUN_F_TSO4
+        assert bench.offered[-1] == FEATURES
+        bench.port.set_features(0)
+        assert bench.user.stack.features == 0
+    finally:
+        bench.user.close()
+
+
+def test_close_is_idempotent_and_leaves_no_descriptor(bench: Bench) -> None:
+    bench.port.send(udp("10.0.2.2", 9, b"hello"))
+    bench.until(lambda: len(bench.user.host))
+    bench.user.close()
+    bench.user.close()
+    assert len(bench.user.host) == 0
+    bench.port.send(ping("10.0.2.2"))
+    bench.until(lambda: not bench.user.port.queue)
+
+
+def test_info_line(bench: Bench) -> None:
+    assert bench.user.info_line() == "user redirector"
+    assert (bench.user.name, bench.user.vlan) == ("user.0", 0)
+    assert "ip" in bench.user.counters()
+
+
+def test_options_arrive_in_the_engine() -> None:
+    config = stack_config(
+        user_net(
+            "net=192.168.7.0/24",
+            "host=192.168.7.1",
+            "hostname=guest",
+            "dnssearch=a.example",
+            "dnssearch=b.example",
+            "restrict=on",
+            "hostloopback=off",
+            "resolver=127.0.0.1:5353",
+            "lease-time=3600",
+        )
+    )
+    assert wire.ip_text(config.host_ip) == "192.168.7.1"
+    assert wire.ip_text(config.dhcp_first) == "192.168.7.15"
+    assert (config.hostname, config.dnssearch) == ("guest", ("a.example", "b.example"))
+    assert (config.restrict, config.hostloopback) == (True, False)
+    assert config.resolver == (("127.0.0.1", 5353),)
+    assert config.lease_time == 3600
