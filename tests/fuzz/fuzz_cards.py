@@ -25,7 +25,7 @@ from tapnet.guest.drivers import DRIVERS
 
 STEPS = 400  # per case
 SLOW = 2.0  # seconds for one call
-RAM = 1 << 20
+RAM = 4 << 20
 MAC = bytes.fromhex("525400123456")
 DESTINATIONS = (MAC, b"\xff" * 6, bytes.fromhex("01005e000001"), bytes.fromhex("525400abcdef"))
 VALUES = (0, 1, 2, 3, 4, 8, 0x10, 0x21, 0x22, 0x26, 0x40, 0x4C, 0x7F, 0x80, 0xFF, 0x1000, 0xFFFF, 0xFFFFFFFF)
