@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from .driver import Deliver, Driver, DriverError, DriverFactory
 from .ne2000 import Ne2000Driver
+from .pcnet import PcnetDriver
 from .rtl8139 import rtl8139
 
 __all__ = ["DRIVERS", "Deliver", "Driver", "DriverError", "DriverFactory"]
@@ -22,4 +23,5 @@ DRIVERS: dict[str, DriverFactory] = {
     "ne2k_pci": Ne2000Driver,
     "ne2k_isa": Ne2000Driver,
     "rtl8139": rtl8139,
+    "pcnet": PcnetDriver,
 }
