@@ -559,7 +559,10 @@ class Flow:
     def _rto(self, now: int) -> None:
         state = self.state
         rto = self.snd.rto
-        if state in (SYN_SENT, SYN_RECEIVED):
+        if self.tcp.full:  # a stopped guest's card takes nothing: that says nothing about the connection
+            self.snd.arm(now)
+            self.tcp.hold(self)
+        elif state in (SYN_SENT, SYN_RECEIVED):
             if rto.retries >= (SYN_RETRIES if state == SYN_SENT else SYN_ACK_RETRIES):
                 self.tcp.counters["opens_timed_out"] += 1
                 self.abort(True)
@@ -578,9 +581,9 @@ class Flow:
         elif state == CONNECTING:
             self.tcp.counters["opens_timed_out"] += 1
             self.abort(False)
-        elif now - self.seen < limits.idle:
+        elif now - self.seen < limits.idle or self.tcp.full:
             self.probes = 0
-            self.live(self.seen + limits.idle)
+            self.live(max(self.seen + limits.idle, now + KEEPALIVE_GAP))
         elif self.probes >= KEEPALIVE_PROBES:
             self.tcp.counters["gave_up"] += 1
             self.abort(True)
