@@ -1,10 +1,7 @@
 """From a configuration to wired objects: the only file that knows every class.
 
-Two steps, because namespaces are made by forking and that has to happen before the event loop and its threads are
-there:
-
-    prepare(config)          forks the helpers of namespace guests, opens TAP devices; blocks for some 50 ms
-    Instance(config, ...)    on the loop: hubs, machine, cards, drivers, backends; then ``start``
+What must happen before there is a loop is in ``tapnet.prepare``. Then, on the loop, ``Instance(config, prepared, ...)``
+makes hubs, machine, cards, drivers and backends, and ``start`` lets frames flow.
 
 An ``Instance`` is what monitors see (``tapnet.monitor.control.Instance``). ``close`` gives everything back, in the
 reverse order, and is idempotent; a failure on the way up closes what had been opened.
@@ -15,9 +12,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from nic_models import models
 from nic_models.machine import Machine, Slot
@@ -28,17 +24,12 @@ from .device import Device
 from .guest.attach import DirectAttachment, RegisterAttachment
 from .guest.board import Board
 from .guest.drivers import DRIVERS, DriverError
-from .guest.links import NicSpec
-from .guest.namespace import NAMESERVER, GuestError, NamespaceGuest
 from .guest.vfio_user import ServeError, VfioUserServer, isa_function
 from .hub import Hub
 from .monitor.control import BACKEND, NIC, Control
 from .monitor.hmp import Hmp
 from .port import Port
-
-
-class BuildError(Exception):
-    """The configuration cannot be built here; one line that names option, key and value."""
+from .prepare import BuildError, Prepared
 
 
 @dataclass
@@ -56,72 +47,9 @@ class Member:
         return self.describe()
 
 
-@dataclass
-class Prepared:
-    """What had to be made before the loop: guests by NIC name (one guest may have several NICs)."""
-
-    guest: NamespaceGuest | None = None  # of exec
-    attached: dict[str, NamespaceGuest] = field(default_factory=dict)
-
-    def close(self) -> None:
-        """End the guests. Idempotent."""
-        for guest in self.guests():
-            guest.close()
-
-    def guests(self) -> list[NamespaceGuest]:
-        """All of them."""
-        return [*([self.guest] if self.guest else []), *self.attached.values()]
-
-    def device(self, nic: Nic) -> tuple[NamespaceGuest, Any] | None:
-        """The guest and kernel device behind ``nic``; None: it sits on the machine's bus."""
-        guest = self.attached.get(nic.name)
-        if guest is not None:
-            return guest, guest.devices[0]
-        if self.guest is not None:
-            for spec, device in zip(self.guest.nics, self.guest.devices):
-                if spec.ifname == nic.ifname:
-                    return self.guest, device
-        return None
-
-
 def _not_yet(_frame: bytes, _vnet: bytes) -> bool:
     """A card's ``receive`` before there is a card: the port must exist first."""
     return True
-
-
-def refuse_unbuilt(config: Config) -> None:
-    """Raise BuildError for an option whose engine is not there yet."""
-    if config.unbuilt:
-        raise BuildError("; ".join(config.unbuilt))
-
-
-def prepare(config: Config, *, exec_: bool = False, mask: Collection[int] | None = None) -> Prepared:
-    """Make the guests. Raises BuildError; nothing is left then."""
-    refuse_unbuilt(config)
-    prepared = Prepared()
-    try:
-        own: list[NicSpec] = []
-        for nic in config.nics:
-            if nic.netns is not None:
-                prepared.attached[nic.name] = NamespaceGuest.attach(
-                    str(nic.netns),
-                    ifname=nic.ifname or "eth0",
-                    mac=nic.mac,
-                    mtu=nic.mtu or 1500,
-                    dhcp=nic.dhcp,
-                )
-            elif exec_ and nic.vfio_user is None:
-                own.append(NicSpec(nic.ifname or f"eth{len(own)}", nic.mac, nic.mtu or 1500, nic.dhcp))
-        if exec_:
-            dns = [str(n.v4.dns) for n in config.nets if isinstance(n, UserNet) and n.v4 and n.plugged]
-            search = [s for n in config.nets if isinstance(n, UserNet) for s in n.dhcp.search]
-            prepared.guest = NamespaceGuest.spawn(
-                own, keep_uid=config.keep_uid, nameservers=dns or (NAMESERVER,), search=search, mask=mask
-            )
-    except GuestError as error:
-        prepared.close()
-        raise BuildError(str(error)) from None
-    return prepared
 
 
 class Instance:

@@ -15,17 +15,21 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from . import notify
-from .build import BuildError, Instance, Prepared, prepare
 from .config import Config
 from .guest.namespace import GuestError, SignalRelay
 from .monitor.server import Served, ServerError, open_control, open_monitor
+from .prepare import BuildError, Prepared, prepare
+
+if TYPE_CHECKING:
+    from .build import Instance
 
 USAGE, FAILED, EXEC_FAILED = 2, 1, 125
 DRAIN_SECONDS = 2.0
 
-Started = Callable[[Instance], None]
+Started = Callable[["Instance"], None]
 
 
 def _say(text: str) -> None:
@@ -92,6 +96,8 @@ def _running(
     config: Config, prepared: Prepared, shutdown: Callable[[], None]
 ) -> Iterator[tuple[Instance, list[Served]]]:
     """An instance that runs, with its control socket."""
+    from .build import Instance  # here, so that guests are forked before all of that is imported
+
     instance = Instance(config, prepared, asyncio.get_running_loop(), time.monotonic_ns, shutdown)
     served: list[Served] = []
     try:

@@ -1,0 +1,82 @@
+"""What has to be done before there is an event loop: guests are made by forking.
+
+Apart from ``tapnet.build`` so that the fork comes before the cards and the NAT are imported: a guest's helper is small, and
+prepares its DHCP client while this process imports the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+from .config import Config, Nic, UserNet
+from .guest.links import NicSpec
+from .guest.namespace import NAMESERVER, GuestError, NamespaceGuest
+
+
+class BuildError(Exception):
+    """The configuration cannot be built here; one line that names option, key and value."""
+
+
+@dataclass
+class Prepared:
+    """What had to be made before the loop: guests by NIC name (one guest may have several NICs)."""
+
+    guest: NamespaceGuest | None = None  # of exec
+    attached: dict[str, NamespaceGuest] = field(default_factory=dict)
+
+    def close(self) -> None:
+        """End the guests. Idempotent."""
+        for guest in self.guests():
+            guest.close()
+
+    def guests(self) -> list[NamespaceGuest]:
+        """All of them."""
+        return [*([self.guest] if self.guest else []), *self.attached.values()]
+
+    def device(self, nic: Nic) -> tuple[NamespaceGuest, Any] | None:
+        """The guest and kernel device behind ``nic``; None: it sits on the machine's bus."""
+        guest = self.attached.get(nic.name)
+        if guest is not None:
+            return guest, guest.devices[0]
+        if self.guest is not None:
+            for spec, device in zip(self.guest.nics, self.guest.devices):
+                if spec.ifname == nic.ifname:
+                    return self.guest, device
+        return None
+
+
+def refuse_unbuilt(config: Config) -> None:
+    """Raise BuildError for an option whose engine is not there yet."""
+    if config.unbuilt:
+        raise BuildError("; ".join(config.unbuilt))
+
+
+def prepare(config: Config, *, exec_: bool = False, mask: Collection[int] | None = None) -> Prepared:
+    """Make the guests. Raises BuildError; nothing is left then."""
+    refuse_unbuilt(config)
+    prepared = Prepared()
+    try:
+        own: list[NicSpec] = []
+        for nic in config.nics:
+            if nic.netns is not None:
+                prepared.attached[nic.name] = NamespaceGuest.attach(
+                    str(nic.netns),
+                    ifname=nic.ifname or "eth0",
+                    mac=nic.mac,
+                    mtu=nic.mtu or 1500,
+                    dhcp=nic.dhcp,
+                )
+            elif exec_ and nic.vfio_user is None:
+                own.append(NicSpec(nic.ifname or f"eth{len(own)}", nic.mac, nic.mtu or 1500, nic.dhcp))
+        if exec_:
+            dns = [str(n.v4.dns) for n in config.nets if isinstance(n, UserNet) and n.v4 and n.plugged]
+            search = [s for n in config.nets if isinstance(n, UserNet) for s in n.dhcp.search]
+            prepared.guest = NamespaceGuest.spawn(
+                own, keep_uid=config.keep_uid, nameservers=dns or (NAMESERVER,), search=search, mask=mask
+            )
+    except GuestError as error:
+        prepared.close()
+        raise BuildError(str(error)) from None
+    return prepared
