@@ -265,7 +265,7 @@ class Ipv4:
         # RFC 1624: the header's sum went down by 0x0100, so its complement goes up by as much
         value = U16.unpack_from(head, IP + 10)[0] + 0x100
         U16.pack_into(head, IP + 10, (value & 0xFFFF) + (value >> 16))
-        passed = bytes(head) + frame[ETH_LEN + IPV4_LEN :]
+        passed = bytes(head) + frame[ETH_LEN + IPV4_LEN : end]
         if neighbour.mac == NO_MAC:
             self._arp.hold(dst, passed, vnet, now, self._nobody)
         else:

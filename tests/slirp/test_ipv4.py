@@ -182,6 +182,14 @@ def test_hairpin_between_guests() -> None:
     )
 
 
+def test_hairpin_leaves_padding_behind() -> None:
+    net = Net()
+    net.put(arp(1, "10.0.2.16", "10.0.2.2", sha=OTHER_MAC))
+    net.take()
+    (passed,) = net.ask(udp("10.0.2.16", 9, b"hi").ljust(60, b"\xaa"))
+    assert passed.payload == b"hi"
+
+
 @settings(max_examples=300)
 @given(st.integers(2, 255), st.integers(0, 65535), st.integers(0, 255))
 def test_hairpin_keeps_the_checksum_right(ttl: int, ident: int, tos: int) -> None:
