@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -153,6 +154,9 @@ def exec_(
         try:
             with _runner() as runner:
                 return runner.run(_exec(config, prepared, relay, list(command), started))
+        except Exception:
+            traceback.print_exc()
+            return EXEC_FAILED
         finally:
             prepared.close()
     finally:
