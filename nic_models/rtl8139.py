@@ -346,10 +346,17 @@ class Rtl8139:
         """Write the end of a packet into the receive ring, then move CBR and interrupt."""
         self.posted.append((address, data, _CBR, cbr))
 
+    def abandon_packet(self) -> None:
+        """The ring that a posted packet was for is no more; the engine begins its present step again."""
+        if self.posted:
+            self.epoch += 1
+            self.posted = deque(write for write in self.posted if write[2] != _CBR)
+
     def dma(self) -> Engine:
         """See ``dma.BusMaster``."""
-        out, rx, cplus, posted = self.out, self.rx, self.cplus, self.posted
+        out, rx, cplus = self.out, self.rx, self.cplus
         while self.bus_master:
+            posted = self.posted
             if posted:
                 epoch = self.epoch
                 address, data, then, value = posted[0]

@@ -85,6 +85,7 @@ class Receiver:
     def restart(self) -> None:
         """The receiver was switched on or off, or its ring changed: back to the start of the ring."""
         self.cbr = self.read_at = 0
+        self.chip.abandon_packet()
         self.flush()
 
     def flush(self) -> None:

@@ -351,3 +351,21 @@ def test_ring_against_the_twin(rblen, wrap, steps):
         assert bool(kit.read(r.CR, 1) & r.CR_BUFE) == (twin.cbr == twin.read_at)
     extent = twin.size + (1536 if twin.wrap else 0)
     assert kit.peek(RING, extent) == bytes(twin.memory[:extent])
+
+
+def test_another_ring_while_a_packet_is_on_its_way():
+    """Its owner answers DMA late: the packet of the old ring must not move CBR in the new one."""
+    kit = Kit().start(r.RCR_APM | r.RCR_RBLEN)
+    kit.write(r.CAPR, 2, 0xFFF0)
+    card = kit.card
+    for n in range(20):
+        kit.receive(frame_to(size=1000, fill=n))
+        kit.write(r.CAPR, 2, kit.read(r.CBR, 2) - 16)
+    card.rx.receive(frame_to(size=1000))
+    engine = card.dma()
+    next(engine)
+    card.write(0, r.RCR, 4, r.RCR_APM)
+    with pytest.raises(StopIteration):
+        engine.send(None)
+    assert kit.read(r.CBR, 2) == 0
+    assert kit.read(r.CR, 1) & r.CR_BUFE
