@@ -33,20 +33,18 @@ from struct import Struct
 from typing import Any
 from zlib import crc32
 
+from . import dp8390_dispatch as dispatch
 from . import dp8390_regs as r
+from . import dp8390_state as state_of
 from .dp8390_loopback import RESULTS, Fifo, looped
+from .dp8390_state import ANY_FRAME, TALLY_STOP
 from .multicast import hash_be
-from .padding import MIN_FRAME, pad
+from .padding import MAX_FRAME, MIN_FRAME, pad
 from .remote_dma import RAM_BASE, SPACE, LocalMemory, RemoteDma
-from .state import counts, flag, number, optional, section, unpack
-from .state import pack as pack_bytes
 
-MAX_FRAME = 1518  # without FCS: 1514 and an 802.1Q tag
 MIN_TX = 14  # an Ethernet header; less does not make a frame
 OVERFLOW_GRACE = 50_000_000  # ns that a frame may wait for ring pages before OVW is set
 HOLD_LIMIT = 1_000_000_000  # ns that a stopped or looped chip may hold the wire
-ANY_FRAME = -1  # a held frame that was not looked at yet: it is offered again as soon as the chip runs
-TALLY_STOP = 0xC0  # tally counters stick here
 BROADCAST = b"\xff" * 6
 _HEADER = Struct("<BBH")
 _PAGE = 256
@@ -95,13 +93,13 @@ class Dp8390:
         self.irq = False
         self._receiving = False  # started, not looped, not monitoring
         self._promiscuous = False
-        self._tx_frame: bytes | None = None  # transmitted, but the wire did not take it yet
-        self._held = 0  # ring pages of the frame that was refused
-        self._recovering = False  # overflow reported; the driver has not brought the chip back yet
-        self._deadline: int | None = None  # of the held frame: OVW, or giving up
-        self.readers: list[Reader] = [self._nothing] * 64
-        self.writers: list[Writer] = [self._ignore] * 64
-        self._build_dispatch()
+        self.tx_frame: bytes | None = None  # transmitted, but the wire did not take it yet
+        self.held = 0  # ring pages of the frame that was refused
+        self.recovering = False  # overflow reported; the driver has not brought the chip back yet
+        self.deadline: int | None = None  # of the held frame: OVW, or giving up
+        self.readers: list[Reader] = [dispatch.nothing] * 64
+        self.writers: list[Writer] = [dispatch.ignore] * 64
+        dispatch.build(self)
 
     # -- dispatch --------------------------------------------------------------------------------------------
 
@@ -112,145 +110,71 @@ class Dp8390:
         if writer is not None:
             self.writers[page << 4 | offset] = writer
 
-    def _build_dispatch(self) -> None:
-        for page in range(4):
-            self.install(page, r.CR, lambda: self.cr, self._write_cr)
-        remote = self.remote
-        zero: list[tuple[int, Reader | None, Writer | None]] = [
-            (r.CLDA0, lambda: self.clda & 0xFF, self._write_pstart),
-            (r.CLDA1, lambda: self.clda >> 8 & 0xFF, self._write_pstop),
-            (r.BNRY, lambda: self.bnry, self._write_bnry),
-            (r.TSR, lambda: self.tsr, self._write_tpsr),
-            (r.NCR, lambda: 0, lambda v: self._set_tbcr(self.tbcr & 0xFF00 | v)),
-            (r.FIFO, self.fifo.read, lambda v: self._set_tbcr(self.tbcr & 0xFF | v << 8)),
-            (r.ISR, lambda: self.isr, self._write_isr),
-            (r.CRDA0, lambda: remote.address & 0xFF, lambda v: remote.set_start(remote.start & 0xFF00 | v)),
-            (r.CRDA1, lambda: remote.address >> 8, lambda v: remote.set_start(remote.start & 0xFF | v << 8)),
-            (r.RBCR0, None, lambda v: remote.set_count(remote.count & 0xFF00 | v)),
-            (r.RBCR1, None, lambda v: remote.set_count(remote.count & 0xFF | v << 8)),
-            (r.RSR, self._read_rsr, self._write_rcr),
-            (r.CNTR0, lambda: self._read_tally(0), self._write_tcr),
-            (r.CNTR1, lambda: self._read_tally(1), self._write_dcr),
-            (r.CNTR2, lambda: self._read_tally(2), self._write_imr),
-        ]
-        for offset, reader, writer in zero:
-            self.install(0, offset, reader, writer)
-        for index in range(6):
-            self.install(1, r.PAR0 + index, self._par_reader(index), self._par_writer(index))
-        self.install(1, r.CURR, lambda: self.curr, self._write_curr)
-        for index in range(8):
-            self.install(1, r.MAR0 + index, self._mar_reader(index), self._mar_writer(index))
-        two: list[tuple[int, Reader, Writer | None]] = [
-            (r.PSTART, lambda: self.pstart, lambda v: self._set_clda(self.clda & 0xFF00 | v)),
-            (r.PSTOP, lambda: self.pstop, lambda v: self._set_clda(self.clda & 0xFF | v << 8)),
-            (r.TPSR, lambda: self.tpsr, None),
-            (r.RCR, lambda: self.rcr | r.RCR_ONES, None),
-            (r.TCR, lambda: self.tcr | r.TCR_ONES, None),
-            (r.DCR, lambda: self.dcr | r.DCR_ONES, None),
-            (r.IMR, lambda: self.imr | r.IMR_ONES, None),
-        ]
-        for offset, reader, writer in two:
-            self.install(2, offset, reader, writer)
-        for index, offset in enumerate((r.RNPP, r.LNPP, r.ACU, r.ACL)):
-            self.install(2, offset, self._scratch_reader(index), self._scratch_writer(index))
-
-    @staticmethod
-    def _nothing() -> int:
-        return 0
-
-    @staticmethod
-    def _ignore(_value: int) -> None:
-        return None
-
-    def _par_reader(self, index: int) -> Reader:
-        return lambda: self.par[index]
-
-    def _par_writer(self, index: int) -> Writer:
-        def write(value: int) -> None:
-            self.par = self.par[:index] + bytes((value,)) + self.par[index + 1 :]
-
-        return write
-
-    def _mar_reader(self, index: int) -> Reader:
-        return lambda: self.mar >> 8 * index & 0xFF
-
-    def _mar_writer(self, index: int) -> Writer:
-        def write(value: int) -> None:
-            self.mar = self.mar & ~(0xFF << 8 * index) | value << 8 * index
-
-        return write
-
-    def _scratch_reader(self, index: int) -> Reader:
-        return lambda: self.scratch[index]
-
-    def _scratch_writer(self, index: int) -> Writer:
-        return lambda value: self.scratch.__setitem__(index, value)
-
     # -- simple registers ------------------------------------------------------------------------------------
 
-    def _write_pstart(self, value: int) -> None:
+    def write_pstart(self, value: int) -> None:
         self.pstart = value
         self.remote.wrap_to = value << 8
 
-    def _write_pstop(self, value: int) -> None:
+    def write_pstop(self, value: int) -> None:
         self.pstop = value
         self.remote.wrap_from = value << 8
 
-    def _write_bnry(self, value: int) -> None:
+    def write_bnry(self, value: int) -> None:
         self.bnry = value
-        if self._held or self.isr & r.ISR_RST:
+        if self.held or self.isr & r.ISR_RST:
             self._room_made()
 
-    def _write_curr(self, value: int) -> None:
+    def write_curr(self, value: int) -> None:
         self.curr = value
-        if self._held:
+        if self.held:
             self._room_made()
 
-    def _write_tpsr(self, value: int) -> None:
+    def write_tpsr(self, value: int) -> None:
         self.tpsr = value
 
-    def _set_tbcr(self, value: int) -> None:
+    def set_tbcr(self, value: int) -> None:
         self.tbcr = value
 
-    def _set_clda(self, value: int) -> None:
+    def set_clda(self, value: int) -> None:
         self.clda = value
 
-    def _write_isr(self, value: int) -> None:
+    def write_isr(self, value: int) -> None:
         self.isr &= ~value | r.ISR_RST
-        if self._recovering:
+        if self.recovering:
             self._recovery_ends()
-        self._interrupt()
+        self.interrupt()
 
-    def _write_imr(self, value: int) -> None:
+    def write_imr(self, value: int) -> None:
         self.imr = value & ~r.IMR_ONES
-        self._interrupt()
+        self.interrupt()
 
-    def _write_dcr(self, value: int) -> None:
+    def write_dcr(self, value: int) -> None:
         self.dcr = value & ~r.DCR_ONES
         self.remote.wide = bool(value & r.DCR_WTS)
 
-    def _write_rcr(self, value: int) -> None:
+    def write_rcr(self, value: int) -> None:
         monitored = self.rcr & r.RCR_MON
         self.rcr = value & ~r.RCR_ONES
         if monitored and not value & r.RCR_MON:
             self.rsr &= ~r.RSR_DIS
-        self._mode_changed()
+        self.mode_changed()
 
-    def _write_tcr(self, value: int) -> None:
+    def write_tcr(self, value: int) -> None:
         self.tcr = value & ~r.TCR_ONES
-        self._mode_changed()
+        self.mode_changed()
 
-    def _read_rsr(self) -> int:
+    def read_rsr(self) -> int:
         return self.rsr | r.RSR_DIS if self.rcr & r.RCR_MON else self.rsr
 
-    def _read_tally(self, index: int) -> int:
+    def read_tally(self, index: int) -> int:
         value = self.tally[index]
         self.tally[index] = 0
         return value
 
     # -- command register ------------------------------------------------------------------------------------
 
-    def _write_cr(self, value: int) -> None:
+    def write_cr(self, value: int) -> None:
         old = self.cr
         if value & r.STP:
             state = r.STP
@@ -269,7 +193,7 @@ class Dp8390:
             return
         if old & r.STP:
             self.isr &= ~r.ISR_RST
-            self._mode_changed()
+            self.mode_changed()
         if command & r.RD_ABORT:
             self.remote.command = r.RD_ABORT
         elif command == r.RD_SEND:
@@ -281,29 +205,29 @@ class Dp8390:
 
     def _stop(self) -> None:
         self.isr |= r.ISR_RST
-        if self._tx_frame is not None:
-            self._tx_frame = None
+        if self.tx_frame is not None:
+            self.tx_frame = None
             self._count("tx_aborted")
-        self._mode_changed()
+        self.mode_changed()
 
-    def _mode_changed(self) -> None:
+    def mode_changed(self) -> None:
         """CR, TCR or RCR may have switched the receiver."""
         started = bool(self.cr & r.STA) and not self.tcr & r.TCR_LB
         self._receiving = started and not self.rcr & r.RCR_MON
         self._promiscuous = bool(self.rcr & r.RCR_PRO)
-        if self._recovering:
+        if self.recovering:
             self._recovery_ends()
-        if self._held:
+        if self.held:
             if started:
-                self._deadline = None if self.isr & r.ISR_OVW else self.now() + self.overflow_grace
+                self.deadline = None if self.isr & r.ISR_OVW else self.now() + self.overflow_grace
                 self._room_made()
             else:
-                self._deadline = self.now() + HOLD_LIMIT
+                self.deadline = self.now() + HOLD_LIMIT
 
     def _recovery_ends(self) -> None:
         """The driver is through with it when the chip runs, not looped, and OVW is acknowledged."""
         if self.cr & r.STA and not self.isr & r.ISR_OVW and not self.tcr & r.TCR_LB:
-            self._recovering = False
+            self.recovering = False
 
     def _send_packet(self) -> None:
         """CR.RD = 011: set the remote DMA up for the packet at BNRY. Needs DCR.AR; nothing to send does
@@ -318,15 +242,15 @@ class Dp8390:
         _, following, count = _HEADER.unpack(self.memory.read(self.bnry << 8, 4))
         self.remote.send_packet(self.bnry << 8, count)
         self.bnry = following
-        if self._held:
+        if self.held:
             self._room_made()
 
     def _remote_done(self) -> None:
         self.isr |= r.ISR_RDC
         if self.imr & r.ISR_RDC:
-            self._interrupt()
+            self.interrupt()
 
-    def _interrupt(self) -> None:
+    def interrupt(self) -> None:
         level = bool(self.isr & self.imr)
         if level != self.irq:
             self.irq = level
@@ -353,7 +277,7 @@ class Dp8390:
         elif not MIN_TX <= size <= MAX_FRAME:
             self._count("tx_size")
         elif not self.tx(frame):
-            self._tx_frame = frame
+            self.tx_frame = frame
             return
         self._transmitted(status)
 
@@ -361,13 +285,13 @@ class Dp8390:
         self.tsr = status
         self.cr &= ~r.TXP
         self.isr |= r.ISR_PTX
-        self._interrupt()
+        self.interrupt()
 
     def tx_ready(self) -> None:
         """The wire takes frames again."""
-        frame = self._tx_frame
+        frame = self.tx_frame
         if frame is not None and self.tx(frame):
-            self._tx_frame = None
+            self.tx_frame = None
             self._transmitted(r.TSR_PTX | r.TSR_ONE)
 
     def _loop(self, buffer: bytes) -> None:
@@ -418,7 +342,7 @@ class Dp8390:
         self._tally(0 if alignment_error else 1)
         self.rsr = status
         self.isr |= r.ISR_RXE
-        self._interrupt()
+        self.interrupt()
         return True
 
     def _accepts(self, frame: bytes) -> bool:
@@ -438,15 +362,15 @@ class Dp8390:
                 self._tally(2)
                 self.rsr = r.RSR_MPA | (r.RSR_PHY if frame[0] & 1 else 0)
                 self.isr |= r.ISR_RXE
-                self._interrupt()
+                self.interrupt()
             else:
                 self._count("filtered")
             return True
-        if self._held or self._recovering:
-            if not self._held:
+        if self.held or self.recovering:
+            if not self.held:
                 self._count("held")
-                self._held = ANY_FRAME
-                self._deadline = self.now() + HOLD_LIMIT
+                self.held = ANY_FRAME
+                self.deadline = self.now() + HOLD_LIMIT
             return False
         self._count("stopped" if self.cr & r.STP else "loopback")
         return True
@@ -486,30 +410,30 @@ class Dp8390:
             end = (pstart << 8) + len(data) - first
         self.clda = end & 0xFFFF
         self.curr = following
-        self._held = 0
-        self._deadline = None
+        self.held = 0
+        self.deadline = None
         if status & r.RSR_PRX:
             self.rsr = status
             self.isr |= r.ISR_PRX
             if not self.irq and self.imr & r.ISR_PRX:
-                self._interrupt()
+                self.interrupt()
         return True
 
     def _hold(self, pages: int) -> bool:
-        if not self._held:
+        if not self.held:
             self._count("held")
-            self._deadline = self.now() + self.overflow_grace
-        self._held = pages
-        if self.overflow_grace <= 0 and self._deadline is not None:
+            self.deadline = self.now() + self.overflow_grace
+        self.held = pages
+        if self.overflow_grace <= 0 and self.deadline is not None:
             self._overflow()
         return False
 
     def _overflow(self) -> None:
-        self._deadline = None
+        self.deadline = None
         self._count("overflow")
-        self._recovering = True
+        self.recovering = True
         self.isr |= r.ISR_OVW | r.ISR_RST
-        self._interrupt()
+        self.interrupt()
 
     def _free_pages(self) -> int:
         room = self.bnry - self.curr
@@ -519,15 +443,15 @@ class Dp8390:
         """BNRY moved or the receiver came back: end the overflow, and the hold if the held frame fits."""
         if not self.cr & r.STA:
             return
-        if self._free_pages() <= self._held:
+        if self._free_pages() <= self.held:
             return
         self.isr &= ~r.ISR_RST
-        if self._held and not self.tcr & r.TCR_LB:
+        if self.held and not self.tcr & r.TCR_LB:
             self._release()
 
     def _release(self) -> None:
-        self._held = 0
-        self._deadline = None
+        self.held = 0
+        self.deadline = None
         self.rx_ready()
 
     def _tally(self, index: int) -> None:
@@ -535,15 +459,15 @@ class Dp8390:
             self.tally[index] += 1
         if self.tally[index] & 0x80:
             self.isr |= r.ISR_CNT
-            self._interrupt()
+            self.interrupt()
 
     # -- owner -----------------------------------------------------------------------------------------------
 
     def set_link(self, up: bool) -> None:
         """The cable was plugged or pulled: without it transmits lose the carrier."""
         self.link = up
-        if not up and self._tx_frame is not None:
-            self._tx_frame = None
+        if not up and self.tx_frame is not None:
+            self.tx_frame = None
             self._count("tx_link")
             self._transmitted(r.TSR_PTX | r.TSR_ONE | r.TSR_CRS)
 
@@ -557,100 +481,36 @@ class Dp8390:
         self.tally[:] = 0, 0, 0
         self.remote.command = r.RD_ABORT
         self.remote.left = 0
-        if self._tx_frame is not None:
-            self._tx_frame = None
+        if self.tx_frame is not None:
+            self.tx_frame = None
             self._count("tx_aborted")
-        self._interrupt()
-        held = self._held
-        self._held = 0
-        self._recovering = False
-        self._deadline = None
-        self._mode_changed()
+        self.interrupt()
+        held = self.held
+        self.held = 0
+        self.recovering = False
+        self.deadline = None
+        self.mode_changed()
         if held:
             self.rx_ready()
 
     def next_deadline(self) -> int | None:
         """When ``run`` is due."""
-        return self._deadline
+        return self.deadline
 
     def run(self, now: int) -> None:
         """The held frame's time is up: overflow if the chip runs, else let the wire go."""
-        if self._deadline is None or now < self._deadline:
+        if self.deadline is None or now < self.deadline:
             return
         if self.cr & r.STA and not self.tcr & r.TCR_LB:
             self._overflow()
         else:
-            self._recovering = False
+            self.recovering = False
             self._release()
 
     def snapshot(self) -> dict[str, Any]:
-        """State as JSON-able data (``now`` is not part of it; deadlines are absolute)."""
-        return {
-            "registers": {name: getattr(self, name) for name in _REGISTERS},
-            "tally": list(self.tally),
-            "par": self.par.hex(),
-            "mar": self.mar,
-            "scratch": self.scratch.hex(),
-            "fifo": self.fifo.cells.hex(),
-            "fifo_position": self.fifo.position,
-            "remote": self.remote.snapshot(),
-            "ram": pack_bytes(self.memory.cells[RAM_BASE:]),
-            "link": int(self.link),
-            "tx_frame": None if self._tx_frame is None else pack_bytes(self._tx_frame),
-            "held": self._held,
-            "recovering": int(self._recovering),
-            "deadline": self._deadline,
-            "counters": dict(self.counters),
-        }
+        """State as JSON-able data (deadlines are absolute)."""
+        return state_of.save(self)
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from ``snapshot()``'s data. Raises ValueError, then nothing has changed."""
-        registers = section(state, "registers")
-        values = {name: number(registers, name, limit) for name, limit in _REGISTERS.items()}
-        tally = state.get("tally")
-        if not isinstance(tally, list) or len(tally) != 3:
-            raise ValueError("snapshot: tally is not three counters")
-        tally = [number({"tally": value}, "tally", TALLY_STOP) for value in tally]
-        par, scratch, fifo = (
-            _hex(state, name, size) for name, size in (("par", 6), ("scratch", 4), ("fifo", 8))
-        )
-        mar = number(state, "mar", (1 << 64) - 1)
-        position = number(state, "fifo_position", 7)
-        ram = unpack(state, "ram", SPACE - RAM_BASE)
-        link = flag(state, "link")
-        tx_frame = None if state.get("tx_frame") is None else unpack(state, "tx_frame", limit=MAX_FRAME)
-        held = number(state, "held", 255, ANY_FRAME)
-        recovering = flag(state, "recovering")
-        deadline = optional(state, "deadline", 1 << 63)
-        counters = counts(state, "counters")
-        self.remote.restore(section(state, "remote"))
-        for name, value in values.items():
-            setattr(self, name, value)
-        self.tally, self.par, self.mar, self.scratch = tally, par, mar, bytearray(scratch)
-        self.fifo.cells, self.fifo.position = bytearray(fifo), position
-        self.memory.cells[RAM_BASE:] = ram
-        self.link, self._tx_frame, self.counters = link, tx_frame, counters
-        self.page = self.cr >> 2 & 0x30
-        self.remote.wide = bool(self.dcr & r.DCR_WTS)
-        self.remote.wrap_to, self.remote.wrap_from = self.pstart << 8, self.pstop << 8
-        self._held = 0
-        self._mode_changed()
-        self._held, self._deadline, self._recovering = held, deadline, recovering
-        self.irq = False
-        self.set_irq(False)
-        self._interrupt()
-
-
-_REGISTERS = dict.fromkeys(
-    ("pstart", "pstop", "bnry", "curr", "tpsr", "cr", "isr", "imr", "tcr", "tsr", "rcr", "rsr", "dcr"), 0xFF
-) | {"tbcr": 0xFFFF, "clda": 0xFFFF}
-
-
-def _hex(state: Mapping[str, Any], name: str, size: int) -> bytes:
-    try:
-        data = bytes.fromhex(state[name])
-    except (KeyError, TypeError, ValueError):
-        data = b""
-    if len(data) != size:
-        raise ValueError(f"snapshot: {name} is not {size} bytes")
-    return data
+        state_of.load(self, state)

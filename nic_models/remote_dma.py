@@ -191,11 +191,10 @@ class RemoteDma:
             border = self.wrap_from if address < self.wrap_from else 0x10000
             size = min(length, border - address)
             pieces.append((address, size))
-            address += size
+            address = address + size & 0xFFFF
             length -= size
             if address == self.wrap_from:
                 address = self.wrap_to
-            address &= 0xFFFF
         self.address = address
         return pieces
 

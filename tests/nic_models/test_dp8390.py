@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nic_models import dp8390_regs as r
-from nic_models.dp8390 import HOLD_LIMIT, TALLY_STOP
+from nic_models.dp8390 import HOLD_LIMIT
+from nic_models.dp8390_state import TALLY_STOP
 from nic_models.multicast import hash_be
 from tests.nic_models.rig import BROADCAST, GROUP, MAC, OTHER, PSTART, PSTOP, Rig, frame_to, isa
 
