@@ -4,7 +4,7 @@ else C mode.
     C+   0x0000  64 transmit descriptors     C   0x0000  4 transmit buffers
          0x0400  64 receive descriptors          0x2000  receive ring, 64 KiB
          0x1000  64 transmit buffers
-         0x21000 64 receive buffers          (offsets in the driver's RAM; a buffer is 2 KiB)
+         0x1d000 64 receive buffers          (offsets in the driver's RAM; a buffer has BUFFER bytes)
 
 Receive: everything that is there is taken at once; a frame that ``deliver`` refuses stays, receive interrupts
 masked, until ``resume()``. A packet header in the C mode ring that cannot be true restarts the card.
@@ -27,7 +27,7 @@ from .rtl8139_base import Rtl8139Base, slot_of
 
 PCI_IDS = ((r.VENDOR_ID, r.DEVICE_ID),)
 REVISION = 0x08  # in configuration space
-BUFFER = 2048
+BUFFER = 1792
 COUNT = r.RING_DESCRIPTORS
 TX_RING, RX_RING, TX_BUFFERS = 0x0000, 0x0400, 0x1000
 RX_BUFFERS = TX_BUFFERS + COUNT * BUFFER
