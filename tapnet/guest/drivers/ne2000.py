@@ -280,7 +280,6 @@ class Ne2000Driver:
         write(base + r.RBCR1, 1, size + tail >> 8)
         write(base, 1, _WRITE)
         self.machine.io_write_block(base + r.DATA_PORT, self._width, frame + bytes(tail) if tail else frame)
-        write(base, 1, _START)
         if not self.machine.io_read(base + r.ISR, 1) & r.ISR_RDC:
             self._count("dma_timeout")
             self._restart()
@@ -361,35 +360,31 @@ class Ne2000Driver:
                 self._count(reason, value)
 
     def _drain(self) -> None:
-        """Hand the packets of the ring up."""
+        """Hand up the packets that are in the ring now; one that comes later sets PRX again."""
         write = self.machine.io_write
         base = self.base
-        for _ in range(RING_PAGES):
-            write(base, 1, _PAGE1)
-            curr = self.machine.io_read(base + r.CURR, 1)
-            write(base, 1, _START)
-            first = self._next
-            pages = (curr - first) % RING_PAGES
-            if not RING_START <= curr < RING_STOP:
-                self._count("rx_bogus")
-                self._restart()
-                return
-            if not pages:
-                return
-            size = pages << 8
-            write(base + r.RSAR0, 1, 0)
-            write(base + r.RSAR1, 1, first)
-            write(base + r.RBCR0, 1, 0)
-            write(base + r.RBCR1, 1, pages)
-            write(base, 1, _READ)
-            data = self.machine.io_read_block(base + r.DATA_PORT, self._width, size // self._width)
-            write(base, 1, _START)
-            write(base + r.ISR, 1, r.ISR_RDC)
-            self._cut(data, pages)
-            write(base + r.BNRY, 1, self._next - 1 if self._next > RING_START else RING_STOP - 1)
-            if self._paused:
-                write(base + r.IMR, 1, INTERRUPTS & ~RX_INTERRUPTS)
-                return
+        write(base, 1, _PAGE1)
+        curr = self.machine.io_read(base + r.CURR, 1)
+        write(base, 1, _START)
+        if not RING_START <= curr < RING_STOP:
+            self._count("rx_bogus")
+            self._restart()
+            return
+        first = self._next
+        pages = (curr - first) % RING_PAGES
+        if not pages:
+            return
+        write(base + r.RSAR0, 1, 0)
+        write(base + r.RSAR1, 1, first)
+        write(base + r.RBCR0, 1, 0)
+        write(base + r.RBCR1, 1, pages)
+        write(base, 1, _READ)
+        data = self.machine.io_read_block(base + r.DATA_PORT, self._width, (pages << 8) // self._width)
+        write(base + r.ISR, 1, r.ISR_RDC)
+        self._cut(data, pages)
+        if self._paused:
+            write(base + r.IMR, 1, INTERRUPTS & ~RX_INTERRUPTS)
+        write(base + r.BNRY, 1, self._next - 1 if self._next > RING_START else RING_STOP - 1)
 
     def _cut(self, data: bytes, pages: int) -> None:
         """Packets out of ``pages`` pages of the ring that begin at the next one; advances it."""
