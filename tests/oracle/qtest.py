@@ -20,7 +20,11 @@ QEMU = shutil.which("qemu-system-x86_64")
 MAC = bytes.fromhex("525400123456")
 PATIENCE = 20.0  # seconds until an answer that does not come is an error
 HALT = b"\xfa\xf4\xeb\xfd"  # cli; hlt; jmp to the hlt
-DEVICES = {"ne2k_pci": ("pc", "ne2k_pci,addr=3"), "ne2k_isa": ("isapc", "ne2k_isa")}
+DEVICES = {
+    "ne2k_pci": ("pc", "ne2k_pci,addr=3"),
+    "ne2k_isa": ("isapc", "ne2k_isa"),
+    "pcnet": ("pc", "pcnet,addr=3"),
+}
 
 
 class Bus:
