@@ -26,6 +26,7 @@ from slirp.buffers import Buffers
 from slirp.host import Host, TcpEvents, TcpSocket
 from slirp.link import VNET_DATA_VALID, VNET_NEEDS_CSUM, Link, Path, Unreachable
 from slirp.tcp_flow import Flow
+from slirp.tcp_open import begin, connect, send_syn
 from slirp.tcp_state import CLOSE_WAIT, CONNECTING, NAMES, SYN_SENT, TIME_WAIT, WINDOW_SCALE, Limits
 from slirp.tcp_wire import ACK, FIN, HEADER, HEADER_LEN, PROTOCOL, RST, SYN, build, parse_options
 
@@ -146,10 +147,10 @@ class Tcp:
         flow = Flow(self, self.link.path(frame, PROTOCOL), key, CONNECTING, iss, seq, now)
         flow.targets = list(targets)
         off = data - ((word >> 10) & 0x3C)
-        flow.begin(frame, parse_options(frame, off + HEADER_LEN, data), seq)
+        begin(flow, frame, parse_options(frame, off + HEADER_LEN, data), seq)
         self._flows[key] = flow
         self.counters["opened"] += 1
-        flow.connect(now)
+        connect(flow, now)
 
     def reopen(self, frame: bytes, data: int, seq: int, word: int, key: bytes, iss: int, now: int) -> None:
         """A SYN for a flow that was in TIME-WAIT and is forgotten already."""
@@ -183,7 +184,7 @@ class Tcp:
         flow.rcv.scale = WINDOW_SCALE
         self._flows[key] = flow
         self.counters["opened"] += 1
-        flow.send_syn(now)
+        send_syn(flow, now)
         return flow
 
     def __contains__(self, key: bytes) -> bool:

@@ -10,12 +10,6 @@ that crosses beside data:
     the host's error                            -> RST
     both directions ended                       -> close(); the guest's side ends alone (LAST-ACK ...)
 
-Opening: the host connects first; the guest gets SYN|ACK only when that succeeded, so that it sees the
-truth about the port. The last target's error decides what it sees instead: refused is RST; no route is
-ICMP net or host unreachable; administratively prohibited ICMP 13. Timed out is silence, for that is what
-the network itself would show: the guest's own SYN retries then end in its own time-out. Want of
-descriptors or ports on this host is silence as well: the guest tries again.
-
 Not done: timestamps (RFC 7323 3; PAWS guards against segments older than a wrap of the sequence space,
 which a local wire cannot deliver), ECN, Fast Open, the urgent pointer (urgent data are passed in line).
 
@@ -26,12 +20,12 @@ probe, TIME-WAIT.
 
 from __future__ import annotations
 
-import errno
 from typing import TYPE_CHECKING
 
 from slirp.host import Address, TcpSocket
-from slirp.link import CODE_HOST, CODE_NET, CODE_PROHIBITED, Path
+from slirp.link import Path
 from slirp.tcp_input import Segment, arrive
+from slirp.tcp_open import connect, connect_failed, send_syn
 from slirp.tcp_receiver import Receiver
 from slirp.tcp_sender import Sender
 from slirp.tcp_state import (
@@ -56,22 +50,17 @@ from slirp.tcp_state import (
     SYN_SENT,
     TIME_WAIT,
     TRANSITIONS,
-    WINDOW_SCALE,
 )
 from slirp.tcp_wire import (
     ACK,
-    DEFAULT_MSS,
     FIN,
     HEADER_LEN,
     MASK,
-    MIN_MSS,
     RST,
     SYN,
-    Options,
     Wire,
     build,
     sack_option,
-    syn_options,
 )
 
 if TYPE_CHECKING:
@@ -79,19 +68,6 @@ if TYPE_CHECKING:
 
 FAST_MASK = 0xF000 | FIN | SYN | RST | ACK | 0x20  # header length and all flags but PSH and ECN's
 FAST_WORD = 0x5000 | ACK
-NO_OPTIONS = Options()
-
-UNREACHABLE_CODES = {
-    errno.ENETUNREACH: CODE_NET,
-    errno.ENETDOWN: CODE_NET,
-    errno.EHOSTUNREACH: CODE_HOST,
-    errno.EHOSTDOWN: CODE_HOST,
-    errno.EACCES: CODE_PROHIBITED,
-    errno.EPERM: CODE_PROHIBITED,
-}
-SILENT_ERRORS = frozenset(
-    (errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL)
-)
 
 
 class Flow:
@@ -182,7 +158,7 @@ class Flow:
         if tell_guest and self.state not in (CONNECTING, TIME_WAIT):
             flags = RST if self.state == SYN_SENT else RST | ACK
             self.tcp.counters["resets_sent"] += 1
-            self._special(self.snd.nxt, flags)
+            self.special(self.snd.nxt, flags)
         sock, self.sock = self.sock, None
         self.move(ABORT)
         self.drop()
@@ -205,12 +181,12 @@ class Flow:
         """Send an ACK, with SACK blocks when there is a hole."""
         rcv = self.rcv
         if rcv.ooo and self.sack_ok:
-            if not self._special(self.snd.nxt, ACK, sack_option(rcv.ooo.blocks(4))):
+            if not self.special(self.snd.nxt, ACK, sack_option(rcv.ooo.blocks(4))):
                 rcv.ack_at = now
         elif not self.emit(self.snd.nxt, ACK, b""):
             rcv.ack_at = now
 
-    def _special(self, seq: int, flags: int, options: bytes = b"") -> bool:
+    def special(self, seq: int, flags: int, options: bytes = b"") -> bool:
         """Send a segment without data and with any flags and options."""
         rcv = self.rcv
         window = rcv.window() if flags & RST == 0 else 0
@@ -224,18 +200,6 @@ class Flow:
             self.tcp.hold(self)
         return False
 
-    def send_syn(self, now: int) -> None:
-        """Send our SYN or SYN|ACK, and arm its timer."""
-        snd, rcv = self.snd, self.rcv
-        snd.nxt = snd.una + 1
-        mss = self.path.mtu - self.path.ip_header - HEADER_LEN
-        answer = self.state == SYN_RECEIVED
-        scale, rcv.scale = rcv.scale, 0  # the window of a SYN is not scaled
-        options = syn_options(mss, scale or -1, self.sack_ok)
-        self._special(snd.una, SYN | ACK if answer else SYN, options)
-        rcv.scale = scale
-        snd.arm(now)
-
     def challenge(self, now: int) -> None:
         """An ACK that an attacker could provoke: at most one per CHALLENGE_GAP (RFC 5961 7)."""
         if now - self.challenged >= CHALLENGE_GAP:
@@ -247,71 +211,6 @@ class Flow:
         """The sender has sent our FIN."""
         self.move(FIN_OUT)
 
-    # -- opening
-
-    def begin(self, frame: bytes, options: Options, irs: int) -> None:
-        """Note the guest's SYN: options agreed, first sequence number."""
-        rcv, snd = self.rcv, self.snd
-        self.syn = frame
-        rcv.nxt = rcv.adv = irs + 1
-        self.agree(options)
-        snd.wl1 = irs
-
-    def agree(self, options: Options) -> None:
-        """Options of the guest's SYN or SYN|ACK."""
-        snd, rcv, path = self.snd, self.rcv, self.path
-        mss = min(options.mss or DEFAULT_MSS[path.family], path.mtu - path.ip_header - HEADER_LEN)
-        mss = max(mss, MIN_MSS)
-        snd.set_mss(mss)
-        self.wire.set_mss(mss)
-        self.sack_ok = options.sack_ok
-        if options.scale >= 0:
-            snd.scale = options.scale
-            rcv.scale = WINDOW_SCALE
-        else:
-            snd.scale = rcv.scale = 0
-            rcv.limit = min(rcv.limit, 65535)
-
-    def connect(self, now: int) -> None:
-        """Try the next target of the host."""
-        error = errno.ECONNREFUSED
-        while self.targets:
-            try:
-                self.sock = self.tcp.host.tcp(self.targets[0], self)
-            except OSError as failure:
-                error = failure.errno or errno.ECONNREFUSED
-                self.targets.pop(0)
-                continue
-            self.live(now + self.tcp.limits.connect_timeout)
-            return
-        self._connect_failed(error)
-
-    def _connect_failed(self, error: int) -> None:
-        """No target is left: tell the guest what ``error`` says."""
-        tcp = self.tcp
-        frame = self.syn
-        tcp.counters["connects_failed"] += 1
-        self.move(ABORT)
-        self.drop()
-        if error in SILENT_ERRORS:
-            return
-        if error in UNREACHABLE_CODES:
-            tcp.link.unreachable(frame, UNREACHABLE_CODES[error])
-            return
-        tcp.counters["resets_sent"] += 1
-        tcp.link.send(*build(self.path, tcp.link.features, self.wire.ports, 0, self.rcv.nxt, RST | ACK, 0))
-
-    def established(self, event: str, now: int) -> None:
-        """The three-way handshake is done."""
-        snd = self.snd
-        self.move(event)
-        snd.rto_at = 0
-        snd.rto.retries = snd.rto.silent = 0
-        snd.una = snd.nxt
-        self.syn = b""
-        self.live(now + self.tcp.limits.idle)
-        self.watch(1)
-
     # -- events of the host socket
 
     def host_connected(self, now: int) -> None:
@@ -322,7 +221,7 @@ class Flow:
         self.life_at = 0
         del self.targets[1:]
         self.move(HOST_CONNECTED)
-        self.send_syn(now)
+        send_syn(self, now)
 
     def host_failed(self, error: int, now: int) -> None:
         """The host's connect failed, or the connection broke. The socket is closed already."""
@@ -330,9 +229,9 @@ class Flow:
         if self.state == CONNECTING:
             self.targets.pop(0)
             if self.targets:
-                self.connect(now)
+                connect(self, now)
             else:
-                self._connect_failed(error)
+                connect_failed(self, error)
             return
         self.abort(True)
 
@@ -568,7 +467,7 @@ class Flow:
                 self.abort(True)
                 return
             rto.back_off()
-            self.send_syn(now)
+            send_syn(self, now)
         elif not self.snd.timed_out(now):
             self.tcp.counters["gave_up"] += 1
             self.abort(True)
@@ -597,7 +496,7 @@ class Flow:
         if self.state in (CLOSED, CONNECTING):
             return
         if self.state in (SYN_SENT, SYN_RECEIVED):
-            self.send_syn(now)
+            send_syn(self, now)
             return
         if self.rcv.ack_at and self.rcv.ack_at <= now:
             self.ack_now(now)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from slirp.tcp_open import agree, begin, established, send_syn
 from slirp.tcp_reassembly import Reassembly
 from slirp.tcp_state import (
     ACK_DELAY,
@@ -111,7 +112,7 @@ def _in_connecting(flow: Flow, seg: Segment) -> None:
     elif word & ACK:
         flow.tcp.reset(flow.path, flow.wire.ports, seg.ack, 0, RST)
     elif word & SYN and (seg.seq + 1 - nxt) & MASK:
-        flow.begin(seg.frame, seg.options(), seg.seq)
+        begin(flow, seg.frame, seg.options(), seg.seq)
 
 
 def _in_syn_sent(flow: Flow, seg: Segment, now: int) -> None:
@@ -130,16 +131,16 @@ def _in_syn_sent(flow: Flow, seg: Segment, now: int) -> None:
     if not word & SYN:
         return
     rcv.nxt = rcv.adv = seg.seq + 1
-    flow.agree(seg.options())
+    agree(flow, seg.options())
     snd.wnd = snd.max_wnd = seg.window
     snd.wl1 = seg.seq
     if good:
-        flow.established(SYN_ACK_IN, now)
+        established(flow, SYN_ACK_IN, now)
         snd.wl2 = snd.una
         flow.ack_now(now)
     else:
         flow.move(SYN_IN)
-        flow.send_syn(now)
+        send_syn(flow, now)
 
 
 def _reopens(flow: Flow, seg: Segment, now: int) -> bool:
@@ -160,7 +161,7 @@ def _out_of_window(flow: Flow, seg: Segment, seq: int, now: int) -> None:
     if state == SYN_RECEIVED and word & SYN and seq == rcv.nxt - 1:
         if now - flow.challenged >= CHALLENGE_GAP:  # our SYN|ACK was lost
             flow.challenged = now
-            flow.send_syn(now)
+            send_syn(flow, now)
         return
     if word & SYN or not (seg.end > seg.data or word & FIN):
         flow.challenge(now)
@@ -187,7 +188,7 @@ def _in_ack(flow: Flow, seg: Segment, seq: int, now: int) -> bool:
         if ack != snd.nxt:
             flow.tcp.reset(flow.path, flow.wire.ports, seg.ack, 0, RST)
             return False
-        flow.established(SYN_ACKED, now)
+        established(flow, SYN_ACKED, now)
         snd.wnd = snd.max_wnd = window
         snd.wl1, snd.wl2 = seq, ack
         return True
