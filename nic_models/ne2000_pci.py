@@ -87,6 +87,12 @@ class Ne2000Pci(Ne2000):
         if self.eem & EEM_MASK == EEM_CONFIG:
             self.config3 = value & _CONFIG3_WRITABLE
 
+    def reset(self) -> None:
+        """RST#: the chip, and the configuration registers as the EEPROM has them."""
+        super().reset()
+        self.eem = self.config2 = self.config3 = 0
+        self.eeprom.drive(0, 0, 0)
+
     def snapshot(self) -> dict[str, Any]:
         """State as JSON-able data."""
         own = {"eem": self.eem, "config2": self.config2, "config3": self.config3}

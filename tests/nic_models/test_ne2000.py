@@ -77,9 +77,16 @@ def test_rtl8029_full_duplex_as_linux_sets_it():
     rig.outb(r.CONFIG3, 0x40)
     rig.outb(r.CR9346, 0x00)
     assert rig.inb(r.CONFIG3) == 0x40
+    rig.inb(0x1F)  # the reset port resets the chip, not the board
+    assert rig.get(3, r.CONFIG3) == 0x40
+    rig.page(3)
     rig.outb(r.CR9346, 0x40)  # auto-load
     assert rig.inb(r.CONFIG3) == 0
     assert rig.inb(r.CR9346) == 0
+    rig.outb(r.CR9346, 0xC0)
+    rig.outb(r.CONFIG3, 0x40)
+    rig.card.reset()  # RST#
+    assert rig.get(3, r.CONFIG3) == 0
 
 
 def test_rtl8029_eeprom_by_its_pins():
