@@ -224,6 +224,7 @@ class Case:
     make: Any  # World -> frames
     answers: int = 1
     accepted: dict[str, str] = field(default_factory=dict)  # field -> why we differ
+    after: Any = None  # World -> frames that end what the case began
 
 
 GATEWAY_MAC = "packets carry the MAC of their source address; libslirp always the gateway's (FACTS 45)"
@@ -264,7 +265,11 @@ CASES = [
         lambda w: [tcp("10.0.2.2", w.tcp_closed, sport=4100)],
         accepted={"window": RST_WINDOW},
     ),
-    Case("tcp open", lambda w: [tcp("10.0.2.2", w.tcp_open, sport=4101)]),
+    Case(
+        "tcp open",
+        lambda w: [tcp("10.0.2.2", w.tcp_open, sport=4101)],
+        after=lambda w: [tcp("10.0.2.2", w.tcp_open, 4, seq=1001, sport=4101)],
+    ),
     Case(
         "tcp without a connection",
         lambda w: [tcp("10.0.2.2", w.tcp_open, 0x10, ack=77, sport=4102)],
@@ -353,7 +358,8 @@ def test_beside_libslirp(case: Case, world: World, sides: tuple[Oracle, Ours]) -
     answers = []
     for side in sides:
         got = side.exchange(frames, case.answers) if case.answers else []
-        got += side.exchange([ping("10.0.2.2", FENCE)], 1)
+        after = case.after(world) if case.after else []
+        got += side.exchange([*after, ping("10.0.2.2", FENCE)], 1)
         answers.append([fields(frame) for frame in got if not is_fence(frame)])
     theirs, ours = answers
     assert len(theirs) == len(ours) == case.answers
