@@ -62,16 +62,15 @@ def test_status_is_the_commands(tapnet: Runner, command: list[str], status: int)
 
 
 def test_no_lease_is_125(tapnet: Runner) -> None:
-    done = tapnet.run(["true"], "-net", "nic", seconds=30)
+    done = tapnet.run(["true"], "-net", "nic", "-net", "user,vlan=3", seconds=30)
     assert (done.returncode, done.stdout) == (125, "")
     assert "no DHCP lease on eth0 within 10 s" in done.stderr
 
 
 def test_standard_streams_and_descriptors_pass(tapnet: Runner) -> None:
     read, write = os.pipe()
-    argv = tapnet.argv(
-        "exec", *QUICK, "--", "sh", "-c", f"cat; echo err >&2; echo fd >&{write}; pwd; echo $X"
-    )
+    script = f"cat; echo err >&2; echo fd >&{write}; pwd; echo $X"
+    argv = tapnet.argv("exec", *QUICK, "--", "bash", "-c", script)
     done = subprocess.run(
         argv,
         env=tapnet.env | {"X": "kept"},
