@@ -31,6 +31,9 @@ from .monitor.hmp import Hmp
 from .port import Port
 from .prepare import BuildError, Prepared
 
+# TCP states in which a guest's side has not been closed by its end: its kernel still sends
+UNFINISHED = frozenset(("SYN_RECEIVED", "ESTABLISHED", "FIN_WAIT_1", "FIN_WAIT_2"))
+
 
 @dataclass
 class Member:
@@ -247,6 +250,14 @@ class Instance:
     def monitor(self, line: str) -> str:
         """Answer one line of the human monitor."""
         return self.hmp.execute(line).text
+
+    def unfinished(self) -> bool:
+        """Whether a guest that has ended may still have TCP data on the way to the host."""
+        return any(
+            row.protocol == "TCP" and (row.state in UNFINISHED or row.recv_queue)
+            for user in self.usernets
+            for row in user.rows()
+        )
 
     def close(self) -> None:
         """Give everything back, last made first. Idempotent."""

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from .build import Instance
 
 USAGE, FAILED, EXEC_FAILED = 2, 1, 125
-DRAIN_SECONDS = 2.0
+LINGER_SECONDS = 2.0  # how long the kernel of an ended guest may take to send what COMMAND had written
+LINGER_STEP = 0.01
 
 Started = Callable[["Instance"], None]
 
@@ -135,6 +136,14 @@ def _ready(config: Config, instance: Instance) -> None:
             _say(f"warning: --ready-fd={config.ready_fd}: {error.strerror}")
 
 
+async def _linger(instance: Instance) -> None:
+    """COMMAND has ended; let its kernel send what it had written, as a real machine's would."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + LINGER_SECONDS
+    while instance.unfinished() and loop.time() < end:
+        await asyncio.sleep(LINGER_STEP)
+
+
 def exec_(
     config: Config, command: Sequence[str], keep_uid: bool = False, *, started: Started | None = None
 ) -> int:
@@ -202,7 +211,9 @@ async def _exec(
                 started(instance)
             guest.start(command)
             running = True
-            return await ended
+            status = await ended
+            await _linger(instance)
+            return status
     except (BuildError, ServerError) as error:
         _say(str(error))
         return USAGE
