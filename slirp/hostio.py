@@ -19,7 +19,8 @@ destination is a control-plane listener of any tapnet instance: such a listener 
 datagram name ``\\0tapnet/control/tcp/PORT`` (or ``.../PORT/1`` to ``/3``), see ``tapnet/monitor/guard.py``;
 the destination counts if it is one of the host's own addresses in any spelling.
 
-Limits: as many sockets as RLIMIT_NOFILE allows; beyond, OSError(EMFILE) and the NAT makes room.
+Limits: as many sockets as RLIMIT_NOFILE allows, which is raised to ``DESCRIPTORS``, less ``RESERVE`` for the
+rest of the process; beyond, OSError(EMFILE) and the NAT makes room.
 
 Ref: epoll(7), ip(7) IP_RECVERR, ipv6(7), unix(7); Linux uapi/linux/errqueue.h; resolv.conf(5).
 """
@@ -29,6 +30,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import resource
 import select
 import socket
 import struct
@@ -41,6 +43,8 @@ from .host import Address, TcpEvents, UdpError, UdpEvents
 EVENTS = 256
 DATAGRAM = 65536
 ERROR_PAYLOAD = 2048
+DESCRIPTORS = 65536  # the soft RLIMIT_NOFILE is raised to this, or to the hard limit
+RESERVE = 64  # descriptors that the NAT leaves to the rest of the process (monitors, taps, files)
 UDP_BUFFER = 1 << 20  # bytes; the kernel takes what net.core.rmem_max allows
 CLAIMS = 4  # names that may mark one port, as tapnet/monitor/guard.py
 RESOLV_CONF = "/etc/resolv.conf"
@@ -336,6 +340,7 @@ class AsyncHost:
         self._epoll = select.epoll()
         self._sockets: dict[int, _Socket] = {}
         self._batch = 0
+        self._last = raise_descriptor_limit() - RESERVE  # greatest descriptor that a socket may have
         self._resolv_conf = resolv_conf
         self._resolvers: list[Address] = []
         self._resolv_stat: tuple[int, ...] | None = None
@@ -358,6 +363,8 @@ class AsyncHost:
         family = socket.AF_INET6 if ":" in remote[0] else socket.AF_INET
         sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
+            if sock.fileno() > self._last:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             error = sock.connect_ex(remote)
             if error not in (0, errno.EINPROGRESS):
@@ -376,6 +383,8 @@ class AsyncHost:
         kind = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
         sock = socket.socket(socket.AF_INET if family == 4 else socket.AF_INET6, kind)
         try:
+            if sock.fileno() > self._last:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             if family == 4:
                 sock.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
                 sock.bind(("0.0.0.0", 0))
@@ -450,6 +459,19 @@ class AsyncHost:
     def forbidden(self, remote: Address) -> bool:
         """Whether a control-plane listener of a tapnet instance is there."""
         return _claimed(remote[1]) and is_local(remote[0])
+
+
+def raise_descriptor_limit(wanted: int = DESCRIPTORS) -> int:
+    """Raise the soft limit of descriptors as far as that is allowed and sensible; the limit that holds."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+            soft = most
+        except (OSError, ValueError):
+            pass
+    return wanted if soft == resource.RLIM_INFINITY else soft
 
 
 def parse_resolv_conf(text: str) -> list[Address]:

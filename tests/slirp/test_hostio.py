@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import resource
 import socket
 import struct
 import time
@@ -569,6 +570,24 @@ def test_forbidden_while_the_claim_is_held(bench: Bench) -> None:
         mark.close()
         second.close()
     assert not host.forbidden(("127.0.0.1", port))
+
+
+def test_descriptors_are_left_for_the_rest_of_the_process(bench: Bench, server: socket.socket) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert soft == min(hostio.DESCRIPTORS, hard) or soft > hostio.DESCRIPTORS
+    with open(os.devnull) as probe:
+        bench.host._last = probe.fileno() + 2
+    events = [Udp() for _ in range(4)]
+    with pytest.raises(OSError) as caught:
+        for each in events:
+            each.sock = bench.host.udp(4, each)
+    assert caught.value.errno == errno.EMFILE
+    with pytest.raises(OSError):
+        bench.host.tcp(server.getsockname(), Tcp())
+    made = [each.sock for each in events if each.sock is not None]
+    assert 1 <= len(made) == len(bench.host)
+    for sock in made:
+        sock.close()
 
 
 def test_close_is_idempotent_and_frees_the_loop(bench: Bench) -> None:
