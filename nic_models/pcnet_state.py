@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from . import pcnet_regs as r
 from . import pcnet_rx, pcnet_tx
 from .pcnet_bus import ADDRESS, POSTED_LIMIT
-from .state import counts, flag, number, pack, section, unpack
+from .state import counts, flag, number, optional, pack, section, unpack
 
 if TYPE_CHECKING:
     from .pcnet import Pcnet
@@ -46,14 +46,12 @@ def load(chip: Pcnet, state: Mapping[str, Any]) -> None:
     aprom = unpack(state, "aprom", r.APROM_BYTES)
     flags = {name: flag(state, name) for name in _FLAGS}
     counters = counts(state, "counters")
-    phy = dict(section(state, "phy"))
+    phy = _phy(section(state, "phy"))
     rings = section(state, "rings")
     init, suspend = flag(rings, "init"), flag(rings, "suspend")
     posted, event = _posted(rings.get("posted")), number(rings, "event", 0xFFFF) & r.CSR0_INTERRUPTS
     rx, tx = _part(section(rings, "rx"), pcnet_rx), _part(section(rings, "tx"), pcnet_tx)
-    hold = section(rings, "rx").get("hold_until", 0)
-    if hold is not None:
-        hold = number(section(rings, "rx"), "hold_until", _LAST)
+    hold = optional(section(rings, "rx"), "hold_until", _LAST)
     chip.phy.restore(phy)
     chip.csr[:CSRS] = csr
     chip.bcr[:] = bcr
@@ -66,6 +64,15 @@ def load(chip: Pcnet, state: Mapping[str, Any]) -> None:
         for name, value in values.items():
             setattr(part, name, value)
     chip.rings.rx.hold_until = hold
+
+
+def _phy(state: Mapping[str, Any]) -> dict[str, Any]:
+    values: dict[str, Any] = {name: number(state, name, 0xFFFF) for name in ("bmcr", "anar", "partner")}
+    values |= {name: flag(state, name) for name in ("cable", "link", "dropped")}
+    values["deadline"] = optional(state, "deadline", _LAST)
+    if len(state) != len(values):
+        raise ValueError("snapshot: not of a PHY")
+    return values
 
 
 def _save_rings(rings: Rings) -> dict[str, Any]:

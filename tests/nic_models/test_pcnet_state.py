@@ -125,6 +125,15 @@ BROKEN_RINGS = [
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize("change", [{"bmcr": None}, {"cable": 7}, {"deadline": -1}, {"more": 1}])
+def test_not_a_snapshot_of_the_phy(change):
+    bench = started(2)
+    before = bench.card.snapshot()
+    with pytest.raises(ValueError):
+        bench.card.restore({**before, "phy": {**before["phy"], **change}})
+    assert bench.card.snapshot() == before
+
+
 @pytest.mark.parametrize("change", BROKEN)
 def test_not_a_snapshot(change):
     bench = started(2)
