@@ -35,7 +35,9 @@ SIOCGIFHWADDR = 0x8927
 
 
 def main(words: list[str]) -> int:
-    """Run the demo with further options ``words`` (as for ``tapnet exec``). Returns the exit status."""
+    """Run the demo with further options ``words`` (as for ``tapnet exec``: a card, --name ...). Returns the exit
+    status: that of the guest's steps or shell.
+    """
     from . import options
     from .service import exec_
 
@@ -56,7 +58,7 @@ def main(words: list[str]) -> int:
         environment = {FD_VARIABLE: str(theirs.fileno()), "TAPNET_DEMO_HTTP": str(ports["http"])}
         os.environ.update(environment)
         config = options.parse(
-            [*words, "-net", "nic,model=ne2k_pci", "-net", f"user,resolver=127.0.0.1:{ports['dns']}"],
+            [*words, "-net", f"user,resolver=127.0.0.1:{ports['dns']}"],
             command="exec",
         )
         print("tapnet demo: a Linux guest behind an emulated NE2000 PCI, on the user-mode NAT", flush=True)
