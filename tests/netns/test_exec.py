@@ -70,7 +70,7 @@ def test_guest_sees_what_the_founding_document_says(tapnet: Runner) -> None:
 CLIENTS = {
     "dhclient": "dhclient -1 eth0",
     "udhcpc": "udhcpc -i eth0 -n -q -f",
-    "dhcpcd": "dhcpcd -1 -4 -t 10 eth0",
+    "dhcpcd": "dhcpcd -1 -4 -A -t 10 eth0",
 }
 
 
@@ -151,6 +151,8 @@ def test_names_by_udp_and_tcp(tapnet: Runner, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("model", "size"), [("direct", BIG), ("ne2k_pci", BIG), ("ne2k_isa", 10 << 20)])
 def test_http_both_ways(tapnet: Runner, servers: Servers, model: str, size: int) -> None:
+    if tapnet.name == "user":
+        size //= 5  # the registers are the same for both
     data = blob(size)
     digest = hashlib.sha256(data).hexdigest()
     port = servers.tcp(http(data))

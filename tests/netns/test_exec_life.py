@@ -61,7 +61,8 @@ def test_status_is_the_commands(tapnet: Runner, command: list[str], status: int)
         assert done.stderr.startswith(f"tapnet: {command[0]}: ") and done.stderr.count("\n") == 1
 
 
-def test_no_lease_is_125(tapnet: Runner) -> None:
+def test_no_lease_is_125(tmp_path: Path) -> None:
+    tapnet = root_runner(tmp_path)
     done = tapnet.run(["true"], "-net", "nic", "-net", "user,vlan=3", seconds=30)
     assert (done.returncode, done.stdout) == (125, "")
     assert "no DHCP lease on eth0 within 10 s" in done.stderr
