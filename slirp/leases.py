@@ -2,8 +2,8 @@
 
 A lease is found by its client (client identifier, else hardware type and address) and by its address, and
 outlives its end: the client that comes back gets the same address until somebody else needed it. A new
-client gets the address that it asks for if that is free, else the lowest never used, else the one that has
-been free longest.
+client gets the address that its station had under another identity (see ``_earlier_self``), else the one that
+it asks for if that is free, else the lowest never used, else the one that has been free longest.
 
 States: OFFERED (for ``OFFER_TIME``), BOUND (to ``expires``, None: for ever), RELEASED, DECLINED (somebody
 else uses the address: quarantine for ``DECLINE_TIME``). What has run out is free. Nothing needs a timer:
@@ -105,6 +105,10 @@ class Leases:
                 return known
             self.decline(known, now)
             known = None
+        if known is None:
+            before = self._earlier_self(client, mac, now)
+            if before is not None:
+                return self._assign(client, mac, before, now)
         for address in (known.address if known is not None else None, wanted):
             if address is not None:
                 lease = self.claim(client, mac, address, now)
@@ -112,6 +116,20 @@ class Leases:
                     return lease
         fresh = self._fresh(mac) or self._oldest_free(mac, now)
         return self._assign(client, mac, fresh, now) if fresh is not None else None
+
+    def _earlier_self(self, client: bytes, mac: bytes, now: int) -> bytes | None:
+        """The address that the same station had under another identity.
+
+        A guest boots in stages (firmware, initramfs, system) that may call themselves differently, and
+        should keep its address. Two client identifiers at once on one MAC (ipvlan) stay two clients: a
+        lease in force is taken over only if one of the two is known by nothing but its hardware address.
+        """
+        for lease in self._by_address.values():
+            if lease.mac == mac and lease.state != DECLINED and not self._in_use(lease.address, mac):
+                plain = mac in (lease.client[1:], client[1:])
+                if plain or lease.free(now):
+                    return lease.address
+        return None
 
     def _fresh(self, mac: bytes) -> bytes | None:
         if len(self._by_address) >= LEASES:

@@ -104,6 +104,7 @@ class Stack:
         self._queue: deque[tuple[bytes, bytes]] = deque()
         own = config.own
         reserved = frozenset((config.network.network_address.packed, config.network.broadcast_address.packed))
+        self._own = frozenset(own)
         self._macs = frozenset(own_mac(address) for address in own)
         self.arp = Arp(own, self._inside, reserved, self.emit, self.count, now)
         self.ipv4 = Ipv4(config, self, self.arp, rng, self._local, self._remote)
@@ -153,7 +154,7 @@ class Stack:
         now: int,
     ) -> None:
         """For one of our addresses, or for everybody."""
-        ours = dst in self.config.own
+        ours = dst in self._own
         if protocol == PROTO_UDP:
             end = self.udp.check(self.ipv4, frame, vnet, off, end)
             if not end:

@@ -160,6 +160,23 @@ def test_a_client_id_is_the_client(net: Net) -> None:
     assert lease(net, OTHER_MAC, {61: b"\x01one"}) == "10.0.2.15"
 
 
+@pytest.mark.parametrize(
+    "stages", [(None, b"\xff1234duid"), (b"\xff1234duid", None), (None, b"\x01" + GUEST_MAC)]
+)
+def test_boot_stages_of_one_guest_keep_its_address(net: Net, stages: tuple) -> None:
+    for stage in (*stages, *stages):
+        assert lease(net, options={61: stage} if stage else None) == "10.0.2.15"
+    assert lease(net, OTHER_MAC) == "10.0.2.16"
+
+
+def test_another_identity_gets_the_address_once_it_is_released(net: Net) -> None:
+    one, two = {61: b"\x01one"}, {61: b"\x01two"}
+    lease(net, options=one)
+    released = {"src": "10.0.2.15", "dst": "10.0.2.2", "to": HOST_MAC, "ciaddr": "10.0.2.15"}
+    ask(net, RELEASE, one, **released)
+    assert lease(net, options=two) == "10.0.2.15"
+
+
 def test_the_client_id_comes_back(net: Net) -> None:
     assert ask(net, DISCOVER, {61: b"\x01one"}).options[61] == b"\x01one"
 
