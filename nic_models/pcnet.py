@@ -375,7 +375,7 @@ class Pcnet:
     def loops_inside(self) -> bool:
         """Loopback that does not reach the wire."""
         mode = self.csr[15]
-        return bool(mode & r.LOOP) and (bool(mode & r.INTL) or bool(self.bcr[r.MC] & r.TMAULOOP))
+        return bool(mode & r.LOOP) and bool(mode & r.INTL or self.bcr[r.MC] & r.TMAULOOP)
 
     def set_link(self, up: bool) -> None:
         """The cable was plugged or pulled."""

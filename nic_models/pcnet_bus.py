@@ -1,13 +1,13 @@
 """Descriptors of the Am79C970A on the bus: four software styles read into one form, and posted writes.
 
-A write is noted in ``posted`` before it goes out and forgotten when it has: a run that is cut off in
-between (snapshot) writes it again when the engine is started anew. Status comes after data and count in
-``posted``, so that a guest which watches OWN sees a finished descriptor.
+The engine posts what it writes back to descriptors; ``pcnet_rings`` writes it out after each step. A write is forgotten
+when it has gone out: a run that is cut off before (snapshot) writes it again when the engine is started anew. Status and
+count of a descriptor are one write of eight bytes, and come after the data, so that a guest which watches OWN sees a
+finished descriptor.
 
 ``budget`` is what is left of the descriptors that one run of the engine may look at.
 
-The bus answers all ones where nothing is. A descriptor of ones alone is taken as a master abort
-(``Fault``).
+The bus answers all ones where nothing is. A descriptor of ones alone is taken as a master abort (``Fault``).
 
 Ref: Am79C970A data sheet (19436E), "BCR20: Software Style", "Receive Descriptors", "Transmit Descriptors".
 """
@@ -19,17 +19,17 @@ from struct import Struct
 from typing import Any
 
 from . import pcnet_regs as r
-from .dma import Op
+from .dma import Op, WriteOp
 
 FAULTS = {size: b"\xff" * size for size in (8, 16, 24, 28)}
 POSTED_LIMIT = 8
 ADDRESS = 0xFFFFFFFF
-_U32 = Struct("<I")
 _U16 = Struct("<H")
 _SHORT = Struct("<HHHH")
 _LONG = Struct("<IIII")
+_PAIR = Struct("<II")
 
-# address of the buffer; status (upper half of xMD1); BCNT, two's complement; the other word (xMD2)
+# address of the buffer; status (upper half of xMD1); its lower half with BCNT; the other word (xMD2)
 Descriptor = tuple[int, int, int, int]
 NONE: Descriptor = (0, 0, 0, 0)
 Step = Generator[Op, Any, bool]
@@ -46,13 +46,22 @@ class Bus:
     def __init__(self, csr: list[int], bcr: list[int]) -> None:
         self.csr = csr
         self.bcr = bcr
-        self.posted: list[tuple[int, bytes]] = []
+        self.posted: list[WriteOp] = []
         self.event = 0  # CSR0 bits to set when that is written
         self.budget = 0
+
+    def clear(self) -> None:
+        """Forget what is posted."""
+        self.posted.clear()
+        self.event = 0
 
     def style(self) -> int:
         """SWSTYLE, 0 to 3."""
         return self.bcr[r.SWS] & 0xFF
+
+    def size(self) -> int:
+        """Bytes of a descriptor."""
+        return 16 if self.bcr[r.SWS] & 0xFF else 8
 
     def upper(self) -> int:
         """Address bits 31-24 of 16-bit software structures."""
@@ -63,49 +72,35 @@ class Bus:
         csr = self.csr
         return (csr[base] | csr[base + 1] << 16) + index * (16 if self.bcr[r.SWS] & 0xFF else 8) & ADDRESS
 
-    def fetch(self, address: int) -> Generator[Op, Any, Descriptor]:
-        """Read a descriptor. Raises Fault."""
-        style = self.bcr[r.SWS] & 0xFF
-        size = 16 if style else 8
-        data = yield ("read", address, size)
+    def decode(self, data: bytes) -> Descriptor:
+        """A descriptor that was read. Raises Fault."""
         self.budget -= 1
-        if data == FAULTS[size]:
+        if len(data) == 16:
+            first, second, third, _ = _LONG.unpack(data)
+            if second == ADDRESS and data == FAULTS[16]:
+                raise Fault
+            if self.bcr[r.SWS] & 0xFF == 3:
+                return third, second >> 16, second & 0xFFFF, first
+            return first, second >> 16, second & 0xFFFF, third
+        if data == FAULTS[8]:
             raise Fault
-        if not style:
-            low, high, count, other = _SHORT.unpack(data)
-            return low | (high & 0xFF) << 16 | self.upper(), high & 0xFF00, count & 0xFFF, other
-        first, second, third, _ = _LONG.unpack(data)
-        if style == 3:
-            first, third = third, first
-        return first, second >> 16, second & 0xFFF, third
+        low, high, count, other = _SHORT.unpack(data)
+        return low | (high & 0xFF) << 16 | self.upper(), high & 0xFF00, count, other
 
-    def post_status(self, address: int, status: int) -> None:
-        """The status half (style 0: byte) of the descriptor at ``address``."""
+    def give_back(self, address: int, status: int) -> None:
+        """Post the status half (style 0: byte) of the descriptor at ``address``."""
         if self.bcr[r.SWS] & 0xFF:
-            self.posted.append((address + 6 & ADDRESS, _U16.pack(status)))
+            self.posted.append(("write", address + 6 & ADDRESS, _U16.pack(status)))
         else:
-            self.posted.append((address + 3 & ADDRESS, bytes((status >> 8,))))
+            self.posted.append(("write", address + 3 & ADDRESS, bytes((status >> 8,))))
 
-    def post_other(self, address: int, long: int, short: int) -> None:
-        """xMD2 of the 32-bit styles, or the fourth word of style 0."""
+    def finish(self, address: int, status: int, count: int, long: int, short: int) -> None:
+        """Post status and xMD2 (``long``; style 0: the fourth word, ``short``) of a frame's last descriptor."""
         style = self.bcr[r.SWS] & 0xFF
         if style == 3:
-            self.posted.append((address, _U32.pack(long)))
+            self.posted.append(("write", address, _PAIR.pack(long, status << 16 | count)))
         elif style:
-            self.posted.append((address + 8 & ADDRESS, _U32.pack(long)))
+            self.posted.append(("write", address + 4 & ADDRESS, _PAIR.pack(status << 16 | count, long)))
         else:
-            self.posted.append((address + 6 & ADDRESS, _U16.pack(short)))
-
-    def clear(self) -> None:
-        """Forget what is posted."""
-        self.posted.clear()
-        self.event = 0
-
-    def flush(self) -> Action:
-        """Write what is posted, then raise its event (the caller updates the interrupt)."""
-        posted = self.posted
-        while posted:
-            yield ("write", *posted[0])
-            del posted[0]
-        self.csr[0] |= self.event
-        self.event = 0
+            self.posted.append(("write", address + 6 & ADDRESS, _U16.pack(short)))
+            self.posted.append(("write", address + 3 & ADDRESS, bytes((status >> 8,))))

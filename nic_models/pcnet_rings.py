@@ -78,14 +78,22 @@ class Rings:
             chip.not_granted()
             return
         bus.budget = KICK_DESCRIPTORS
+        posted = bus.posted
         try:
-            if bus.posted:
-                yield from bus.flush()
-                chip.update_irq()
-                chip.wake()
-            if self.init:
+            if self.init and not posted:
                 yield from self._initialize()
-            while bus.budget > 0 and not csr[5] & r.SPND:
+            while True:
+                while posted:
+                    yield posted[0]
+                    del posted[0]
+                if bus.event:
+                    csr[0] |= bus.event
+                    bus.event = 0
+                    chip.update_irq()
+                    if chip.refused:
+                        chip.wake()
+                if bus.budget <= 0 or csr[5] & r.SPND:
+                    break
                 if rx.fifo is not None and (yield from rx.step()):
                     continue
                 if (self.suspend and tx.chain is None) or not tx.poll or not csr[0] & r.TXON:
@@ -99,7 +107,7 @@ class Rings:
             self.running = None
             chip.bus_fault()
         self.running = None
-        chip.dma_pending = False
+        chip.dma_pending = self.init
         if bus.budget <= 0:
             chip.postpone()
 

@@ -35,6 +35,7 @@ HOLD_NS = 1_000_000_000
 LAPP_SEARCH = 1024
 _ALIGN = b"\0\0"
 _HEADER = 14
+_KEPT = 0xFFFF & ~r.R_STATUS
 _SHORTEST = 46  # an 802.3 length from here on means no pad
 
 
@@ -59,6 +60,8 @@ class Receiver:
         self.status = 0  # its RMD1 bits
         self.count = 0  # its MCNT
         self.done = 0  # bytes of it in memory
+        self.used = 0  # descriptors that it has used
+        self.skipped = 0  # descriptors that the LAPP search has passed
         self.looped = False  # it came from our own transmitter
         self.hold_until: int | None = None
 
@@ -84,74 +87,68 @@ class Receiver:
         self.looped = looped
 
     def step(self) -> Step:
-        """The frame in the FIFO into its buffers. False: it stays there (no descriptor)."""
+        """The frame in the FIFO into one buffer. False: it stays there (no descriptor)."""
         chip, bus = self.chip, self.bus
         image = self.fifo
         if image is None or not chip.csr[0] & r.RXON:
             return False
         length = self.length()
-        lapp = bool(chip.csr[3] & r.LAPPEN)
-        if lapp and not self.done and not (yield from self._search(length)):
-            return self._dry()
-        address = self.address()
-        descriptor = yield from bus.fetch(address)
+        size = bus.size()
+        done = self.done
+        if not done:
+            self.used = 0
+        lapp = not done and bool(chip.csr[3] & r.LAPPEN)
+        address = bus.address(r.BADR, self.index % length)
+        descriptor = bus.decode((yield ("read", address, size)))
         self.last = descriptor
-        if not descriptor[1] & r.D_OWN:
+        where, status, count, _ = descriptor
+        if lapp and not status & r.D_STP:
+            return self._skip(address, status, length)
+        if not status & r.D_OWN:
             return self._dry()
         self.hold_until = None
         self.absent = False
+        self.skipped = 0
+        self.used += 1
         total = len(image)
-        used = 1
-        while True:
-            where, status, count, _ = descriptor
-            done = self.done
-            end = done + 4096 - count
-            yield ("write", where, image[done:end] if done or end < total else image)
-            status &= ~r.R_STATUS
-            if not done:
-                status |= r.D_STP
-            if end >= total:
-                bus.post_other(address, self.count, self.count)
-                status |= r.D_ENP | self.status
-                break
+        end = done + 4096 - (count & 0xFFF)
+        yield ("write", where, image[done:end] if done or end < total else image)
+        status &= _KEPT
+        if not done:
+            status |= r.D_STP
+        if end < total:
             after = NONE
-            if used < length:
-                after = yield from bus.fetch(self.address(1))
-            if not after[1] & r.D_OWN:
-                status |= r.D_ERR | r.R_BUFF | (r.R_OFLO if total - end > FIFO_BYTES else 0)
-                chip.count("rx_no_next_buffer")
-                break
-            self.done = end
-            self.index = (self.index + 1) % length
-            bus.post_status(address, status)
-            bus.event = r.RINT if lapp and not done else 0
-            yield from bus.flush()
-            chip.update_irq()
-            address = self.address()
-            self.last = descriptor = after
-            used += 1
+            if self.used < length:
+                after = bus.decode((yield ("read", self.address(1), size)))
+            if after[1] & r.D_OWN:
+                self.done = end
+                self.index = (self.index + 1) % length
+                bus.give_back(address, status)
+                if lapp:
+                    bus.event = r.RINT
+                return True
+            status |= r.D_ERR | r.R_BUFF | (r.R_OFLO if total - end > FIFO_BYTES else 0)
+            chip.count("rx_no_next_buffer")
+            bus.give_back(address, status)
+        else:
+            status |= r.D_ENP | self.status
+            bus.finish(address, status if size == 16 else status & 0xFF00, count, self.count, self.count)
         self.fifo = None
         self.done = 0
         self.index = (self.index + 1) % length
-        bus.post_status(address, status)
         bus.event = r.RINT
-        yield from bus.flush()
-        chip.update_irq()
-        chip.wake()
         return True
 
-    def _search(self, length: int) -> Step:
-        """LAPP: to the next descriptor with STP. False: there is none in one round."""
-        for _ in range(min(length, LAPP_SEARCH)):
-            address = self.address()
-            descriptor = yield from self.bus.fetch(address)
-            if descriptor[1] & r.D_STP:
-                return True
-            self.index = (self.index + 1) % length
-            if descriptor[1] & r.D_OWN:
-                self.bus.post_status(address, descriptor[1] & ~r.D_OWN)
-                yield from self.bus.flush()
-        return False
+    def _skip(self, address: int, status: int, length: int) -> bool:
+        """LAPP: past a descriptor that no frame starts at. After a round of the ring there is none."""
+        if self.skipped >= min(length, LAPP_SEARCH):
+            self.skipped = 0
+            return self._dry()
+        self.skipped += 1
+        self.index = (self.index + 1) % length
+        if status & r.D_OWN:
+            self.bus.give_back(address, status & ~r.D_OWN)
+        return True
 
     def _dry(self) -> bool:
         """No descriptor: hold the frame, or lose it. True: lost."""
@@ -180,7 +177,14 @@ class Receiver:
             self.lose()
 
 
-NUMBERS = {"index": 0xFFFF, "status": 0xFFFF, "count": MAX_IMAGE, "done": MAX_IMAGE + 2}
+NUMBERS = {
+    "index": 0xFFFF,
+    "status": 0xFFFF,
+    "count": MAX_IMAGE,
+    "done": MAX_IMAGE + 2,
+    "used": MAX_IMAGE + 2,
+    "skipped": LAPP_SEARCH,
+}
 FLAGS = ("absent", "looped")
 FRAMES = ("fifo",)
 TUPLES = {"last": 4}

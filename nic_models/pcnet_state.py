@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import pcnet_regs as r
 from . import pcnet_rx, pcnet_tx
+from .dma import WriteOp
 from .pcnet_bus import ADDRESS, POSTED_LIMIT
 from .state import counts, flag, number, optional, pack, section, unpack
 
@@ -79,7 +80,7 @@ def _save_rings(rings: Rings) -> dict[str, Any]:
     return {
         "init": int(rings.init),
         "suspend": int(rings.suspend),
-        "posted": [[address, data.hex()] for address, data in rings.bus.posted],
+        "posted": [[address, data.hex()] for _, address, data in rings.bus.posted],
         "event": rings.bus.event,
         "rx": _save_part(rings.rx, pcnet_rx) | {"hold_until": rings.rx.hold_until},
         "tx": _save_part(rings.tx, pcnet_tx),
@@ -118,12 +119,12 @@ def _part(state: Mapping[str, Any], layout: Any) -> dict[str, Any]:
     return values
 
 
-def _posted(items: Any) -> list[tuple[int, bytes]]:
+def _posted(items: Any) -> list[WriteOp]:
     if not isinstance(items, list) or len(items) > POSTED_LIMIT:
         raise ValueError("snapshot: posted writes")
-    posted = []
+    posted: list[WriteOp] = []
     for item in items:
-        if not isinstance(item, list) or len(item) != 2 or not isinstance(item[1], str) or len(item[1]) > 8:
+        if not isinstance(item, list) or len(item) != 2 or not isinstance(item[1], str) or len(item[1]) > 16:
             raise ValueError("snapshot: posted writes")
-        posted.append((number({"posted": item[0]}, "posted", ADDRESS), bytes.fromhex(item[1])))
+        posted.append(("write", number({"posted": item[0]}, "posted", ADDRESS), bytes.fromhex(item[1])))
     return posted

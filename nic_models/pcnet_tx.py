@@ -26,7 +26,7 @@ from zlib import crc32
 
 from . import pcnet_regs as r
 from .padding import pad
-from .pcnet_bus import NONE, Action, Bus, Descriptor, Step
+from .pcnet_bus import NONE, Bus, Descriptor, Step
 
 if TYPE_CHECKING:
     from .pcnet import Pcnet
@@ -36,6 +36,7 @@ MAX_WIRE = 4096
 MIN_TX = 14
 MAX_SIZE = 1518  # with FCS; more is BABL
 _U32 = Struct("<I")
+_CLEARED = 0xFFFF & ~(r.D_OWN | r.D_ERR | r.T_MORE | r.T_ONE | r.T_DEF | r.T_BPE)
 
 
 class Transmitter:
@@ -65,7 +66,7 @@ class Transmitter:
             0,
             0,
             0,
-        )  # its descriptor, status, TMD2 flags, TMD2 as read
+        )  # its descriptor, status, TMD2 flags, BCNT half
 
     def length(self) -> int:
         """Descriptors of the ring, 1..65536 (CSR78 is two's complement)."""
@@ -81,23 +82,26 @@ class Transmitter:
         if self.wire is not None:
             if chip.blocked or not self._send(self.wire):
                 return False
-            yield from self._complete()
+            self._complete()
             return True
-        address = self.address()
-        descriptor = yield from bus.fetch(address)
+        length = self.length()
+        address = bus.address(r.BADX, self.index % length)
+        size = bus.size()
+        descriptor = bus.decode((yield ("read", address, size)))
         chip.csr[0] &= ~r.TDMD
         self.last = descriptor
-        where, status, count, other = descriptor
+        where, status, count, _ = descriptor
         if not status & r.D_OWN:
             self.chain = None
             return False
         first = self.chain is None
         if first and not status & r.D_STP:
-            yield from self._give_back(address, descriptor)
+            self._advance(address, descriptor)
+            bus.give_back(address, status & ~r.D_OWN)
             return True
         data = b""
-        if count:
-            data = yield ("read", where, 4096 - count)
+        if count & 0xFFF:
+            data = yield ("read", where, 4096 - (count & 0xFFF))
         if first:
             self.chain_status = status
             self.chain_length = 1
@@ -106,31 +110,32 @@ class Transmitter:
             self.chain_length += 1
         if not status & r.D_ENP:
             owned = False
-            if self.chain_length < self.length():
-                after = yield from bus.fetch(self.address(1))
+            if self.chain_length < length:
+                after = bus.decode((yield ("read", self.address(1), size)))
                 owned = bool(after[1] & r.D_OWN)
             if owned:
                 self.chain = data
-                yield from self._give_back(address, descriptor)
+                self._advance(address, descriptor)
+                bus.give_back(address, status & ~r.D_OWN)
                 return True
             chip.underflow()
             flags, frame = r.T_BUFF | r.T_UFLO, None
         else:
             flags, frame = self._finish(data, status)
         self.chain = None
-        self.result = (address, status, flags, other)
+        self.result = (address, status, flags, count)
         if frame is not None and not self._send(frame):
             return False
-        yield from self._complete()
+        self._complete()
         return True
 
     def _finish(self, data: bytes, status: int) -> tuple[int, bytes | None]:
         """Pad, FCS, loopback, state of the wire: TMD2 flags, and the frame for the wire if there is one."""
         chip = self.chip
         mode = chip.csr[15]
-        internal = chip.loops_inside()
+        internal = bool(mode & r.LOOP) and chip.loops_inside()
         chip.csr[4] |= r.TXSTRT
-        if not chip.link_pass() and not internal:
+        if not internal and not chip.link_pass():
             chip.csr[0] |= r.CERR
             chip.count("tx_no_carrier")
             return r.T_LCAR, None
@@ -174,30 +179,24 @@ class Transmitter:
         self.chip.blocked = True
         return False
 
-    def _complete(self) -> Action:
-        """Status of a frame into its last descriptor, and the interrupt."""
-        chip, bus = self.chip, self.bus
-        address, status, flags, other = self.result
+    def _complete(self) -> None:
+        """Post the status of a frame for its last descriptor, and the interrupt."""
+        address, status, flags, count = self.result
         self.wire = None
-        if bus.style():
-            if other != flags << 16:
-                bus.post_other(address, flags << 16, 0)
-        elif other != flags:
-            bus.post_other(address, 0, flags)
-        done = status & ~(r.D_OWN | r.D_ERR | r.T_MORE | r.T_ONE | r.T_DEF | r.T_BPE)
-        csr5 = chip.csr[5]
+        done = status & _CLEARED
+        if flags:
+            done |= r.D_ERR
+        csr5 = self.chip.csr[5]
         if flags or (status & r.T_LTINT if csr5 & r.LTINTEN else not csr5 & r.TOKINTD):
-            bus.event = r.TINT
-        yield from self._give_back(address, self.last, done | r.D_ERR if flags else done)
-        chip.update_irq()
+            self.bus.event = r.TINT
+        else:
+            self.chip.update_irq()  # for TXSTRT
+        self._advance(address, (0, done, count, 0))
+        self.bus.finish(address, done, count, flags << 16, flags)
 
-    def _give_back(self, address: int, descriptor: Descriptor, status: int | None = None) -> Action:
-        if status is None:
-            status = descriptor[1] & ~r.D_OWN
-        self.previous = (address, descriptor[2], status)
+    def _advance(self, address: int, descriptor: Descriptor) -> None:
+        self.previous = (address, descriptor[2] & 0xFFF, descriptor[1])
         self.index = (self.index + 1) % self.length()
-        self.bus.post_status(address, status)
-        yield from self.bus.flush()
 
 
 NUMBERS = {"index": 0xFFFF, "chain_status": 0xFFFF, "chain_length": 0x10000}

@@ -120,7 +120,7 @@ BROKEN = [
     {"bcr": [9] * 64}, {"poll_at": "soon"}, {"rings": 3}, {"phy": {}}, {"counters": {"a": -1}}, {"blocked": 2},
 ]  # fmt: skip
 BROKEN_RINGS = [
-    {"posted": [[1]]}, {"posted": [[1, "00" * 9]]}, {"posted": [[1, "zz"]]}, {"posted": [[0, ""]] * 9},
+    {"posted": [[1]]}, {"posted": [[1, "00" * 17]]}, {"posted": [[1, "zz"]]}, {"posted": [[0, ""]] * 9},
     {"init": None}, {"event": -1}, {"rx": {}}, {"tx": []},
 ]  # fmt: skip
 

@@ -173,6 +173,13 @@ def test_txstrt():
     assert not bench.irq
 
 
+def test_txstrt_without_tint():
+    bench = started(2, csr4=0x0800)
+    bench.csr(5, r.TOKINTD)
+    bench.send(out_frame(60))
+    assert bench.irq and not bench.csr(0) & r.TINT
+
+
 def test_babble():
     bench = started(2)
     bench.send(out_frame(1514))
