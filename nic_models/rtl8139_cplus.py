@@ -307,16 +307,18 @@ class Cplus:
         rx.fifo.popleft()
         self.rx_index = index
         self.settle()
-        self._scatter(frame, header, vlan, slots)
+        self._scatter(frame, _FCS.pack(crc32(whole)), header, vlan, slots)
         chip.tally.received(header)
 
-    def _scatter(self, frame: bytes, header: int, vlan: int, slots: list[tuple[int, int, int, int]]) -> None:
-        """Post the writes of one received frame."""
+    def _scatter(
+        self, frame: bytes, fcs: bytes, header: int, vlan: int, slots: list[tuple[int, int, int, int]]
+    ) -> None:
+        """Post the writes of one received frame; ``fcs`` is that of the wire, over the tag too."""
         chip = self.chip
         status = len(frame) + 4 | _header_bits(header)
         if self.cpcr & r.CPCR_RXCHKSUM:
             status |= receive_flags(frame)
-        data = frame + _FCS.pack(crc32(frame))
+        data = frame + fcs
         if len(slots) == 1:
             at, word, buffer, _ = slots[0]
             chip.post(buffer, data, 0)
