@@ -40,6 +40,7 @@ from .wire import (
     ETH_IPV4_UDP,
     ETH_LEN,
     ETH_SRC,
+    GSO_UDP_L4,
     HOST,
     ICMP,
     ICMP_ERRORS,
@@ -55,10 +56,14 @@ from .wire import (
     TIME_EXCEEDED,
     TOO_BIG,
     TUN_F_CSUM,
+    TUN_F_USO4,
     U16,
     UDP,
+    UDP_CHECKSUM,
     UDP_LEN,
     UNREACHABLE,
+    VNET,
+    VNET_NEEDS_CSUM,
     VNET_UDP_CSUM,
     ip_int,
     is_martian,
@@ -73,6 +78,7 @@ QUOTE = 576 - IPV4_LEN - 8  # bytes of the offending packet in an ICMP error: RF
 ERRORS_BURST = 100
 ERRORS_PER_SECOND = 100
 ROUTES = 4096  # remembered destinations that may be forwarded to
+_USO = TUN_F_CSUM | TUN_F_USO4
 UNSPECIFIED = b"\0\0\0\0"
 LIMITED_BROADCAST = b"\xff\xff\xff\xff"
 
@@ -335,6 +341,40 @@ class Ipv4:
             dport,
             size,
             field,
+        )
+        return self._below.emit(header + payload, vnet)
+
+    def segment_limit(self) -> int:
+        """The longest payload of a segment of a super-datagram; 0: the VLAN takes none."""
+        return self.mtu - IPV4_LEN - UDP_LEN if self._below.features & _USO == _USO else 0
+
+    def datagrams(self, to: Neighbour, src: bytes, sport: int, dport: int, payload: bytes, size: int) -> bool:
+        """UDP datagrams of ``size`` bytes each (the last may be shorter) to a guest, as one super-datagram."""
+        whole = len(payload) + UDP_LEN
+        length = whole + IPV4_LEN
+        addresses = ip_int(src + to.address)
+        ids = self._ids
+        ident = (ids.value + 1) & 0xFFFF
+        ids.value = (ids.value + -(-len(payload) // size)) & 0xFFFF
+        header = ETH_IPV4_UDP.pack(
+            to.mac,
+            self._macs.get(src, self._gateway_mac),
+            0x0800,
+            0x4500,
+            length,
+            ident,
+            0,
+            TTL << 8 | PROTO_UDP,
+            65535 - (0x4500 + length + ident + (TTL << 8 | PROTO_UDP) + addresses) % 65535,
+            src,
+            to.address,
+            sport,
+            dport,
+            whole,
+            (addresses + PROTO_UDP + whole) % 65535,
+        )
+        vnet = VNET.pack(
+            VNET_NEEDS_CSUM, GSO_UDP_L4, ETH_IPV4_LEN + UDP_LEN, size, ETH_IPV4_LEN, UDP_CHECKSUM
         )
         return self._below.emit(header + payload, vnet)
 

@@ -5,8 +5,10 @@ Guest to host: the stack validates the IP header, this file the UDP header and c
 fine). Where a destination leads is asked once per flow and destination (``Network.udp_target``) and
 remembered. The TTL goes along, already counted down. A super-datagram (USO) is sent in its segments. Host
 to guest: any datagram that reaches the socket is delivered with its sender's address, mapped to what the
-guest calls it (``Network.seen_as``); up to ``BATCH`` per wake-up. Longer than the MTU: the family fragments
-it. Errors: what IP_RECVERR or ``sendto`` reports is told to the guest by ICMP, from the address that
+guest calls it (``Network.seen_as``); up to ``BATCH`` per wake-up. Longer than the MTU: the family
+fragments it. Where the VLAN takes UDP segmentation (USO), datagrams in a row from one sender and of one
+length leave as one super-datagram, up to ``SEGMENTS``.
+Errors: what IP_RECVERR or ``sendto`` reports is told to the guest by ICMP, from the address that
 complained as the guest sees it, about the datagram as the guest sent it. A guest's port unreachable closes
 the flow's socket, so that the host's kernel refuses from then on, as the guest did.
 
@@ -51,6 +53,8 @@ IDLE = 240 * SECOND
 IDLE_DNS = 10 * SECOND
 SWEEP = SECOND
 BATCH = 64
+SEGMENTS = 64  # of a super-datagram: the kernel's UDP_MAX_SEGMENTS was that for long
+SUPER_BYTES = 65535 - 48  # of its payload: what an IP packet with a UDP header holds, of either family
 DNS_PORT = 53
 BLOCKED: Address = ("", 0)  # a destination that may not be reached
 _BUSY = frozenset((errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.EINTR))
@@ -94,6 +98,12 @@ class Family(Protocol):
 
     def datagram(self, to: Neighbour, src: bytes, sport: int, dport: int, payload: bytes) -> bool:
         """Send a UDP datagram to a guest."""
+
+    def segment_limit(self) -> int:
+        """The longest payload of a segment of a super-datagram to a guest; 0: the VLAN takes none."""
+
+    def datagrams(self, to: Neighbour, src: bytes, sport: int, dport: int, payload: bytes, size: int) -> bool:
+        """Send several UDP datagrams of ``size`` bytes (the last may be shorter) as one super-datagram."""
 
     def error(self, frame: bytes, kind: int, code: int, info: int = 0) -> None:
         """ICMP error from the gateway about a guest's frame."""
@@ -177,13 +187,22 @@ class Flow:
             return
         udp = self.udp
         udp.network.now = now
-        family = self.family
         sources = self.sources
+        burst = self.family.segment_limit()
+        run: list[bytes] = []  # datagrams in a row that may leave as one super-datagram
+        run_from: Address | None = None
+        run_src = b""
         for _ in range(BATCH):
             item = socket.recv()
             if item is None:
                 break
             payload, remote = item
+            if run:
+                if remote == run_from and len(payload) <= len(run[0]) == len(run[-1]) <= burst and payload:
+                    run.append(payload)
+                    continue
+                self._deliver(run_src, run_from[1] if run_from is not None else 0, run)
+                run = []
             try:
                 src = sources[remote]
             except KeyError:
@@ -191,19 +210,39 @@ class Flow:
             if src is None:
                 udp.network.count("udp_stranger")
                 continue
-            self.received += 1
             if remote[1] == DNS_PORT:
                 self.idle = IDLE_DNS
                 udp.hasten(now + IDLE_DNS)
             self.last = now
-            if not family.datagram(self.neighbour, src, remote[1], self.port, payload):
-                udp.network.count("udp_to_guest_dropped")
+            run_from, run_src = remote, src
+            run.append(payload)
+        if run:
+            self._deliver(run_src, run_from[1] if run_from is not None else 0, run)
         if self.last == now:
             udp.touch(self)
         error = socket.error()
         while error is not None and self.socket is not None:
             self._error(error)
             error = socket.error()
+
+    def _deliver(self, src: bytes, sport: int, run: list[bytes]) -> None:
+        """Datagrams from one sender to the guest, all but the last of one length."""
+        self.received += len(run)
+        if len(run) == 1:
+            taken = self.family.datagram(self.neighbour, src, sport, self.port, run[0])
+        else:
+            size = len(run[0])
+            taken = True
+            step = max(1, min(SEGMENTS, SUPER_BYTES // size))
+            for start in range(0, len(run), step):
+                part = run[start : start + step]
+                if len(part) == 1:
+                    done = self.family.datagram(self.neighbour, src, sport, self.port, part[0])
+                else:
+                    done = self.family.datagrams(self.neighbour, src, sport, self.port, b"".join(part), size)
+                taken = done and taken
+        if not taken:
+            self.udp.network.count("udp_to_guest_dropped")
 
     def _source(self, remote: Address) -> bytes | None:
         if len(self.sources) >= REMOTES:

@@ -10,7 +10,7 @@ from slirp import udp as udp_module
 from slirp import wire
 from slirp.config import Config
 from slirp.udp import FLOWS, IDLE, IDLE_DNS, REMOTES
-from tests.slirp.fakes import GUEST_MAC, SECOND, FakeError, Net, ip4, udp, udp_body
+from tests.slirp.fakes import GUEST_MAC, SECOND, FakeError, Net, ip4, read, udp, udp_body
 
 REMOTE = ("192.0.2.1", 9)
 
@@ -304,6 +304,68 @@ def test_drains_many_but_not_for_ever(flow: Net) -> None:
     assert len(flow.take()) == udp_module.BATCH
     sock.events.host_readable(flow.now)
     assert len(flow.take()) == 5
+
+
+USO = wire.TUN_F_CSUM | wire.TUN_F_USO4
+
+
+def segments(frame: bytes, vnet: bytes) -> list[bytes]:
+    """The datagrams that a frame stands for, cut by the hub's own software."""
+    from tapnet import offload
+
+    pieces = offload.complete(frame, vnet, 0) if vnet else [(frame, vnet)]
+    return [read(piece, owed).payload for piece, owed in pieces]
+
+
+@given(
+    st.lists(st.integers(0, 5).map(lambda n: (0, 1, 100, 100, 1472, 1473)[n]), max_size=80), st.integers(0, 3)
+)
+def test_bursts_leave_as_super_datagrams_where_the_vlan_takes_them(sizes: list[int], strangers: int) -> None:
+    net = Net()
+    net.put(udp("192.0.2.1", 9, b"hello"))
+    net.stack.set_features(USO)
+    (sock,) = net.host.udps
+    payloads = [bytes([n]) * size for n, size in enumerate(sizes)]
+    sock.inbox = [(p, REMOTE if n % 4 >= strangers else ("192.0.2.9", 7)) for n, p in enumerate(payloads)]
+    while sock.inbox:
+        sock.events.host_readable(net.now)
+    got: list[bytes] = []
+    rest = b""
+    for frame, vnet in net.sent:
+        if wire.U16.unpack_from(frame, 20)[0] & 0x3FFF:  # beyond the MTU: in fragments
+            rest += frame[34:]
+            if not frame[20] & 0x20:
+                got.append(rest[8:])
+                rest = b""
+            continue
+        got += segments(frame, vnet)
+    assert got == payloads
+
+
+def test_a_burst_is_one_frame(flow: Net) -> None:
+    flow.stack.set_features(USO)
+    (sock,) = flow.host.udps
+    sock.inbox = [(bytes([n]) * 1000, REMOTE) for n in range(5)] + [(b"end", REMOTE), (b"more", REMOTE)]
+    sock.events.host_readable(flow.now)
+    (one, vnet), (two, plain) = flow.sent
+    assert wire.VNET.unpack(vnet) == (1, 5, 42, 1000, 34, 6)
+    assert segments(one, vnet) == [bytes([n]) * 1000 for n in range(5)] + [b"end"]
+    assert segments(two, plain) == [b"more"]
+    flow.sent.clear()
+    flow.stack.set_features(wire.TUN_F_CSUM)
+    sock.inbox = [(b"x" * 1000, REMOTE)] * 5
+    sock.events.host_readable(flow.now)
+    assert len(flow.sent) == 5
+
+
+def test_super_datagrams_keep_within_64_kib() -> None:
+    net = Net(Config(mtu=9000))
+    net.put(udp("192.0.2.1", 9, b"hello"))
+    net.stack.set_features(USO)
+    (sock,) = net.host.udps
+    sock.inbox = [(b"x" * 8000, REMOTE)] * 20
+    sock.events.host_readable(net.now)
+    assert [len(frame) for frame, _ in net.sent] == [64042, 64042, 32042]
 
 
 def test_a_full_wire_queues_then_drops(flow: Net) -> None:
