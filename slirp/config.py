@@ -3,7 +3,7 @@ user``.
 
 ``Config(net="10.0.2.0/24")`` derives host .2, name server .3 and first lease .15 from the net, as QEMU does
 for its own default. A net without a prefix length is taken as /24, with a warning in ``Config.warnings``:
-QEMU takes it by class (10.x as /8, 192.168.x.y as /16), which is hardly ever what was meant (FACTS 49). A
+QEMU takes it by class (10.x as /8, 192.168.x.y as /16), which is hardly ever what was meant. A
 net too small for .2, .3 and .15 takes its 1st, 2nd and 3rd address.
 
 Every error is a ValueError of one line that names the key and the value. IPv6 keys are accepted and kept;

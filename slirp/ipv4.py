@@ -17,7 +17,7 @@ ones are dropped as spoofed. Sources outside the net are served and answered by 
 networks behind a guest.
 
 Frames out carry the MAC that belongs to their source: 52:55 + address for our own addresses, the gateway's
-for all others (libslirp uses the gateway's always, FACTS 45: "not correct"). DF is not set, the
+for all others (libslirp uses the gateway's always). DF is not set, the
 identification counts up.
 
 Ref: RFC 791; RFC 1122 3.2; RFC 1812 4.3, 5.2, 5.3; RFC 6864.

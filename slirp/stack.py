@@ -1,8 +1,7 @@
 """The user-mode network: Ethernet frames of guests on one side, the host's sockets on the other. Sans-IO.
 
     VLAN --input(frame, vnet, now)--> ethernet --> arp
-                                         `-> ipv4 --> services: dhcp, dns ... | icmp | udp | tcp --> Host
-                                         (sockets)
+                                         `-> ipv4 --> services (dhcp, dns) | icmp | udp | tcp --> Host
     VLAN <--tx(frame, vnet)-- emit <-- ipv4/arp <-- udp, tcp <-- events of the Host
 
 It serves any number of guests on one VLAN. It hears frames for its own MACs (52:55 + address) and group

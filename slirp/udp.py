@@ -1,13 +1,14 @@
-"""UDP NAT: one host socket for each guest address and port, endpoint-independent (full cone: RFC 4787, RFC
-5382).
+"""UDP NAT: one host socket for each guest address and port, endpoint-independent (full cone: RFC 4787).
 
 Guest to host: the stack validates the IP header, this file the UDP header and checksum (0: none; partial:
 fine). Where a destination leads is asked once per flow and destination (``Network.udp_target``) and
-remembered. The TTL goes along, already counted down. A super-datagram (USO) is sent in its segments. Host
-to guest: any datagram that reaches the socket is delivered with its sender's address, mapped to what the
-guest calls it (``Network.seen_as``); up to ``BATCH`` per wake-up. Longer than the MTU: the family
+remembered. The TTL goes along, already counted down. A super-datagram (USO) is sent in its segments.
+
+Host to guest: any datagram that reaches the socket is delivered with its sender's address, mapped to what
+the guest calls it (``Network.seen_as``); up to ``BATCH`` per wake-up. Longer than the MTU: the family
 fragments it. Where the VLAN takes UDP segmentation (USO), datagrams in a row from one sender and of one
 length leave as one super-datagram, up to ``SEGMENTS``.
+
 Errors: what IP_RECVERR or ``sendto`` reports is told to the guest by ICMP, from the address that
 complained as the guest sees it, about the datagram as the guest sent it. A guest's port unreachable closes
 the flow's socket, so that the host's kernel refuses from then on, as the guest did.

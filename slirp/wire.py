@@ -19,7 +19,7 @@ ETH_DST, ETH_SRC, ETH_TYPE, ETH_LEN = 0, 6, 12, 14
 TYPE_IPV4, TYPE_ARP, TYPE_IPV6 = b"\x08\x00", b"\x08\x06", b"\x86\xdd"
 BROADCAST_MAC = b"\xff" * 6
 NO_MAC = bytes(6)  # of a neighbour that has not answered yet
-MAC_PREFIX = b"\x52\x55"  # our stations: 52:55 + their IPv4 address (FACTS 44)
+MAC_PREFIX = b"\x52\x55"  # our stations: 52:55 + their IPv4 address
 
 # --- ARP over Ethernet and IPv4, after the Ethernet header
 ARP = Struct("!HHBBH6s4s6s4s")

@@ -1,6 +1,6 @@
 """Our user-mode network beside libslirp: the same frames to both, the answers compared field by field.
 
-The oracle is QEMU 7.2 with no machine at all: its ``user`` backend and a socket on one hub (FACTS 92). Both
+The oracle is QEMU 7.2 with no machine at all: its ``user`` backend and a socket on one hub. Both
 sides have real sockets on the host's loopback behind them. ``ACCEPTED`` lists every difference with its
 reason; a difference that is not listed fails, and so does a listed one that does not occur."""
 
@@ -227,15 +227,15 @@ class Case:
     after: Any = None  # World -> frames that end what the case began
 
 
-GATEWAY_MAC = "packets carry the MAC of their source address; libslirp always the gateway's (FACTS 45)"
+GATEWAY_MAC = "packets carry the MAC of their source address; libslirp always the gateway's"
 ARP_SIZE = "60 bytes, the least Ethernet frame without FCS; libslirp sends 64"
-LEAK = "the guest sent to 10.0.2.2 and sees 10.0.2.2; libslirp shows it 127.0.0.1 (FACTS 65)"
+LEAK = "the guest sent to 10.0.2.2 and sees 10.0.2.2; libslirp shows it 127.0.0.1"
 PORT_CODE = "a port that is not served is port unreachable; libslirp says net unreachable"
 DHCP_SIZE = "300 bytes, the least BOOTP message; libslirp always sends its largest"
 UNICAST = "the client did not set the broadcast bit (RFC 2131 4.1); libslirp always broadcasts"
 DHCP_ORDER = "the order of the parameter request list, then what RFC 2131 has us add"
 T1_T2 = "the client asked for it; libslirp does not know the option"
-MTU_OPTION = "the client asked for the MTU; libslirp ignores it (FACTS 53)"
+MTU_OPTION = "the client asked for the MTU; libslirp ignores it"
 RST_WINDOW = "the window of a RST means nothing; 0, as Linux has it"
 RST_TTL = "64 as all TCP of ours; libslirp sends this one with 255"
 DHCP_TOS = "no type of service asked for; libslirp sends DHCP as low delay"
@@ -390,7 +390,7 @@ def test_an_unused_address_of_the_net_is_asked_for_first(alone: Ours) -> None:
 def test_the_hosts_loopback_is_not_there_by_its_own_name(
     dst: str, world: World, sides: tuple[Oracle, Ours]
 ) -> None:
-    """libslirp 4.7 lets a guest reach the host's loopback by 127.0.0.1 (FACTS 60); we never do."""
+    """libslirp 4.7 lets a guest reach the host's loopback by 127.0.0.1; we never do."""
     (ours,) = sides[1].exchange([udp(dst, world.udp_echo, b"hello")], 1)
     assert fields(ours)["icmp"] == (3, 0)
     if dst == "127.0.0.1":
@@ -399,7 +399,7 @@ def test_the_hosts_loopback_is_not_there_by_its_own_name(
 
 
 def test_ttl_1_counts_for_tcp_and_icmp_too(sides: tuple[Oracle, Ours]) -> None:
-    """libslirp lets them pass (FACTS 96)."""
+    """libslirp lets them pass."""
     frames = [
         ping("192.0.2.1", ttl=1),
         ip4("10.0.2.15", "192.0.2.1", 6, bytes(12) + b"\x50\x02" + bytes(6), ttl=1),
@@ -409,7 +409,7 @@ def test_ttl_1_counts_for_tcp_and_icmp_too(sides: tuple[Oracle, Ours]) -> None:
 
 
 def test_frames_for_another_station_are_not_taken(sides: tuple[Oracle, Ours]) -> None:
-    """libslirp answers whatever the destination MAC (FACTS 97): wrong on a hub with several guests."""
+    """libslirp answers whatever the destination MAC: wrong on a hub with several guests."""
     frame = ping("10.0.2.2", b"x", to=b"\x52\x54\x00\x00\x00\x77")
     (theirs,) = sides[0].exchange([frame], 1)
     assert fields(theirs)["icmp"] == (0, 0)
