@@ -19,11 +19,13 @@ from nic_models import models
 from nic_models.machine import Machine, Slot
 
 from .backends.user import UserBackend
+from .clock import Clock
 from .config import Config, Net, Nic, TapNet, UserNet
 from .device import Device
 from .guest.attach import DirectAttachment, RegisterAttachment
 from .guest.board import Board
 from .guest.drivers import DRIVERS, DriverError
+from .guest.qtest import RegisterBus
 from .guest.vfio_user import ServeError, VfioUserServer, isa_function
 from .hub import Hub
 from .monitor.control import BACKEND, NIC, Control
@@ -65,8 +67,13 @@ class Instance:
         loop: asyncio.AbstractEventLoop,
         now: Callable[[], int],
         shutdown: Callable[[], None],
+        clock: Clock | None = None,
     ) -> None:
-        """Wire everything; nothing runs before ``start``. Raises BuildError."""
+        """Wire everything; nothing runs before ``start``. Raises BuildError.
+
+        now    real time, ns
+        clock  the machine's time; None: one on ``now``
+        """
         self.config = config
         self.name = config.name or str(os.getpid())
         self.pid = os.getpid()
@@ -79,11 +86,14 @@ class Instance:
         self.hubs: dict[int, Hub] = {}
         self.private: list[Hub] = []
         self.machine: Machine | None = None
+        self.register_bus: RegisterBus | None = None  # for -qtest
         self.prepared = prepared
         self.hmp = Hmp(Control(self))
         self._loop = loop
         self._now = now
+        self._clock = clock or Clock(now)
         self._board: Board | None = None
+        self._driven = False  # some card has a driver of ours
         self._starters: list[Callable[[], None]] = []
         self._closers: list[Callable[[], None]] = [prepared.close]
         try:
@@ -112,6 +122,11 @@ class Instance:
         for member in config.members:
             if member.vlan is not None:
                 self._join(member, self.hubs[member.vlan], self.vlans[member.vlan])
+        if config.qtest is not None:
+            self.register_bus = RegisterBus(self._loop, self._on_board(), self._clock, self._all_hubs)
+
+    def _all_hubs(self) -> list[Hub]:
+        return [*self.hubs.values(), *self.private]
 
     def _join(self, what: Nic | Net, hub: Hub, members: list[Member]) -> None:
         if isinstance(what, Nic):
@@ -179,6 +194,7 @@ class Instance:
                 addr=nic.slot,
                 iobase=nic.iobase,
                 irq=nic.irq,
+                rev=nic.rev,
             )
         except ValueError as error:
             raise BuildError(f"{nic.origin}: {error}") from None
@@ -188,6 +204,7 @@ class Instance:
         info = models.MODELS[nic.model].info
         port.on_link = card.set_link
         if found is not None:
+            self._driven = True
             self._starters.append(lambda: self._drive(nic, slot, port, found[1]))
         return Member(nic.name, NIC, lambda: f"{info} macaddr={mac}", port)
 
@@ -214,13 +231,9 @@ class Instance:
 
     def _drive(self, nic: Nic, slot: Slot, port: Port, device: Device) -> None:
         """Put a register-level driver between the guest's device and its card."""
-        assert self.machine is not None
-        if self._board is None:
-            self._board = Board(self._loop, self.machine)
-            self._closers.append(self._board.close)
         try:
             attachment = RegisterAttachment(
-                self._loop, device, self._board, DRIVERS[nic.model], slot.location
+                self._loop, device, self._on_board(), DRIVERS[nic.model], slot.location
             )
             self._closers.append(attachment.close)
             attachment.start()
@@ -235,15 +248,21 @@ class Instance:
 
     def _machine(self) -> Machine:
         if self.machine is None:
-            self.machine = Machine(self.config.machine, self.config.memory, now=self._now)
+            self.machine = Machine(self.config.machine, self.config.memory, now=self._clock.now)
         return self.machine
+
+    def _on_board(self) -> Board:
+        if self._board is None:
+            self._board = Board(self._loop, self._machine())
+            self._closers.append(self._board.close)
+        return self._board
 
     # ---- running -------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Let frames flow. Raises BuildError if a card's driver does not find its card."""
-        if self.machine is not None:
-            self.machine.boot()
+        if self.machine is not None and (self._driven or self.register_bus is None):
+            self.machine.boot()  # for our drivers; a client of the register bus is its own firmware, as on QEMU
         for start in self._starters:
             start()
 

@@ -42,6 +42,11 @@ class Hub:
         self._woken: dict[Port, None] = {}  # ports with frames to hand over, in order
         self._held: dict[Port, None] = {}  # senders to tell when there is room
 
+    @property
+    def busy(self) -> bool:
+        """Whether frames are on their way: queued for an endpoint that has not refused them."""
+        return self._scheduled
+
     def add(self, port: Port) -> None:
         """Plug a port in. Raises ValueError if its name is taken or it is plugged elsewhere."""
         if port.hub is not None or any(p.name == port.name for p in self.ports):

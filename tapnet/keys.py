@@ -324,7 +324,7 @@ OPTIONS: dict[str, Option] = {
         Option("name", "NAME", "name of this instance (its pid)"),
         Option("monitor", "DEV", "monitor on stdio, unix:PATH, tcp:HOST:PORT or none"),
         Option("qmp", "DEV", "machine monitor, DEV as above", later=True),
-        Option("qtest", "DEV", "serve that bus by QEMU's qtest (DEV: -monitor)", later=True),
+        Option("qtest", "DEV", "serve that bus by QEMU's qtest (DEV: -monitor)"),
         Option("metrics", "[HOST]:PORT", "serve counters to Prometheus", later=True),
         Option("d", "ITEM[,ITEM]...", "trace these (-d help lists them)", later=True),
         Option("D", "FILE", "write traces to FILE", later=True),

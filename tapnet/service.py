@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from . import notify
+from .clock import Clock
 from .config import Config
 from .guest.namespace import GuestError, SignalRelay
 from .monitor.server import Served, ServerError, open_control, open_monitor
@@ -26,6 +27,7 @@ from .prepare import BuildError, Prepared, prepare
 
 if TYPE_CHECKING:
     from .build import Instance
+    from .guest.qtest import QtestServer
 
 USAGE, FAILED, EXEC_FAILED = 2, 1, 125
 LINGER_SECONDS = 2.0  # how long the kernel of an ended guest may take to send what COMMAND had written
@@ -96,12 +98,13 @@ async def _until(stop: asyncio.Event) -> None:
 @contextlib.contextmanager
 def _running(
     config: Config, prepared: Prepared, shutdown: Callable[[], None]
-) -> Iterator[tuple[Instance, list[Served]]]:
+) -> Iterator[tuple[Instance, list[Served | QtestServer]]]:
     """An instance that runs, with its control socket."""
     from .build import Instance  # here, so that guests are forked before all of that is imported
 
-    instance = Instance(config, prepared, asyncio.get_running_loop(), time.monotonic_ns, shutdown)
-    served: list[Served] = []
+    clock = Clock(time.monotonic_ns)
+    instance = Instance(config, prepared, asyncio.get_running_loop(), clock.real, shutdown, clock)
+    served: list[Served | QtestServer] = []
     try:
         served.append(open_control(instance.name, instance.hmp))
         instance.start()
@@ -112,17 +115,30 @@ def _running(
         instance.close()
 
 
-async def _monitors(config: Config, instance: Instance, served: list[Served], stop: asyncio.Event) -> None:
-    """Open the -monitor options; wait for the first client of those that say so."""
+async def _monitors(
+    config: Config, instance: Instance, served: list[Served | QtestServer], stop: asyncio.Event
+) -> None:
+    """Open the -monitor and -qtest options; wait for the first client of those that say so."""
     for chardev in config.monitors:
         one = await open_monitor(chardev, instance.hmp)
         served.append(one)
         if chardev.server and chardev.wait:
-            _say(f"waiting for a client on {one.what}")
-            waiting = [asyncio.ensure_future(one.first_client()), asyncio.ensure_future(stop.wait())]
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            for future in waiting:
-                future.cancel()
+            await _first_client(one, stop)
+    if config.qtest is not None and instance.register_bus is not None and not stop.is_set():
+        from .guest.qtest import open_qtest  # as above
+
+        bus = await open_qtest(config.qtest, instance.register_bus)
+        served.append(bus)
+        if config.qtest.server and config.qtest.wait:
+            await _first_client(bus, stop)
+
+
+async def _first_client(one: Served | QtestServer, stop: asyncio.Event) -> None:
+    _say(f"waiting for a client on {one.what}")
+    waiting = [asyncio.ensure_future(one.first_client()), asyncio.ensure_future(stop.wait())]
+    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    for future in waiting:
+        future.cancel()
 
 
 def _ready(config: Config, instance: Instance) -> None:

@@ -44,6 +44,7 @@ class Board:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0
         self._closed = False
+        self._held = False
         machine.on_irq = self._irq
 
     def listen(self, callback: Callable[[int, bool], None]) -> None:
@@ -109,22 +110,27 @@ class Board:
 
     def kick(self) -> None:
         """Look at the deadlines again; call it after a batch of register accesses."""
-        if self._closed:
+        if self._closed or self._held:
             return
-        at = self.machine.next_deadline()
-        for driver in self.drivers:
-            deadline = driver.next_deadline()
-            if deadline is not None and (at is None or deadline < at):
-                at = deadline
+        at = self.next_deadline()
         if at is None or (self._timer is not None and self._timer_at <= at):
             return
         if self._timer is not None:
             self._timer.cancel()
         self._timer_at = at
-        self._timer = self.loop.call_later(max(0, at - self.machine.now()) / 1e9, self._expire)
+        self._timer = self.loop.call_later(max(0, at - self.machine.now()) / 1e9, self._on_timer)
 
-    def _expire(self) -> None:
-        self._timer = None
+    def next_deadline(self) -> int | None:
+        """The earliest deadline of machine and drivers, ns of the machine's clock."""
+        at = self.machine.next_deadline()
+        for driver in self.drivers:
+            deadline = driver.next_deadline()
+            if deadline is not None and (at is None or deadline < at):
+                at = deadline
+        return at
+
+    def expire(self) -> None:
+        """Run what is due now."""
         now = self.machine.now()
         self.machine.run(now)
         for driver in self.drivers:
@@ -133,11 +139,30 @@ class Board:
                 driver.run(now)
         if self.pending:
             self.serve()
+
+    def hold(self) -> None:
+        """No timer of the loop until ``release``: the machine's clock is virtual, whoever steps it calls
+        ``expire``.
+        """
+        self._held = True
+        self._disarm()
+
+    def release(self) -> None:
+        """The machine's clock runs by itself again."""
+        self._held = False
         self.kick()
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self.expire()
+        self.kick()
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def close(self) -> None:
         """Stop timers and interrupts."""
         self._closed = True
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._disarm()

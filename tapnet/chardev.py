@@ -1,0 +1,178 @@
+"""Character devices of the control plane on sockets, as QEMU's: listen (``server=on``) or connect.
+
+``listen`` gives a ``Listening``: the socket, and what its end must undo (the file of a UNIX socket, the mark that
+keeps NATs away from a TCP port). A UNIX socket is open to its owner only. A dead socket in its place is removed, a
+live one, or another kind of file, is an error that names the option.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import stat
+from pathlib import Path
+
+from .config import Chardev, Endpoint, UnixPath
+from .monitor import guard
+from .monitor.server import ServerError
+
+BACKLOG = 8
+CONNECT_S = 10.0
+_FLAGS = socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+
+
+def shown(chardev: Chardev) -> str:
+    """For messages: "unix:/run/x"."""
+    if chardev.address is None:
+        return "stdio"
+    if isinstance(chardev.address, UnixPath):
+        return f"unix:{chardev.address.path}"
+    return f"tcp:{chardev.address}"
+
+
+class Listening:
+    """A listening socket. ``close()`` undoes all of it, once."""
+
+    def __init__(self, listening: socket.socket) -> None:
+        self.socket = listening
+        self._path: Path | None = None
+        self._inode = (0, 0)
+        self._mark: socket.socket | None = None
+
+    @property
+    def port(self) -> int:
+        """TCP port that was bound (the one chosen for port 0); 0 where there is none."""
+        return 0 if self.socket.family == socket.AF_UNIX else int(self.socket.getsockname()[1])
+
+    def own(self, path: Path) -> None:
+        """Take the socket's file away at the end, if it is still ours."""
+        seen = path.lstat()
+        self._path, self._inode = path, (seen.st_dev, seen.st_ino)
+
+    def mark(self) -> None:
+        """Keep NATs away from the TCP port."""
+        self._mark = guard.claim(self.port)
+
+    def close(self) -> None:
+        """Idempotent."""
+        self.socket.close()
+        if self._mark is not None:
+            self._mark.close()
+            self._mark = None
+        if self._path is not None:
+            with contextlib.suppress(OSError):
+                seen = self._path.lstat()
+                if (seen.st_dev, seen.st_ino) == self._inode:
+                    self._path.unlink()
+            self._path = None
+
+
+async def listen(chardev: Chardev) -> Listening:
+    """Listen at ``chardev.address``. Raises ServerError."""
+    address = chardev.address
+    assert address is not None
+    try:
+        if isinstance(address, UnixPath):
+            return _listen_unix(address)
+        return await _listen_tcp(address)
+    except OSError as error:
+        raise ServerError(
+            f"{chardev.origin} {shown(chardev)}: cannot listen: {error.strerror or error}"
+        ) from None
+
+
+async def connect(chardev: Chardev) -> socket.socket:
+    """Connect to ``chardev.address``. Raises ServerError."""
+    address = chardev.address
+    assert address is not None
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(CONNECT_S):
+            if isinstance(address, UnixPath):
+                path = "\0" + address.path if address.abstract else address.path
+                return await _connected(socket.AF_UNIX, path)
+            found = await loop.getaddrinfo(address.host or "localhost", address.port, type=socket.SOCK_STREAM)
+            failure = OSError("no address")
+            for family, _, _, _, target in found:
+                try:
+                    return await _connected(family, target)
+                except OSError as error:
+                    failure = error
+            raise failure
+    except (OSError, TimeoutError) as error:
+        why = getattr(error, "strerror", None) or str(error) or "timed out"
+        raise ServerError(f"{chardev.origin} {shown(chardev)}: cannot connect: {why}") from None
+
+
+async def _connected(family: int, target: str | tuple[object, ...]) -> socket.socket:
+    out = socket.socket(family, socket.SOCK_STREAM | _FLAGS)
+    try:
+        await asyncio.get_running_loop().sock_connect(out, target)
+    except BaseException:
+        out.close()
+        raise
+    return out
+
+
+def _listen_unix(address: UnixPath) -> Listening:
+    if not address.abstract:
+        _clear(Path(address.path))
+    served = Listening(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | _FLAGS))
+    try:
+        if address.abstract:
+            served.socket.bind("\0" + address.path)
+        else:
+            os.fchmod(served.socket.fileno(), 0o600)  # Linux: the mode that bind gives the file
+            served.socket.bind(address.path)
+            served.own(Path(address.path))
+        served.socket.listen(BACKLOG)
+    except BaseException:
+        served.close()
+        raise
+    return served
+
+
+def _clear(path: Path) -> None:
+    """Remove a dead socket. Raises OSError for anything else that is there."""
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise FileExistsError(17, "it exists and is not a socket")
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | _FLAGS) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+            return
+        except FileNotFoundError:
+            return
+        except BlockingIOError:  # its backlog is full: alive
+            pass
+    raise OSError(98, "somebody listens there already")
+
+
+async def _listen_tcp(address: Endpoint) -> Listening:
+    found = await asyncio.get_running_loop().getaddrinfo(
+        address.host or None, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    failure = OSError("no address")
+    for family, kind, proto, _, target in found:
+        served = Listening(socket.socket(family, kind | _FLAGS, proto))
+        try:
+            served.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            served.socket.bind(target)
+        except OSError as error:
+            served.close()
+            failure = error
+            continue
+        try:
+            served.mark()  # before anybody can connect
+            served.socket.listen(BACKLOG)
+        except BaseException:
+            served.close()
+            raise
+        return served
+    raise failure
