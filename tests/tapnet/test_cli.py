@@ -74,10 +74,10 @@ def test_clicks_own_errors_are_one_line_too(argv, capsys):
 
 
 def test_two_lines_for_two_engines_that_are_not_there(capsys):
-    assert main(["run", "-net", "vde", "-net", "nic,model=pcnet"]) == 2
+    assert main(["run", "-net", "vde", "-net", "user,smb=/x"]) == 2
     assert capsys.readouterr().err.splitlines() == [
         "tapnet: -net vde: not built yet",
-        "tapnet: -net nic: model=pcnet is not built yet",
+        "tapnet: -net user: smb= is not built yet",
     ]
 
 
