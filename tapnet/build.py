@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nic_models import models
 from nic_models.machine import Machine, Slot
@@ -150,7 +150,7 @@ class Instance:
             if net.v4 is None:
                 raise BuildError(f"{net.origin}: ipv4=off: IPv6 is not built yet")
             try:
-                user = UserBackend(net, self._loop, clock=self._now)
+                user = UserBackend(replace(net, mtu=self._mtu(net)), self._loop, clock=self._now)
             except ValueError as error:
                 raise BuildError(f"{net.origin}: {error}") from None
             self.usernets.append(user)
@@ -168,6 +168,12 @@ class Instance:
             self._closers.append(tap.close)
             return Member(net.name, BACKEND, tap.info_line, tap.port)
         raise BuildError(f"{net.origin}: not built yet")
+
+    def _mtu(self, net: UserNet) -> int:
+        """The NAT's MTU: its own mtu=, or what every card on its wire can take."""
+        wires = {id(wire.net): [wire.nic] for wire in self.config.wires if wire.nic is not None}
+        nics = self.config.nics if net.vlan is not None else wires.get(id(net), [])
+        return net.mtu or min((nic.mtu or 1500 for nic in nics if nic.vlan == net.vlan), default=1500)
 
     def _nic(self, nic: Nic) -> Member:
         found = self.prepared.device(nic)
