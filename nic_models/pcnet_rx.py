@@ -6,10 +6,11 @@ the next descriptor was seen; if that is not owned, or the frame has gone round 
 last one owned, and OFLO with it if more is left than the chip's FIFO holds. A byte count of zero means 4096
 bytes, as on the LANCE.
 
-No descriptor for a frame. MISS is set and the frame stays in the FIFO: the chip refuses the next one and so
-holds the wire, and polls. The frame is delivered when the driver gives a buffer, so nothing is lost where
-the driver behaves. After ``HOLD_NS`` it is lost and counted (CSR112 counts only what was lost), and what
-follows is lost at once, as on a real wire, until a buffer turns up. A looped frame is not held.
+No descriptor for a frame. It stays in the FIFO: the chip refuses the next one and so holds the wire, and
+polls. It is delivered when the driver gives a buffer, so nothing is lost where the driver behaves, and
+MISS, which drivers count as a lost frame, is not set for it. After ``MISS_NS`` MISS is set once, for a
+driver that waits for that to give buffers. After ``HOLD_NS`` the frame is lost: MISS, and CSR112 counts it;
+what follows is lost at once, as on a real wire, until a buffer turns up. A looped frame is not held.
 
 LAPPEN: frames start at descriptors with STP set (the search gives back others that the chip owns), and RINT
 comes after the first buffer as well.
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 MAX_IMAGE = 4095  # MCNT has twelve bits
 FIFO_BYTES = 256
 HOLD_NS = 1_000_000_000
+MISS_NS = 50_000_000
 LAPP_SEARCH = 1024
 _ALIGN = b"\0\0"
 _HEADER = 14
@@ -63,7 +65,8 @@ class Receiver:
         self.used = 0  # descriptors that it has used
         self.skipped = 0  # descriptors that the LAPP search has passed
         self.looped = False  # it came from our own transmitter
-        self.hold_until: int | None = None
+        self.hold_until: int | None = None  # while a frame waits for a descriptor: MISS, then its loss
+        self.warned = False  # MISS was set for it
 
     def length(self) -> int:
         """Descriptors of the ring, 1..65536 (CSR76 is two's complement)."""
@@ -157,9 +160,8 @@ class Receiver:
             self.lose()
             return True
         if self.hold_until is None:
-            self.hold_until = chip.now() + HOLD_NS
-            chip.csr[0] |= r.MISS
-            chip.update_irq()
+            self.hold_until = chip.now() + MISS_NS
+            self.warned = False
         return False
 
     def lose(self) -> None:
@@ -171,8 +173,15 @@ class Receiver:
         self.chip.wake()
 
     def expire(self, now: int) -> None:
-        """Give up a frame that waited too long."""
-        if self.hold_until is not None and now >= self.hold_until:
+        """Say that a frame waits, or give it up."""
+        if self.hold_until is None or now < self.hold_until:
+            return
+        if not self.warned:
+            self.warned = True
+            self.hold_until += HOLD_NS - MISS_NS
+            self.chip.csr[0] |= r.MISS
+            self.chip.update_irq()
+        else:
             self.absent = True
             self.lose()
 
@@ -185,6 +194,6 @@ NUMBERS = {
     "used": MAX_IMAGE + 2,
     "skipped": LAPP_SEARCH,
 }
-FLAGS = ("absent", "looped")
+FLAGS = ("absent", "looped", "warned")
 FRAMES = ("fifo",)
 TUPLES = {"last": 4}

@@ -38,7 +38,6 @@ class Slow:
     tx_on: bool = True
     tint: bool = False
     rint: bool = False
-    miss: bool = False
 
     def read(self, base: int, index: int) -> Desc:
         entry = 16 if self.style else 8
@@ -125,7 +124,6 @@ class Slow:
             image = image[desc.size :]
             at = (at + 1) % self.rx_count
         if not chain:
-            self.miss = True
             return False
         total = sum(len(piece) for _, piece in chain)
         for number, (desc, piece) in enumerate(chain):

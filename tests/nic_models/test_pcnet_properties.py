@@ -68,7 +68,7 @@ def test_engine_is_its_slow_twin(style, rlen, tlen, actions):
                 bench.csr(0, r.STOP)
                 assert not bench.irq
                 bench.csr(0, r.STRT | r.IENA)
-                slow.tx_on, slow.tint, slow.rint, slow.miss = True, False, False, False
+                slow.tx_on, slow.tint, slow.rint = True, False, False
                 waiting.clear()
             bench.tx_at = slow.tx_at  # where both are now
         elif action[0] == "receive":
@@ -91,8 +91,8 @@ def test_engine_is_its_slow_twin(style, rlen, tlen, actions):
         csr0 = bench.csr(0)
         assert bool(csr0 & r.TINT) is slow.tint
         assert bool(csr0 & r.RINT) is slow.rint
-        assert bool(csr0 & r.MISS) is slow.miss
-        assert bench.irq is bool(slow.tint or slow.rint or slow.miss)
+        assert not csr0 & r.MISS
+        assert bench.irq is bool(slow.tint or slow.rint)
         assert bench.card.rings.rx.index == slow.rx_at
         assert bench.card.rings.tx.index == slow.tx_at
     assert RX_BUFFERS < TX_BUFFERS
