@@ -28,7 +28,6 @@ ethtool}.h; virtio 1.2, 5.1.6.
 
 from __future__ import annotations
 
-import array
 import contextlib
 import errno
 import fcntl
@@ -37,6 +36,7 @@ import socket
 import struct
 from typing import Any, Protocol
 
+from .ifctl import IFF_UP, feature_names, is_up, set_features, set_flags
 from .offload import (
     TUN_F_ALL,
     TUN_F_CSUM,
@@ -60,13 +60,6 @@ _TUNSETVNETHDRSZ = 0x400454D8
 _TUNSETVNETLE = 0x400454DC
 _TUNSETCARRIER = 0x400454E2
 
-_SIOCGIFFLAGS, _SIOCSIFFLAGS, _SIOCETHTOOL = 0x8913, 0x8914, 0x8946
-_SIOCGIFMTU, _SIOCSIFMTU, _SIOCSIFHWADDR = 0x8921, 0x8922, 0x8924
-_SIOCBRADDIF, _SIOCBRDELIF = 0x89A2, 0x89A3
-_ARPHRD_ETHER = 1
-IFF_UP = 1
-_ETHTOOL_GSTRINGS, _ETHTOOL_GSSET_INFO, _ETHTOOL_SFEATURES = 0x1B, 0x37, 0x3B
-_ETH_SS_FEATURES, _ETH_GSTRING_LEN = 4, 32
 
 _SOL_PACKET = 263
 _PACKET_AUXDATA, _PACKET_VNET_HDR, _PACKET_IGNORE_OUTGOING = 8, 15, 23
@@ -393,7 +386,7 @@ class PacketDevice(_Drops):
 
     def _alive(self) -> bool:
         try:
-            fcntl.ioctl(self._peer_control, _SIOCGIFFLAGS, struct.pack("=16s24x", self._peer.encode()))
+            is_up(self._peer_control, self._peer)
         except OSError:
             return False
         return True
@@ -416,8 +409,8 @@ class PacketDevice(_Drops):
         wanted.update((name, False) for name in _FEATURES_OFF)
         with contextlib.suppress(OSError):
             if self._feature_bits is None:
-                self._feature_bits = _feature_names(self._far_control, self.name)
-            _set_features(self._far_control, self.name, self._feature_bits, wanted)
+                self._feature_bits = feature_names(self._far_control, self.name)
+            set_features(self._far_control, self.name, self._feature_bits, wanted)
 
     def set_link(self, up: bool) -> None:
         """The near end down takes the far end's carrier away."""
@@ -431,81 +424,3 @@ class PacketDevice(_Drops):
         self._socket.close()
         self._peer_control.close()
         self._far_control.close()
-
-
-def control_socket() -> socket.socket:
-    """A socket of the current namespace, for interface ioctls."""
-    return socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-
-
-def set_mtu(control: socket.socket, ifname: str, mtu: int) -> None:
-    """Set an interface's MTU. Raises OSError (EINVAL: out of the device's range)."""
-    fcntl.ioctl(control, _SIOCSIFMTU, struct.pack("=16si20x", ifname.encode(), mtu))
-
-
-def set_mac(control: socket.socket, ifname: str, mac: bytes) -> None:
-    """Set an interface's Ethernet address. Raises OSError (EADDRNOTAVAIL: a multicast address)."""
-    fcntl.ioctl(control, _SIOCSIFHWADDR, struct.pack("=16sH6s16x", ifname.encode(), _ARPHRD_ETHER, mac))
-
-
-def set_flags(control: socket.socket, ifname: str, flags: int, mask: int) -> None:
-    """Change interface flags (IFF_*) in the namespace of the socket ``control``. Raises OSError."""
-    request = fcntl.ioctl(control, _SIOCGIFFLAGS, struct.pack("=16s24x", ifname.encode()))
-    now = struct.unpack_from("=H", request, 16)[0]
-    new = (now & ~mask) | (flags & mask)
-    if new != now:
-        fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("=16sH22x", ifname.encode(), new))
-
-
-def is_up(control: socket.socket, ifname: str) -> bool:
-    """Whether an interface is administratively up. Raises OSError."""
-    request = fcntl.ioctl(control, _SIOCGIFFLAGS, struct.pack("=16s24x", ifname.encode()))
-    return bool(struct.unpack_from("=H", request, 16)[0] & IFF_UP)
-
-
-def get_mtu(control: socket.socket, ifname: str) -> int:
-    """An interface's MTU. Raises OSError."""
-    request = fcntl.ioctl(control, _SIOCGIFMTU, struct.pack("=16s24x", ifname.encode()))
-    return int(struct.unpack_from("=i", request, 16)[0])
-
-
-def set_bridge(control: socket.socket, bridge: str, ifname: str, member: bool) -> None:
-    """Put an interface into a bridge, or take it out. Raises OSError:
-
-    EBUSY (in another one), EOPNOTSUPP (no bridge).
-    """
-    request = struct.pack("=16si20x", bridge.encode(), socket.if_nametoindex(ifname))
-    fcntl.ioctl(control, _SIOCBRADDIF if member else _SIOCBRDELIF, request)
-
-
-def _ethtool(control: socket.socket, ifname: str, command: array.array[int]) -> None:
-    request = struct.pack("16sP16x", ifname.encode(), command.buffer_info()[0])
-    fcntl.ioctl(control, _SIOCETHTOOL, request)
-
-
-def _feature_names(control: socket.socket, ifname: str) -> dict[str, int]:
-    """Name -> bit number of the features that this kernel knows."""
-    info = array.array("B", struct.pack("=IIQI", _ETHTOOL_GSSET_INFO, 0, 1 << _ETH_SS_FEATURES, 0))
-    _ethtool(control, ifname, info)
-    count = struct.unpack_from("=I", info, 16)[0]
-    strings = array.array("B", struct.pack("=III", _ETHTOOL_GSTRINGS, _ETH_SS_FEATURES, count))
-    strings.extend(bytes(count * _ETH_GSTRING_LEN))
-    _ethtool(control, ifname, strings)
-    raw = strings.tobytes()[12:]
-    return {
-        raw[i * _ETH_GSTRING_LEN : (i + 1) * _ETH_GSTRING_LEN].split(b"\0", 1)[0].decode(): i
-        for i in range(count)
-    }
-
-
-def _set_features(control: socket.socket, ifname: str, bits: dict[str, int], wanted: dict[str, bool]) -> None:
-    blocks = (max(bits.values()) // 32) + 1
-    words = [0] * (2 * blocks)
-    for name, on in wanted.items():
-        bit = bits.get(name)
-        if bit is not None:
-            words[bit // 32 * 2] |= 1 << bit % 32
-            if on:
-                words[bit // 32 * 2 + 1] |= 1 << bit % 32
-    command = array.array("B", struct.pack(f"=II{2 * blocks}I", _ETHTOOL_SFEATURES, blocks, *words))
-    _ethtool(control, ifname, command)

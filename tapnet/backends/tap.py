@@ -24,18 +24,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..config import TapNet
-from ..device import (
-    IFF_UP,
-    TapDevice,
-    control_socket,
-    get_mtu,
-    is_up,
-    set_bridge,
-    set_flags,
-    set_mac,
-    set_mtu,
-)
+from ..device import TapDevice
 from ..device_port import DirectAttachment
+from ..ifctl import IFF_UP, control_socket, get_mtu, is_up, set_bridge, set_flags, set_mac, set_mtu
 
 DEFAULT_NAME = "tap%d"
 _WAYS = (

@@ -8,13 +8,20 @@ ends in the namespace. When COMMAND ends, init exits with its status (128+n for 
 kills all that is left. When tapnet or the helper dies, the channel ends or the parent-death signal comes:
 init goes, and all with it.
 
-COMMAND keeps the terminal, the process group and the session of tapnet, so that signals of the terminal (^C,
-^Z, window size) reach it from the kernel, once, and a shell can do job control. Signals sent to tapnet alone
-come as ``signal`` messages. COMMAND's own signal dispositions and mask are those that tapnet was started
-with.
+The terminal. COMMAND has tapnet's own, no pty in between, so the window size is simply there.
+* Where all of tapnet's standard streams are its terminal, COMMAND gets a process group of its own, which its
+  shell can name (tapnet's group has no number in here), and init makes it the foreground group: ^C, ^Z and
+  window changes reach it alone. When it stops, tapnet is told, takes the terminal back and stops as well, for
+  the shell that started it; when tapnet is continued, so is COMMAND.
+* Elsewhere (a pipeline, a background job, no terminal) COMMAND stays in tapnet's process group: then the
+  terminal's signals reach both, from the kernel.
 
-Messages in: ``{"start": {"argv", "env", "cwd"}}``, ``{"signal": n}``, ``{"resolv": text}``.
-Messages out: ``{"ready": true}``, ``{"started": pid}``.
+Signals sent to tapnet alone come as ``signal`` messages. COMMAND's own signal dispositions and mask are those
+that tapnet was started with.
+
+Messages in: ``{"start": {"argv", "env", "cwd", "terminal"}}``, ``{"signal": n}``, ``{"resume": foreground}``,
+``{"resolv": text}``. Messages out: ``{"ready": true}``, ``{"started": pid}``, ``{"stopped": n}``,
+``{"killed": n}``.
 """
 
 from __future__ import annotations
@@ -35,7 +42,6 @@ from .wire import Channel
 FAILED = 125  # tapnet's own failure
 NOT_EXECUTABLE, NOT_FOUND = 126, 127
 _IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
-_FORWARDED_TO_ALL = (signal.SIGHUP, signal.SIGCONT)
 
 
 def close_descriptors(keep: Collection[int]) -> None:
@@ -74,6 +80,7 @@ class _Init:
         self.resolv = resolv
         self.mask = mask
         self.command = 0
+        self.terminal = False  # COMMAND has a process group of its own, the terminal's foreground
         self.pending: list[int] = []  # signals that came before COMMAND was there
 
     def run(self) -> int:
@@ -101,14 +108,22 @@ class _Init:
         status = None
         while True:
             try:
-                pid, raw = os.waitpid(-1, os.WNOHANG)
+                pid, raw = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
             except ChildProcessError:
                 return status
             if pid == 0:
                 return status
-            if pid == self.command:
-                code = os.waitstatus_to_exitcode(raw)
-                status = code if code >= 0 else 128 - code
+            if pid != self.command:
+                continue
+            if os.WIFSTOPPED(raw):
+                if self.terminal:
+                    self.channel.send({"stopped": os.WSTOPSIG(raw)})
+                continue
+            code = os.waitstatus_to_exitcode(raw)
+            status = code if code >= 0 else 128 - code
+            if code < 0:
+                with contextlib.suppress(OSError):
+                    self.channel.send({"killed": -code})
 
     def _message(self, message: dict[str, Any]) -> None:
         if "resolv" in message:
@@ -119,8 +134,15 @@ class _Init:
                 self._signal(message["signal"])
             else:
                 self.pending.append(message["signal"])
+        elif "resume" in message:
+            if self.command and self.terminal:
+                if message["resume"]:
+                    self._foreground(self.command)
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self.command, signal.SIGCONT)
         elif "start" in message and not self.command:
             start = message["start"]
+            self.terminal = bool(start.get("terminal"))
             self.command = self._spawn(start["argv"], start.get("env"), start.get("cwd"))
             self.channel.send({"started": self.command})
             for number in self.pending:
@@ -129,6 +151,11 @@ class _Init:
     def _signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.command, number)
+
+    @staticmethod
+    def _foreground(group: int) -> None:
+        with contextlib.suppress(OSError):  # SIGTTOU is blocked here
+            os.tcsetpgrp(0, group)
 
     def _spawn(self, argv: Sequence[str], env: dict[str, str] | None, cwd: str | None) -> int:
         pid = os.fork()
@@ -140,6 +167,9 @@ class _Init:
                 signal.signal(number, signal.SIG_DFL)
             if cwd is not None:
                 os.chdir(cwd)
+            if self.terminal:
+                os.setpgid(0, 0)
+                self._foreground(os.getpid())
             signal.pthread_sigmask(signal.SIG_SETMASK, self.mask)
             try:
                 os.execvpe(argv[0], list(argv), os.environ if env is None else env)

@@ -19,16 +19,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..device import (
-    IFF_UP,
-    Device,
-    PacketDevice,
-    TapDevice,
-    control_socket,
-    set_flags,
-    set_mac,
-    set_mtu,
-)
+from ..device import Device, PacketDevice, TapDevice
+from ..ifctl import IFF_UP, control_socket, set_flags, set_mac, set_mtu
 from . import syscalls
 
 NICS_MAX = 64

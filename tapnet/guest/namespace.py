@@ -30,28 +30,28 @@ import asyncio
 import contextlib
 import errno
 import fcntl
-import importlib
-import importlib.util
 import os
 import select
 import signal
-import sys
 import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NoReturn
 
-from ..device import IFF_UP, Device, control_socket, set_flags
-from . import init, links, mounts, syscalls
-from .links import LinkError, NicSpec
+from ..device import Device
+from . import links, mounts, syscalls
+from .helper import attach_helper, fork, guest_helper
+from .links import NicSpec
+from .terminal import SignalRelay, Terminal
 from .wire import Channel
 
 READY_SECONDS = 10.0
 LEASE_SECONDS = 10.0
 NAMESERVER = "10.0.2.3"
 _NS_GET_USERNS = 0xB701
-_ERROR_MAX = 2000
 
 Lease = dict[str, Any]
+
+__all__ = ["LEASE_SECONDS", "GuestError", "Lease", "NamespaceGuest", "NicSpec", "SignalRelay"]
 
 
 class GuestError(Exception):
@@ -80,8 +80,9 @@ class NamespaceGuest:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiters: list[asyncio.Future[None]] = []
         self._error = ""
-        self._resolv = True
-        self._terminal = _Terminal() if guest is not None else None
+        self._killed = 0  # the signal that COMMAND died of
+        self._lent = False  # COMMAND had the terminal to itself
+        self._terminal = Terminal() if guest is not None else None
 
     @classmethod
     def spawn(
@@ -109,9 +110,9 @@ class NamespaceGuest:
         def helper() -> NoReturn:
             ours.close()
             to_init.close()
-            _guest_helper(theirs, from_init, nics, kind, keep_uid, text, mask)
+            guest_helper(theirs, from_init, nics, kind, keep_uid, text, mask)
 
-        pid = _fork(helper)
+        pid = fork(helper)
         theirs.close()
         from_init.close()
         guest = cls(pid, nics, ours, to_init)
@@ -148,9 +149,9 @@ class NamespaceGuest:
 
         def helper() -> NoReturn:
             ours.close()
-            _attach_helper(theirs, fds, nic, kind)
+            attach_helper(theirs, fds, nic, kind)
 
-        pid = _fork(helper)
+        pid = fork(helper)
         theirs.close()
         for fd in fds:
             if fd >= 0:
@@ -209,6 +210,8 @@ class NamespaceGuest:
         loop.add_reader(self._helper.fileno(), self._helper_message)
         if self._guest is not None:
             loop.add_reader(self._guest.fileno(), self._guest_message)
+        if self._terminal is not None and self._terminal.whole:
+            loop.add_signal_handler(signal.SIGCONT, self._resume)
 
     def _helper_message(self) -> None:
         while (received := self._helper.receive()) is not None:
@@ -218,10 +221,24 @@ class NamespaceGuest:
 
     def _guest_message(self) -> None:
         assert self._guest is not None
-        while self._guest.receive() is not None:
-            pass
+        while (received := self._guest.receive()) is not None:
+            self._killed = received[0].get("killed", self._killed)
+            if "stopped" in received[0]:
+                self._stop()
         if self._guest.eof and self._loop is not None:
             self._loop.remove_reader(self._guest.fileno())
+
+    def _stop(self) -> None:
+        """COMMAND was stopped by the terminal: stop with it, for the shell that waits for us."""
+        if self._terminal is not None:
+            self._terminal.restore()
+            os.killpg(0, signal.SIGTSTP)  # we stop in here
+            self._resume()
+
+    def _resume(self) -> None:
+        """We have been continued, perhaps in the foreground: COMMAND too."""
+        if self._terminal is not None and self._terminal.whole:
+            self._tell({"resume": self._terminal.is_ours()})
 
     def _take(self, message: dict[str, Any]) -> None:
         if "lease" in message:
@@ -289,7 +306,9 @@ class NamespaceGuest:
         self, argv: Sequence[str], *, env: dict[str, str] | None = None, cwd: str | None = None
     ) -> None:
         """Run COMMAND. Its end is told by ``on_exit``; what keeps it from starting is 126 or 127 there."""
-        self._tell({"start": {"argv": list(argv), "env": env, "cwd": cwd}})
+        lend = self._terminal is not None and self._terminal.whole and self._terminal.is_ours()
+        self._tell({"start": {"argv": list(argv), "env": env, "cwd": cwd, "terminal": lend}})
+        self._lent = lend
 
     def signal(self, number: int) -> None:
         """Send a signal to COMMAND (kept until it is there)."""
@@ -307,9 +326,13 @@ class NamespaceGuest:
         if self._loop is not None:
             self._loop.remove_reader(self._pidfd)
             self._helper_message()
+            if self._guest is not None:
+                self._guest_message()
         self.status = status
         if self._terminal is not None:
             self._terminal.restore()
+            if self._lent and self._killed in (signal.SIGINT, signal.SIGQUIT):
+                self._terminal.tell_group(self._killed)
         self._wake()
         if self.on_exit is not None and (self._guest is not None or status != 0):
             self.on_exit(status)
@@ -334,6 +357,8 @@ class NamespaceGuest:
             self._loop = None
             loop.remove_reader(self._pidfd)
             loop.remove_reader(self._helper.fileno())
+            if self._terminal is not None and self._terminal.whole and not loop.is_closed():
+                loop.remove_signal_handler(signal.SIGCONT)
             if self._guest is not None:
                 loop.remove_reader(self._guest.fileno())
         if self._pidfd >= 0:
@@ -349,237 +374,6 @@ class NamespaceGuest:
             self._guest.close()
         for device in self.devices:
             device.close()
-
-
-class _Terminal:
-    """Remembers whose the terminal was, and gives it back when a shell in the guest has died with it."""
-
-    def __init__(self) -> None:
-        self.fd = -1
-        for fd in (0, 1, 2):
-            with contextlib.suppress(OSError):
-                if os.tcgetpgrp(fd) == os.getpgrp():
-                    self.fd = fd
-                    break
-
-    def restore(self) -> None:
-        if self.fd < 0:
-            return
-        old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
-        try:
-            with contextlib.suppress(OSError):
-                if os.tcgetpgrp(self.fd) != os.getpgrp():
-                    os.tcsetpgrp(self.fd, os.getpgrp())
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, old)
-
-
-class SignalRelay:
-    """Passes signals that were sent to tapnet alone on to COMMAND.
-
-    What the terminal sends (SI_KERNEL: ^C, ^\\, hang-up) reaches COMMAND from the kernel already, because it
-    shares tapnet's process group, and is dropped here. Blocks the signals in this thread: make it before
-    other threads; give ``mask`` to ``NamespaceGuest.spawn`` and to every other child process.
-    """
-
-    SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
-
-    def __init__(self) -> None:
-        self._signals = syscalls.SignalFd(self.SIGNALS)
-        self.mask = self._signals.old_mask
-
-    def attach(self, loop: asyncio.AbstractEventLoop, deliver: Callable[[int], None]) -> None:
-        """From now on call ``deliver(number)`` for each signal to pass on."""
-
-        def readable() -> None:
-            for number, code, _ in self._signals.read():
-                if code != syscalls.SI_KERNEL:
-                    deliver(number)
-
-        loop.add_reader(self._signals.fileno(), readable)
-        self._loop = loop
-
-    def close(self) -> None:
-        """Back to the former mask."""
-        if loop := getattr(self, "_loop", None):
-            loop.remove_reader(self._signals.fileno())
-        self._signals.close()
-
-
-# --- in the helper processes
-
-
-def _fork(body: Callable[[], NoReturn]) -> int:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    parent = os.getpid()
-    pid = os.fork()
-    if pid:
-        return pid
-    try:
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        syscalls.die_with_parent()
-        if os.getppid() == parent:
-            body()
-    except BaseException as error:
-        with contextlib.suppress(BaseException):
-            os.write(2, f"tapnet: guest helper: {error}\n".encode())
-    finally:
-        os._exit(init.FAILED)
-
-
-def _explain(error: BaseException) -> str:
-    if isinstance(error, OSError):
-        return f"{error.strerror}" + (f": {error.filename}" if isinstance(error.filename, str) else "")
-    return str(error)[:_ERROR_MAX] or type(error).__name__
-
-
-def _guest_helper(
-    channel: Channel,
-    guest: Channel,
-    nics: Sequence[NicSpec],
-    kind: str,
-    keep_uid: bool,
-    resolv: str,
-    mask: Collection[int],
-) -> NoReturn:
-    try:
-        if os.geteuid() != 0:
-            _own_user_namespace(keep_uid)
-        made = links.create(nics, kind, fresh=True)
-        with control_socket() as control:
-            set_flags(control, "lo", IFF_UP, IFF_UP)
-        _open_ping()
-        syscalls.unshare(syscalls.CLONE_NEWPID)
-    except BaseException as error:
-        channel.send({"error": _explain(error)})
-        os._exit(init.FAILED)
-    for description, fds in made:
-        channel.send({"device": description}, fds)
-        for fd in fds:
-            os.close(fd)
-    alive, mine = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os.close(mine)
-        channel.close()
-        try:
-            syscalls.unshare(syscalls.CLONE_NEWNS)
-        except OSError:
-            os._exit(init.FAILED)
-        init.run(guest, resolv, mask, alive)
-    os.close(alive)
-    guest.close()
-    init.close_descriptors({channel.fileno(), mine})
-    pidfd = os.pidfd_open(pid)
-    _forget_stdio()
-    if any(nic.dhcp for nic in nics):
-        _keep_leases(channel, nics, pidfd)
-    _wait_for(channel, pidfd)
-
-
-def _forget_stdio() -> None:
-    """A helper must not keep somebody's pipe or terminal open; its errors go over the channel."""
-    null = os.open(os.devnull, os.O_RDWR)
-    for fd in (0, 1, 2):
-        os.dup2(null, fd)
-    os.close(null)
-
-
-def _own_user_namespace(keep_uid: bool) -> None:
-    uid, gid = os.geteuid(), os.getegid()
-    try:
-        syscalls.unshare(syscalls.CLONE_NEWUSER)
-    except OSError as error:
-        raise LinkError(
-            "user namespaces are not permitted here "
-            f"({error.strerror}); run as root, or see 'tapnet doctor' for the sysctl to set"
-        ) from None
-    try:
-        with contextlib.suppress(FileNotFoundError), open("/proc/self/setgroups", "w") as file:
-            file.write("deny")
-        with open("/proc/self/uid_map", "w") as file:
-            file.write(f"{uid if keep_uid else 0} {uid} 1")
-        with open("/proc/self/gid_map", "w") as file:
-            file.write(f"{gid if keep_uid else 0} {gid} 1")
-    except OSError as error:
-        raise LinkError(f"cannot map uid {uid} into the user namespace: {error.strerror}") from None
-
-
-def _open_ping() -> None:
-    """Let every group of the guest send ICMP echo without a capability."""
-    for text in ("0 2147483647", f"{os.getegid()} {os.getegid()}"):
-        try:
-            with open("/proc/sys/net/ipv4/ping_group_range", "w") as file:
-                file.write(text)
-            return
-        except OSError:
-            continue
-
-
-def _keep_leases(channel: Channel, nics: Sequence[NicSpec], pidfd: int) -> None:
-    """Keep leases until the guest ends. A client that fails is told; the guest goes on."""
-    try:
-        lease = _import_lease()
-
-        async def main() -> None:
-            loop = asyncio.get_running_loop()
-            done = loop.create_future()
-
-            def finish() -> None:
-                if not done.done():
-                    done.set_result(None)
-
-            if pidfd >= 0:
-                loop.add_reader(pidfd, finish)
-            loop.add_reader(channel.fileno(), finish)  # tapnet never writes: readable is the end
-            keeper = asyncio.ensure_future(lease.keep(nics, channel.send))
-            await asyncio.wait((done, keeper), return_when=asyncio.FIRST_COMPLETED)
-            if done.done():  # no orderly end of the clients: there is nobody left to talk to
-                _finish(pidfd)
-            keeper.result()
-
-        asyncio.run(main())
-    except BaseException as error:
-        with contextlib.suppress(BaseException):
-            channel.send({"error": _explain(error)})
-
-
-def _import_lease() -> Any:
-    """The DHCP client without the rest of pyroute2, whose package imports all that it has:
-
-    40 ms of the start.
-    """
-    name = "pyroute2"
-    fresh = name not in sys.modules
-    spec = importlib.util.find_spec(name) if fresh else None
-    try:
-        if spec is not None:
-            package = importlib.util.module_from_spec(spec)  # its search path, not its code
-            sys.modules[name] = package
-        return importlib.import_module(".lease", __package__)
-    except ImportError:
-        if not fresh:
-            raise
-        for module in [m for m in sys.modules if m == name or m.startswith(name + ".")]:
-            del sys.modules[module]
-        return importlib.import_module(".lease", __package__)
-
-
-def _finish(pidfd: int) -> NoReturn:
-    """End as the guest has ended, or, where tapnet ended first, at once (the guest follows by its signal)."""
-    status = syscalls.pidfd_wait(pidfd) if pidfd >= 0 else None
-    os._exit(init.FAILED if status is None else status)
-
-
-def _wait_for(channel: Channel, pidfd: int) -> NoReturn:
-    """Until the guest or tapnet ends."""
-    poll = select.poll()
-    poll.register(channel.fileno(), select.POLLIN)
-    if pidfd >= 0:
-        poll.register(pidfd, select.POLLIN)
-    poll.poll()
-    _finish(pidfd)
 
 
 def _open_namespace(netns: str) -> tuple[int, int]:
@@ -606,32 +400,3 @@ def _open_namespace(netns: str) -> tuple[int, int]:
             os.close(net)
             raise GuestError(f"netns={netns}: {error.strerror}") from None
     return net, user
-
-
-def _attach_helper(channel: Channel, fds: tuple[int, int], nic: NicSpec, kind: str) -> NoReturn:
-    net, user = fds
-    try:
-        try:
-            if user >= 0:
-                syscalls.setns(user, syscalls.CLONE_NEWUSER)
-            syscalls.setns(net, syscalls.CLONE_NEWNET)
-        except OSError as error:
-            if error.errno == errno.EINVAL:
-                raise LinkError("not a network namespace") from None
-            raise LinkError(
-                f"{error.strerror}: needs root, or to be the user who made the namespace's user namespace"
-            ) from None
-        (made,) = links.create([nic], kind, fresh=False)
-    except BaseException as error:
-        channel.send({"error": _explain(error)})
-        os._exit(init.FAILED)
-    description, device_fds = made
-    channel.send({"device": description}, device_fds)
-    for fd in device_fds:
-        os.close(fd)
-    if not nic.dhcp:
-        os._exit(0)
-    init.close_descriptors({channel.fileno()})
-    _forget_stdio()
-    _keep_leases(channel, [nic], -1)
-    _wait_for(channel, -1)

@@ -245,6 +245,37 @@ def test_interactive_shell_has_job_control(tapnet: Runner, terminal: Callable[..
     assert session.status() == 9
 
 
+def test_plain_shell_ends_well(tapnet: Runner, terminal: Callable[..., Terminal]) -> None:
+    """dash names its process group when it ends; one that is invisible in the PID namespace would fail."""
+    session = terminal(*tapnet.argv("exec", *QUICK, "--", "sh", "-i"))
+    read_until(session.read, "PROMPT>")
+    session.type("exit 7\n")
+    assert session.status() == 7
+
+
+def test_interrupt_ends_the_script_around_tapnet(tapnet: Runner, terminal: Callable[..., Terminal]) -> None:
+    user = len(tapnet.prefix) - 1  # the script itself is the user's, so that its signals reach it
+    inner = " ".join(tapnet.argv("exec", *QUICK, "--")[user:])
+    session = terminal(
+        *tapnet.prefix[:-1], "sh", "-c", f"{inner} sh -c 'echo be''gun; exec sleep 100'; echo not reached"
+    )
+    read_until(session.read, "begun")
+    session.type("\x03")
+    assert session.status() == 128 + signal.SIGINT
+
+
+def test_pipeline_keeps_the_terminal(tapnet: Runner, terminal: Callable[..., Terminal]) -> None:
+    """COMMAND writes to a pager that reads the terminal, as `tapnet exec -- CMD | less` does."""
+    inner = " ".join(tapnet.argv("exec", *QUICK, "--"))
+    session = terminal(
+        "bash", "-c", f"{inner} sh -c 'echo data; sleep 1' | (read a; read b </dev/tty; echo $a-$b)"
+    )
+    time.sleep(1)
+    session.type("typed\n")
+    read_until(session.read, "data-typed")
+    assert session.status() == 0
+
+
 def test_terminal_comes_back_when_a_shell_is_killed(
     tapnet: Runner, terminal: Callable[..., Terminal]
 ) -> None:
