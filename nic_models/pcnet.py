@@ -17,9 +17,9 @@ Interrupts. INTR is the or of the sources that CSR3, CSR4 and CSR5 let through; 
 IENA, SINT and SLPINT whatever IENA says.
 
 Timers (machine's clock). The poll timer, 65536 - CSR47 clocks at 33 MHz: the transmit ring unless DPOLL,
-and the receive ring while a frame waits. Not shorter than ``POLL_MIN_NS``; ``POLL_STRETCH`` times longer
-for a driver that has used TDMD since STRT and so does not depend on it. The wait of a held frame. A
-negotiation of the PHY.
+and the receive ring while a frame waits. Not shorter than ``POLL_MIN_NS``, not longer than ``POLL_HELD_NS``
+while a frame waits, ``POLL_STRETCH`` times longer for a driver that has used TDMD since STRT and so does
+not depend on it. The wait of a held frame. A negotiation of the PHY.
 
 Link. BCR4's LEDOUT shows link pass, the PHY at address 1 behind BCR33 and BCR34 as well (the Am79C971's
 registers; an Am79C970A has none, and its drivers do not look). Without link a frame ends in LCAR and CERR.
@@ -53,6 +53,7 @@ MIN_FRAME = 14
 FCS = 4
 POLL_MIN_NS = 100_000
 POLL_STRETCH = 8
+POLL_HELD_NS = 250_000
 CLOCK_HZ = 33_000_000
 PHY_IDENT = (0x0022, 0x561B)  # Am79C874
 BROADCAST = b"\xff" * 6
@@ -262,7 +263,7 @@ class Pcnet:
             csr[5] &= ~r.SPND
             if old & r.SPND or self.rings.suspend:
                 self.rings.suspend = False
-                self._arm()
+                self.arm()
                 self._kick()
                 self.wake()
         elif csr[0] & r.STOP:
@@ -321,7 +322,7 @@ class Pcnet:
             self.rings.tx.poll = not csr[4] & r.DPOLL
         if not csr[15] & r.DRX:
             csr[0] |= r.RXON
-        self._arm()
+        self.arm()
 
     def underflow(self) -> None:
         """A transmit chain had no end: the transmitter goes off unless DXSUFLO."""
@@ -485,7 +486,9 @@ class Pcnet:
 
     def _poll_ns(self) -> int:
         interval = max((0x10000 - self.csr[r.POLLINT]) * 1000 // 33, POLL_MIN_NS)
-        return interval * POLL_STRETCH if self.demanded and self.rings.rx.fifo is None else interval
+        if self.rings.rx.fifo is not None:
+            return min(interval, POLL_HELD_NS)
+        return interval * POLL_STRETCH if self.demanded else interval
 
     def _polling(self) -> bool:
         csr0, csr4 = self.csr[0], self.csr[4]
@@ -495,7 +498,8 @@ class Pcnet:
             return True
         return bool(csr0 & r.TXON and (self.rings.tx.poll or not csr4 & r.DPOLL)) and not self.blocked
 
-    def _arm(self) -> None:
+    def arm(self) -> None:
+        """Start a poll interval."""
         self.poll_at = self.now() + self._poll_ns()
 
     def next_deadline(self) -> int | None:
@@ -509,7 +513,7 @@ class Pcnet:
         self.phy.run(now)
         self.rings.rx.expire(now)
         if now >= self.poll_at and self._polling():
-            self._arm()
+            self.arm()
             if self.csr[0] & r.TXON and not self.csr[4] & r.DPOLL:
                 self.rings.tx.poll = True
             self._kick()

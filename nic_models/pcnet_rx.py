@@ -162,6 +162,7 @@ class Receiver:
         if self.hold_until is None:
             self.hold_until = chip.now() + MISS_NS
             self.warned = False
+            chip.arm()
         return False
 
     def lose(self) -> None:

@@ -4,6 +4,7 @@ import pytest
 
 from nic_models import pcnet_regs as r
 from nic_models.multicast import hash_le
+from nic_models.pcnet import POLL_HELD_NS
 from nic_models.pcnet_rx import HOLD_NS, MISS_NS
 from nic_models.vnet import partial
 from tests.nic_models.pcnet_kit import (
@@ -243,6 +244,17 @@ def test_miss_is_set_for_a_driver_that_waits_for_it():
     assert not bench.irq  # said once
     bench.give(0)
     bench.tick(2_000_000)
+    assert bench.mcnt(0) == 65
+
+
+def test_a_waiting_frame_is_polled_for_often():
+    """Also for a driver that uses TDMD, whose transmit ring is looked at less often."""
+    bench = dry_bench()
+    bench.send(frame(60))
+    bench.tick(5_000_000)
+    bench.receive(frame(61))
+    bench.give(0)
+    bench.tick(POLL_HELD_NS)
     assert bench.mcnt(0) == 65
 
 
