@@ -1,0 +1,180 @@
+"""The same script on ``qemu-system-x86_64 -qtest`` and ``tapnet run -qtest``: two real processes, equal answers.
+
+QEMU runs a ROM that halts, not -S: a stopped machine hands no frame to its card.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.oracle.qtest_client import QtestClient
+from tests.oracle.qtest_script import ISA_BASE, ISA_LINE, MAC, SCRIPTS, SLOT
+
+QEMU = shutil.which("qemu-system-x86_64")
+HALT = b"\xfa\xf4\xeb\xfd"  # cli; hlt; jmp to the hlt
+ADDRESS = MAC.hex(":")
+
+_SUBSYSTEM = "the EEPROM holds what the PCI header shows as subsystem (data sheet 6); QEMU's is empty there"
+_EEPROM = (
+    "the EEPROM holds what MSR, BMCR and Config0-5 are loaded from (data sheet 6); QEMU's is empty there"
+)
+_LENGTH = "CSR76 and CSR78 hold the two's complement of the ring length (data sheet, CSR76, CSR78)"
+
+# model -> label -> why ours differs from QEMU's
+ACCEPTED: dict[str, dict[str, str]] = {
+    "ne2k_pci": {},
+    "ne2k_isa": {},
+    "rtl8139": {
+        "ANLPAR": "a partner that has auto-negotiated has acknowledged: bit 14 (data sheet, ANLPAR)",
+        "EEPROM word 3": _SUBSYSTEM,
+        "EEPROM word 4": _SUBSYSTEM,
+        "EEPROM word 5": _EEPROM,
+        "EEPROM word 6": _EEPROM,
+    },
+    "pcnet": {
+        "CSR76": _LENGTH,
+        "CSR78": _LENGTH,
+        "after 40 more": "TDMD is cleared when the chip looks at the ring (data sheet, CSR0); QEMU leaves it set",
+    },
+}
+
+
+def qemu(model, directory):
+    assert QEMU, "apt-get install qemu-system-x86"
+    rom = directory / "halt.bin"
+    rom.write_bytes((b"\x90" * 0xFFF0 + HALT).ljust(0x10000, b"\x90"))
+    where = f"iobase={ISA_BASE:#x},irq={ISA_LINE}" if model == "ne2k_isa" else f"addr={SLOT}"
+    command = [QEMU, "-M", "pc", "-m", "16", "-accel", "tcg", "-bios", rom, "-nodefaults", "-display", "none"]
+    command += ["-qtest", f"unix:{directory}/bus,server=on,wait=off", "-qtest-log", "none"]
+    command += ["-netdev", "user,id=n,ipv6=off", "-device", f"{model},id=card,netdev=n,mac={ADDRESS},{where}"]
+    return command
+
+
+def tapnet(model, directory):
+    where = f",iobase={ISA_BASE:#x},irq={ISA_LINE}" if model == "ne2k_isa" else f",addr={SLOT}"
+    command = [sys.executable, "-m", "tapnet", "run", "-m", "16M"]
+    command += ["-net", f"nic,model={model},name=card,macaddr={ADDRESS}{where}", "-net", "user"]
+    return [*command, "-qtest", f"unix:{directory}/bus,server=on,wait=off"]
+
+
+def play(command, model, directory):
+    """Start, run the script, end; what it saw."""
+    process = subprocess.Popen(command(model, directory), stdin=subprocess.DEVNULL)
+    try:
+        client = QtestClient.unix(f"{directory}/bus")
+        try:
+            return dict(SCRIPTS[model](client))
+        finally:
+            client.close()
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@pytest.mark.parametrize("model", SCRIPTS)
+def test_same_script_same_answers(model, tmp_path):
+    seen = []
+    for command in (qemu, tapnet):
+        directory = tmp_path / command.__name__
+        directory.mkdir()
+        seen.append(play(command, model, directory))
+    theirs, ours = seen
+    assert list(theirs) == list(ours)
+    different = {label for label in theirs if theirs[label] != ours[label]}
+    accepted = ACCEPTED[model].keys()
+    assert {label: (theirs[label], ours[label]) for label in different - accepted} == {}
+    assert accepted - different == set(), "a difference is gone: take it off the list"
+
+
+LINES = """
+endianness
+inb 0x80
+inb 128
+inb 0200
+inb 0x80 more words
+inw 0x80
+inl 0x80
+outb 0x80 0x1ff
+outw 0x80 0x12345
+outl 0x80 0x1234567890
+inl 0xcf8
+outl 0xcf8 0x80001800
+inl 0xcfc
+inw 0xcfe
+inb 0xcfd
+writeb 0x1000 0x1ff
+readb 0x1000
+writew 0x1001 0x12345
+readw 0x1001
+writel 0x1003 0x123456789
+readl 0x1003
+writeq 0x1001 0xffffffffffffffff
+writeq 0x1004 -2
+readq 0x1001
+read 0x1000 0x10
+write 0x1000 0x4 0x01020304
+write 0x1004 0x4 0x0506
+write 0x1008 0x1 0x0a0b0c
+read 0x1000 0x10
+write 0x1000 0 0x00
+write 0x1000 0 0x
+write 0x1000 0x4 0XABcd
+b64read 0x1000 0x8
+b64read 0x1000 0
+b64write 0x1000 0x8 AAECAwQFBgc=
+b64write 0x1000 0x2 AAECAwQFBgc=
+b64write 0x1000 0x2 A=
+read 0x1000 0x10
+memset 0x1000 0x4 0x155
+memset 0x1000 0 0
+read 0x1000 0x10
+irq_intercept_in nothing
+irq_intercept_in ioapic
+irq_intercept_in ioapic
+irq_intercept_in /machine/i440fx/ioapic
+irq_intercept_out ioapic
+irq_intercept_in /machine/peripheral/card
+set_irq_in ioapic unnamed-gpio-in 5 1
+set_irq_in ioapic unnamed-gpio-in 5 1
+set_irq_in ioapic unnamed-gpio-in 5 0
+set_irq_in nothing unnamed-gpio-in 5 0
+module_load hw- nothing
+rtas 1 2
+sync
+INB 0x80
+ inb 0x80
+inb 0x80\x20
+#
+""".strip("\n").splitlines()
+
+
+def told(command, model, directory, lines):
+    """Every line of the server, messages too, from start to end."""
+    process = subprocess.Popen(command(model, directory), stdin=subprocess.DEVNULL)
+    try:
+        client = QtestClient.unix(f"{directory}/bus")
+        seen = []
+        for line in lines:
+            client.socket.sendall(line.encode() + b"\n")
+            answer = ""
+            while not answer or answer.startswith("IRQ "):
+                answer = client.line()
+                seen.append((line, answer))
+        client.close()
+        return seen
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def test_same_lines_same_answers(tmp_path):
+    seen = []
+    for command in (qemu, tapnet):
+        directory = tmp_path / command.__name__
+        directory.mkdir()
+        seen.append(told(command, "rtl8139", directory, LINES))
+    assert seen[0] == seen[1]
