@@ -53,7 +53,7 @@ MIN_FRAME = 14
 FCS = 4
 POLL_MIN_NS = 100_000
 POLL_STRETCH = 8
-POLL_HELD_NS = 250_000
+POLL_HELD_NS = 250_000  # until MISS is set
 CLOCK_HZ = 33_000_000
 PHY_IDENT = (0x0022, 0x561B)  # Am79C874
 BROADCAST = b"\xff" * 6
@@ -487,7 +487,7 @@ class Pcnet:
     def _poll_ns(self) -> int:
         interval = max((0x10000 - self.csr[r.POLLINT]) * 1000 // 33, POLL_MIN_NS)
         if self.rings.rx.fifo is not None:
-            return min(interval, POLL_HELD_NS)
+            return interval if self.rings.rx.warned else min(interval, POLL_HELD_NS)
         return interval * POLL_STRETCH if self.demanded else interval
 
     def _polling(self) -> bool:
