@@ -92,7 +92,9 @@ def user_runner(home: Path) -> Runner:
         env = _environment(home, PYTHONPATH=where)
         for interpreter in (sys.executable, system):
             runner = Runner("user", (*drop, interpreter), env, home)
-            probe = [*drop, interpreter, "-c", "import tapnet.service, pyroute2, pytun, click"]
+            # by way of sh: setpriv itself still has the capability to find what the user may not
+            imports = "import tapnet.service, pyroute2, pytun, click"
+            probe = [*drop, "sh", "-c", f'exec "$0" -c "{imports}"', interpreter]
             if (
                 shutil.which(interpreter)
                 and not subprocess.run(probe, env=env, capture_output=True).returncode
