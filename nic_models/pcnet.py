@@ -42,8 +42,8 @@ from zlib import crc32
 from . import pcnet_regs as r
 from .dma import Engine
 from .mii import AN_10, AN_10FULL, AN_SELECTOR, Phy
-from .multicast import hash_le
 from .padding import pad
+from .pcnet_filter import REJECTED, Filter
 from .pcnet_rings import Rings
 from .pcnet_rx import MAX_IMAGE
 from .pcnet_state import load, save
@@ -56,7 +56,6 @@ POLL_STRETCH = 8
 POLL_HELD_NS = 250_000  # until MISS is set
 CLOCK_HZ = 33_000_000
 PHY_IDENT = (0x0022, 0x561B)  # Am79C874
-BROADCAST = b"\xff" * 6
 
 
 def address_prom(mac: bytes) -> bytearray:
@@ -102,8 +101,7 @@ class Pcnet:
         self.demanded = False  # TDMD was used since STRT
         self.poll_at = 0
         self.rings = Rings(self)
-        self.padr = bytes(6)
-        self.ladrf = 0
+        self.filter = Filter()
         self.reset()
 
     # -- resets ----------------------------------------------------------------------------------------
@@ -135,7 +133,7 @@ class Pcnet:
         csr[80], csr[88], csr[89] = r.CSR80_RESET, r.CSR88_CHIP_ID, r.CSR89_CHIP_ID
         csr[100], csr[103] = r.CSR100_RESET, r.CSR103_RESET
         csr[94] = csr[122] = csr[124] = csr[r.MFC] = csr[r.RCC] = 0
-        self._refilter()
+        self.filter.load(self.csr)
         self.update_irq()
         self.wake()
 
@@ -221,7 +219,7 @@ class Pcnet:
             if index in r.CSR_STOPPED:
                 csr[index] = value & r.CSR_STOPPED[index]
                 if 8 <= index <= 15:
-                    self._refilter()
+                    self.filter.load(self.csr)
             elif index == 16 or index == 17:
                 csr[index - 15] = value
             elif index == r.SWS_MIRROR:
@@ -309,7 +307,7 @@ class Pcnet:
     def initialized(self, mode: int) -> None:
         """The initialization block has been read: its MODE; the other fields are in their CSRs."""
         self.csr[15] = mode
-        self._refilter()
+        self.filter.load(self.csr)
         self.csr[0] |= r.IDON
         if self.csr[0] & r.STRT:
             self._start()
@@ -390,7 +388,9 @@ class Pcnet:
             return True
         if self.rings.rx.fifo is not None or csr[5] & r.SPND or self.rings.suspend:
             if csr[5] & (r.MPMODE | r.MPEN) == r.MPMODE | r.MPEN:
-                self._magic(frame)
+                if self.filter.magic(frame, bool(csr[5] & r.MPPLBA)):
+                    csr[5] |= r.MPINT
+                    self.update_irq()
                 return True
             self.refused = True
             return False
@@ -424,33 +424,11 @@ class Pcnet:
 
     def accept(self, image: bytes, status: int, looped: bool) -> None:
         """Filter a frame that came with its FCS, and put it into the FIFO. ``status``: RMD1 bits."""
-        mode = self.csr[15]
-        if not mode & r.PROM:
-            destination = image[:6]
-            if destination == self.padr and not mode & r.DRCVPA:
-                status |= r.R_PAM
-            elif not destination[0] & 1:
-                return
-            elif destination == BROADCAST and not mode & r.DRCVBC:
-                status |= r.R_BAM
-            elif self.ladrf >> hash_le(destination) & 1:
-                status |= r.R_LAFM
-            else:
-                return
-        self.rings.rx.store(image, status, looped)
+        bits = self.filter.match(image[:6])
+        if bits == REJECTED:
+            return
+        self.rings.rx.store(image, status | bits, looped)
         self.dma_pending = True
-
-    def _refilter(self) -> None:
-        csr = self.csr
-        self.padr = b"".join(value.to_bytes(2, "little") for value in csr[12:15])
-        self.ladrf = csr[8] | csr[9] << 16 | csr[10] << 32 | csr[11] << 48
-
-    def _magic(self, frame: bytes) -> None:
-        """Magic packet mode: MPINT for a frame that has our address sixteen times after six bytes of ones."""
-        to_us = frame[:6] == self.padr or bool(self.csr[5] & r.MPPLBA and frame[:1] and frame[0] & 1)
-        if to_us and BROADCAST + self.padr * 16 in frame[12:]:
-            self.csr[5] |= r.MPINT
-            self.update_irq()
 
     def tx_ready(self) -> None:
         """The wire takes frames again."""
@@ -527,7 +505,7 @@ class Pcnet:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from ``snapshot()``'s data. Raises ValueError if it is not such data."""
         load(self, state)
-        self._refilter()
+        self.filter.load(self.csr)
         self.irq = False
         self.update_irq()
         if not self.irq:

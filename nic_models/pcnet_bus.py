@@ -5,6 +5,8 @@ when it has gone out: a run that is cut off before (snapshot) writes it again wh
 count of a descriptor are one write of eight bytes, and come after the data, so that a guest which watches OWN sees a
 finished descriptor.
 
+BSWP (CSR3) swaps the bytes of buffer accesses within their 32-bit words, never those of descriptors.
+
 ``budget`` is what is left of the descriptors that one run of the engine may look at.
 
 The bus answers all ones where nothing is. A descriptor of ones alone is taken as a master abort (``Fault``).
@@ -87,6 +89,23 @@ class Bus:
         low, high, count, other = _SHORT.unpack(data)
         return low | (high & 0xFF) << 16 | self.upper(), high & 0xFF00, count, other
 
+    def read_swapped(self, address: int, length: int) -> Generator[Op, Any, bytes]:
+        """Big-endian mode: buffer bytes come from the other end of their 32-bit words."""
+        start = address & ~3
+        size = address - start + length + 3 & ~3
+        data = yield ("read", start, size)
+        return _swap(data)[address - start : address - start + length]
+
+    def write_swapped(self, address: int, data: bytes) -> Action:
+        """Big-endian mode: whole words in one write, bytes of others one by one."""
+        head = min(-address & 3, len(data))
+        tail = len(data) - head & 3
+        for index in (*range(head), *range(len(data) - tail, len(data))):
+            yield ("write", (address + index & ADDRESS) ^ 3, data[index : index + 1])
+        whole = data[head : len(data) - tail]
+        if whole:
+            yield ("write", address + head & ADDRESS, _swap(whole))
+
     def give_back(self, address: int, status: int) -> None:
         """Post the status half (style 0: byte) of the descriptor at ``address``."""
         if self.bcr[r.SWS] & 0xFF:
@@ -104,3 +123,11 @@ class Bus:
         else:
             self.posted.append(("write", address + 6 & ADDRESS, _U16.pack(short)))
             self.posted.append(("write", address + 3 & ADDRESS, bytes((status >> 8,))))
+
+
+def _swap(data: bytes) -> bytes:
+    """The bytes of each 32-bit word the other way round."""
+    swapped = bytearray(len(data))
+    for index in range(4):
+        swapped[index::4] = data[3 - index :: 4]
+    return bytes(swapped)

@@ -115,7 +115,11 @@ class Receiver:
         self.used += 1
         total = len(image)
         end = done + 4096 - (count & 0xFFF)
-        yield ("write", where, image[done:end] if done or end < total else image)
+        piece = image[done:end] if done or end < total else image
+        if chip.csr[3] & r.BSWP:
+            yield from bus.write_swapped(where, piece)
+        else:
+            yield ("write", where, piece)
         status &= _KEPT
         if not done:
             status |= r.D_STP

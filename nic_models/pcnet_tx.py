@@ -61,12 +61,8 @@ class Transmitter:
         self.chain_status = 0  # status of the first of them
         self.chain_length = 0
         self.wire: bytes | None = None  # sent, but the wire did not take it
-        self.result: tuple[int, int, int, int] = (
-            0,
-            0,
-            0,
-            0,
-        )  # its descriptor, status, TMD2 flags, BCNT half
+        # its descriptor, status, TMD2 flags, BCNT half
+        self.result: tuple[int, int, int, int] = (0, 0, 0, 0)
 
     def length(self) -> int:
         """Descriptors of the ring, 1..65536 (CSR78 is two's complement)."""
@@ -101,7 +97,10 @@ class Transmitter:
             return True
         data = b""
         if count & 0xFFF:
-            data = yield ("read", where, 4096 - (count & 0xFFF))
+            if chip.csr[3] & r.BSWP:
+                data = yield from bus.read_swapped(where, 4096 - (count & 0xFFF))
+            else:
+                data = yield ("read", where, 4096 - (count & 0xFFF))
         if first:
             self.chain_status = status
             self.chain_length = 1

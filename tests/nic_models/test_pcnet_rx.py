@@ -14,6 +14,7 @@ from tests.nic_models.pcnet_kit import (
     MAC,
     OWN,
     PEER,
+    RX_BUFFERS,
     STP,
     Bench,
     every_style,
@@ -115,6 +116,22 @@ def test_frame_that_owes_a_checksum_is_completed_or_dropped():
     assert bench.mcnt(0) == 64 and bench.received(0, 60) != bytes(data)
     assert bench.card.receive(bytes(data), b"\x01" * 10)
     assert bench.card.counters == {"rx_bad": 1}
+
+
+@pytest.mark.parametrize("offset", range(4))
+@pytest.mark.parametrize("size", [60, 61, 62, 63])
+@pytest.mark.parametrize("buffer", [5, 62, 1536])
+def test_big_endian_buffers(offset, size, buffer):
+    bench = started(2, rlen=5)
+    bench.csr(3, r.BSWP)
+    for index in range(32):
+        bench.give(index, buffer, OWN, RX_BUFFERS + index * buffer + offset)
+    bench.memory.cells[RX_BUFFERS : RX_BUFFERS + 2000] = b"\xee" * 2000
+    assert bench.receive(frame(size))
+    expected = bytearray(b"\xee" * 2000)
+    for place, byte in enumerate(with_fcs(frame(size)), offset):
+        expected[place ^ 3] = byte
+    assert bench.memory.cells[RX_BUFFERS : RX_BUFFERS + 2000] == expected
 
 
 # -- filter ------------------------------------------------------------------------------------------------

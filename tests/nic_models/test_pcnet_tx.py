@@ -13,6 +13,7 @@ from tests.nic_models.pcnet_kit import (
     OWN,
     PEER,
     STP,
+    TX_BUFFERS,
     Bench,
     every_style,
     frame,
@@ -94,6 +95,23 @@ def test_stale_error_bits_go():
     bench.memory.cells[bench.tx_address(0) + 8 : bench.tx_address(0) + 12] = b"\x0f\0\0\xff"
     bench.demand()
     assert bench.descriptor(bench.tx_address(0))[1:] == (STP | ENP, 0xF000 | -60 & 0xFFF, 0)
+
+
+@pytest.mark.parametrize("offset", range(4))
+@pytest.mark.parametrize("size", [60, 61, 62, 63, 1, 2, 3, 5])
+def test_big_endian_buffers(offset, size):
+    bench = started(2)
+    bench.csr(3, r.BSWP)
+    data = out_frame(60 + size)
+    pieces = (data[:size], data[size:])
+    bench.queue(*pieces)
+    for index, piece in enumerate(pieces):
+        where = TX_BUFFERS + index * 0x1000 + offset
+        bench.write_descriptor(bench.tx_address(index), where, (OWN | STP, OWN | ENP)[index], len(piece), 0)
+        for place, byte in enumerate(piece, where):
+            bench.memory.cells[place ^ 3] = byte
+    bench.demand()
+    assert bench.sent == [data]
 
 
 # -- padding and FCS ---------------------------------------------------------------------------------------
