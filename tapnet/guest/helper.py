@@ -53,6 +53,8 @@ def fork(body: Callable[[], NoReturn]) -> int:
 
 def _explain(error: BaseException) -> str:
     if isinstance(error, OSError):
+        if error.errno == errno.ENOSPC:
+            return "the limit on namespaces is reached (sysctl user.max_net_namespaces and its like)"
         return f"{error.strerror}" + (f": {error.filename}" if isinstance(error.filename, str) else "")
     return str(error)[:_ERROR_MAX] or type(error).__name__
 

@@ -51,7 +51,7 @@ def _check(result: int, what: str = "") -> int:
 
 def unshare(flags: int) -> None:
     """Leave the namespaces named by ``flags`` (CLONE_NEW*) for new ones. Raises OSError."""
-    _check(_libc.unshare(ctypes.c_int(flags)))
+    _check(_libc.unshare(ctypes.c_int(flags)), "unshare")
 
 
 def setns(fd: int, kind: int = 0) -> None:

@@ -10,6 +10,7 @@ import select
 import signal
 import struct
 import subprocess
+import sys
 import termios
 import time
 from collections.abc import Callable, Iterator
@@ -113,6 +114,51 @@ def test_keep_uid(tapnet: Runner) -> None:
         assert (uid, gid, int(caps, 16)) == ("1000", "1000", 0)
     else:
         assert uid == "0"
+
+
+LIMITS = {
+    "user": "user namespaces are not permitted here",
+    "net": "the limit on namespaces is reached",
+}
+
+
+# Run words in a user namespace with room for many users, as uid 5, after a limit was set there (not on the host).
+LIMITED = """
+import os, sys
+from tapnet.guest import syscalls
+ready, go = os.pipe(), os.pipe()
+child = os.fork()
+if child == 0:
+    syscalls.unshare(syscalls.CLONE_NEWUSER)
+    os.write(ready[1], b"x")
+    os.read(go[0], 1)
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+    with open(f"/proc/sys/user/max_{sys.argv[1]}_namespaces", "w") as file:
+        file.write("0")
+    os.setgroups([])
+    os.setresgid(5, 5, 5)
+    os.setresuid(5, 5, 5)
+    os.execvp(sys.argv[2], sys.argv[2:])
+os.read(ready[0], 1)
+for name in ("uid_map", "gid_map"):
+    with open(f"/proc/{child}/{name}", "w") as file:
+        file.write("0 0 2000")
+os.write(go[1], b"x")
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.parametrize("which", LIMITS)
+def test_without_namespaces_one_line_says_so(tmp_path: Path, which: str) -> None:
+    user = user_runner(tmp_path)
+    argv = user.argv("exec", *QUICK, "--", "true")[len(user.prefix) - 1 :]
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, which, *argv],
+        env=user.env, capture_output=True, text=True, timeout=20, cwd="/",
+    )  # fmt: skip
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert LIMITS[which] in done.stderr and done.stderr.count("\n") == 1
 
 
 # ---- signals -----------------------------------------------------------------------------------------------
