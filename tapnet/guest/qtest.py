@@ -78,32 +78,19 @@ class SocketChannel:
 
 
 class StdioChannel:
-    """Standard input and output. Their own mode is not touched: it may be shared with a shell.
+    """Standard input and output. Their own mode is not touched, it may be shared with a shell: we read and write
+    through descriptors of our own, which do not block.
 
-    Input is read when there is some. Output goes through a descriptor of our own that does not block; where it
-    cannot be had (a terminal of another user), ``CAREFUL`` bytes at a time when there is room.
+    Where such a descriptor cannot be had (a terminal of another user), output goes ``CAREFUL`` bytes at a time when
+    there is room. A file is never waited for. A socket has one mode only: it does not block from here on.
     """
 
     CAREFUL = 512
 
     def __init__(self, source: int = 0, sink: int = 1) -> None:
-        self.source = os.dup(source)
-        self._socket: socket.socket | None = None
-        self._size = READ_SIZE
-        mode = os.fstat(sink).st_mode
-        if stat.S_ISSOCK(mode):
-            self._socket = socket.socket(fileno=os.dup(sink))
-            self.sink = self._socket.fileno()
-            return
-        try:
-            if stat.S_ISREG(mode):
-                raise OSError  # its own offset belongs to it
-            self.sink = os.open(
-                f"/proc/self/fd/{sink}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-            )
-        except OSError:
-            self.sink = os.dup(sink)
-            self._size = READ_SIZE if stat.S_ISREG(mode) else self.CAREFUL
+        self.source, _ = _reopen(source, os.O_RDONLY)
+        self.sink, own = _reopen(sink, os.O_WRONLY)
+        self._size = READ_SIZE if own else self.CAREFUL
 
     def recv(self) -> bytes:
         """See ``Channel``."""
@@ -111,19 +98,28 @@ class StdioChannel:
 
     def send(self, data: bytes) -> int:
         """See ``Channel``."""
-        if self._socket is not None:
-            return self._socket.send(data, socket.MSG_DONTWAIT)
         return os.write(self.sink, data[: self._size])
 
     def close(self) -> None:
         """See ``Channel``."""
         if self.source >= 0:
             os.close(self.source)
-            if self._socket is None:
-                os.close(self.sink)
-            else:
-                self._socket.close()
+            os.close(self.sink)
             self.source = self.sink = -1
+
+
+def _reopen(fd: int, way: int) -> tuple[int, bool]:
+    """A descriptor of the same thing, and whether writing to it never blocks."""
+    mode = os.fstat(fd).st_mode
+    if stat.S_ISREG(mode):
+        return os.dup(fd), True  # with its offset
+    if stat.S_ISSOCK(mode):
+        os.set_blocking(fd, False)
+        return os.dup(fd), True
+    try:
+        return os.open(f"/proc/self/fd/{fd}", way | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC), True
+    except OSError:
+        return os.dup(fd), False
 
 
 class RegisterBus:
