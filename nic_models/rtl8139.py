@@ -16,7 +16,7 @@ follows it. So a snapshot between any two operations is complete, and a reset in
 behind (``epoch``). Work per run is bounded: 16 received frames, 4 + 2 x 64 transmit descriptors per kick.
 Without bus mastering the engine waits.
 
-Timers: TimerInt, the PHY's negotiation, the C+ receiver's look at its ring.
+Timers: TimerInt, the PHY's negotiation, and the receiver's: RXOVW again, another look at the C+ ring.
 
 Departures: reset and auto-load take no time; power management, wake-up and CardBus registers are stored and
 do nothing. IDR, MAR, Config and PHY registers keep their values over CR.RST, as the data sheet says.
@@ -397,13 +397,14 @@ class Rtl8139:
 
     def next_deadline(self) -> int | None:
         """When ``run`` is due, ns of the machine's clock."""
-        dues = [due for due in (self.timer.due, self.phy.deadline, self.cplus.retry) if due is not None]
-        return min(dues) if dues else None
+        dues = (self.timer.due, self.phy.deadline, self.cplus.retry, self.rx.again)
+        return min((due for due in dues if due is not None), default=None)
 
     def run(self, now: int) -> None:
         """Let timers expire."""
         self.timer.run(now)
         self.phy.run(now)
+        self.rx.run(now)
         self.cplus.run(now)
 
     # state

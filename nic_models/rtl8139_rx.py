@@ -10,10 +10,12 @@ it), and the next one starts as many bytes behind the start.
 
 Overflow: the first packet that does not fit sets ISR.RXOVW and counts one in MPC; it stays in the FIFO, and
 ``receive`` answers False (the wire is held) until CAPR is written, the receiver is switched off or the chip
-is reset. So a driver that does empty its ring loses nothing. Without bus mastering the FIFO overflows as on
-real hardware: FOVW, MPC, the frame is lost. Frames are padded to 60 bytes; nothing on an emulated wire is a
-runt or has a bad FCS, so AR and AER are stored and change nothing. Early receive interrupts (RCR.ERTH,
-MULINT) are not generated: ERBCR and ERSR read 0.
+is reset. So a driver that does empty its ring loses nothing. A real wire would bring the next frame and set
+RXOVW again, by which drivers wake up that acknowledged it with packets left in the ring (Linux does, at the
+end of its budget); so it is set again after ``AGAIN_NS``, doubled up to ``AGAIN_LONGEST_NS``, while the ring
+stays full. Without bus mastering the FIFO overflows as on real hardware: FOVW, MPC, the frame is lost. Frames
+are padded to 60 bytes; nothing on an emulated wire is a runt or has a bad FCS, so AR and AER are stored and
+change nothing. Early receive interrupts (RCR.ERTH, MULINT) are not generated: ERBCR and ERSR read 0.
 
 Limits: ``FIFO_FRAMES``; ``MAX_FRAME`` bytes; a packet that can never fit is dropped, counted under
 ``oversize``.
@@ -32,7 +34,7 @@ from zlib import crc32
 from . import rtl8139_regs as r
 from .multicast import hash_be
 from .padding import pad
-from .state import counts, flag, number, pack, unpack
+from .state import counts, flag, number, optional, pack, unpack
 from .vnet import complete
 
 if TYPE_CHECKING:
@@ -42,6 +44,8 @@ FIFO_FRAMES = 16
 MAX_FRAME = 8187  # the 13-bit length of a C+ descriptor, without FCS
 WRAP_ROOM = 1536  # what a driver keeps behind a ring for RCR.WRAP
 SHORTEST = 14  # an Ethernet header
+AGAIN_NS = 250_000  # about two frames at 100 Mbit/s
+AGAIN_LONGEST_NS = 64_000_000
 FCS = 4
 
 _HEADER = Struct("<HH")
@@ -53,6 +57,7 @@ class Receiver:
     """Filter, FIFO and ring of one chip."""
 
     __slots__ = (
+        "again",
         "base",
         "cbr",
         "chip",
@@ -63,6 +68,7 @@ class Receiver:
         "read_at",
         "size",
         "stalled",
+        "wait",
         "wire_held",
     )
 
@@ -75,6 +81,8 @@ class Receiver:
         self.size = r.RING_SMALLEST
         self.stalled = False  # no room for fifo[0]
         self.wire_held = False  # receive() answered False: rx_ready is owed
+        self.again: int | None = None  # when RXOVW is set again
+        self.wait = AGAIN_NS
 
     def reset(self) -> None:
         """Software reset: ring empty, FIFO empty; MAR keeps its value."""
@@ -92,6 +100,8 @@ class Receiver:
         """Forget what is in the FIFO and let the wire go on."""
         self.fifo.clear()
         self.stalled = False
+        self.again = None
+        self.wait = AGAIN_NS
         self.let_go()
 
     def let_go(self, always: bool = False) -> None:
@@ -195,9 +205,11 @@ class Receiver:
         used = (cbr - self.read_at) % size
         if total >= size - used:
             self.stalled = True
+            self.again = self.chip.now() + self.wait
             self.miss(r.INT_RXOVW)
             return
         self.fifo.popleft()
+        self.wait = AGAIN_NS
         packet = b"".join((_HEADER.pack(status, len(frame) + FCS), frame, _FCS.pack(crc32(frame))))
         chip = self.chip
         end = cbr + total
@@ -233,8 +245,16 @@ class Receiver:
         capr = self.read_capr() & ~mask | value & mask
         self.read_at = (capr + r.CAPR_OFFSET) % self.size
         self.stalled = False
+        self.again = None
         if self.fifo or self.wire_held:
             self.chip.kick()
+
+    def run(self, now: int) -> None:
+        """The ring is still full when another frame would have come."""
+        if self.again is not None and now >= self.again:
+            self.wait = min(2 * self.wait, AGAIN_LONGEST_NS)
+            self.again = now + self.wait
+            self.chip.interrupt(r.INT_RXOVW)
 
     def read_cbr(self) -> int:
         """CBR: where the next packet goes."""
@@ -260,6 +280,8 @@ class Receiver:
             "missed": self.missed,
             "stalled": self.stalled,
             "wire_held": self.wire_held,
+            "again": self.again,
+            "wait": self.wait,
             "fifo": [{"frame": pack(frame), "status": status} for frame, status in self.fifo],
             "drops": dict(self.drops),
         }
@@ -280,6 +302,8 @@ class Receiver:
         self.missed = number(state, "missed", 0xFFFFFF)
         self.stalled = flag(state, "stalled")
         self.wire_held = flag(state, "wire_held")
+        self.again = optional(state, "again", 1 << 80)
+        self.wait = number(state, "wait", AGAIN_LONGEST_NS, 1)
         self.size = size
         self.fifo = deque(frames)
         self.drops = counts(state, "drops")

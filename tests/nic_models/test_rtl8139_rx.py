@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from nic_models import rtl8139_regs as r
 from nic_models.multicast import filter_with
-from nic_models.rtl8139_rx import FIFO_FRAMES, MAX_FRAME
+from nic_models.rtl8139_rx import AGAIN_NS, FIFO_FRAMES, MAX_FRAME
 from nic_models.vnet import partial, tcp4
 from tests.nic_models.rtl8139_kit import BROADCAST, GROUP, MAC, OTHER, RING, Kit, frame_to, padded
 
@@ -242,6 +242,26 @@ def test_a_capr_that_frees_too_little_overflows_again():
     assert kit.read(r.ISR, 2) == r.INT_RXOVW
     assert kit.read(r.MPC, 4) == 2
     assert kit.ready == 0
+
+
+def test_a_full_ring_interrupts_again():
+    """As the frames of a real wire do, for drivers that acknowledge RXOVW with packets left to read."""
+    kit = Kit()
+    kit.full()
+    assert not kit.receive(frame_to())
+    kit.isr()
+    waits = []
+    for _ in range(12):
+        before = kit.time
+        assert not kit.irq
+        kit.wait(kit.machine.next_deadline() - kit.time)
+        assert kit.irq and kit.isr() == r.INT_RXOVW
+        waits.append((kit.time - before) / AGAIN_NS)
+    assert waits == [1, 2, 4, 8, 16, 32, 64, 128, 256, 256, 256, 256]
+    assert kit.read(r.MPC, 4) == 1
+    kit.packets()
+    assert kit.machine.next_deadline() is None
+    assert kit.ready == 1
 
 
 def test_the_ring_is_never_filled_to_the_last_byte():
