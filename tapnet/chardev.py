@@ -78,9 +78,7 @@ async def listen(chardev: Chardev) -> Listening:
             return _listen_unix(address)
         return await _listen_tcp(address)
     except OSError as error:
-        raise ServerError(
-            f"{chardev.origin} {shown(chardev)}: cannot listen: {error.strerror or error}"
-        ) from None
+        raise ServerError(f"{chardev.origin}: cannot listen: {error.strerror or error}") from None
 
 
 async def connect(chardev: Chardev) -> socket.socket:
@@ -103,7 +101,7 @@ async def connect(chardev: Chardev) -> socket.socket:
             raise failure
     except (OSError, TimeoutError) as error:
         why = getattr(error, "strerror", None) or str(error) or "timed out"
-        raise ServerError(f"{chardev.origin} {shown(chardev)}: cannot connect: {why}") from None
+        raise ServerError(f"{chardev.origin}: cannot connect: {why}") from None
 
 
 async def _connected(family: int, target: str | tuple[object, ...]) -> socket.socket:

@@ -16,17 +16,17 @@ from tapnet.monitor.server import ServerError
 
 
 def unix(path, **options):
-    return Chardev(origin="-qtest", address=UnixPath(str(path), **options), server=True)
+    return Chardev(origin="-qtest X", address=UnixPath(str(path), **options), server=True)
 
 
 def tcp(host="127.0.0.1", port=0):
-    return Chardev(origin="-qtest", address=Endpoint(host, port), server=True)
+    return Chardev(origin="-qtest X", address=Endpoint(host, port), server=True)
 
 
 def test_names():
     assert shown(unix("/x")) == "unix:/x"
     assert shown(tcp("::1", 5)) == "tcp:[::1]:5"
-    assert shown(Chardev(origin="-qtest", address=None)) == "stdio"
+    assert shown(Chardev(origin="-qtest X", address=None)) == "stdio"
 
 
 def test_a_socket_is_its_owners_and_goes_with_us(tmp_path):
@@ -59,9 +59,7 @@ def test_somebody_elses_socket_in_our_place_stays(tmp_path):
 def test_a_live_socket_is_an_error(tmp_path):
     path = tmp_path / "bus"
     listening = asyncio.run(listen(unix(path)))
-    with pytest.raises(
-        ServerError, match=f"^-qtest unix:{path}: cannot listen: somebody listens there already$"
-    ):
+    with pytest.raises(ServerError, match=r"^-qtest X: cannot listen: somebody listens there already$"):
         asyncio.run(listen(unix(path)))
     listening.close()
 
@@ -104,7 +102,7 @@ def test_connect(tmp_path):
         where = (
             UnixPath(str(tmp_path / "bus")) if listening.port == 0 else Endpoint("localhost", listening.port)
         )
-        connected = asyncio.run(connect(Chardev(origin="-qtest", address=where)))
+        connected = asyncio.run(connect(Chardev(origin="-qtest X", address=where)))
         assert not connected.getblocking()
         accepted, _ = listening.socket.accept()
         accepted.sendall(b"x")
@@ -116,7 +114,7 @@ def test_connect(tmp_path):
 
 
 def test_nobody_there(tmp_path):
-    with pytest.raises(ServerError, match=r"^-qtest unix:.*: cannot connect: No such file or directory$"):
+    with pytest.raises(ServerError, match=r"^-qtest X: cannot connect: No such file or directory$"):
         asyncio.run(connect(unix(tmp_path / "bus")))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
