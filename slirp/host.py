@@ -75,6 +75,12 @@ class UdpSocket(Protocol):
     def sendto(self, data: bytes | memoryview, remote: Address, ttl: int = 64) -> int:
         """0, or the errno of a failure."""
 
+    def sendmany(self, data: bytes, size: int, remote: Address, ttl: int = 64) -> int:
+        """Datagrams of ``size`` bytes each (the last may be shorter), in order; 0, or the errno of a failure.
+
+        After a failure some of them may have been sent.
+        """
+
     def recv(self) -> tuple[bytes, Address] | None:
         """One datagram and its sender; None: nothing now."""
 

@@ -11,7 +11,8 @@ once is reported in the next batch, as no event may come from inside a call. A s
 all is taken out of the set: an error on it shows at the next call. UDP: bound to a port of its own,
 unconnected, IP_RECVERR on: ICMP errors arrive by the error queue with the datagram's destination and
 payload. A soft error that the kernel reports for an earlier datagram is skipped, not taken for ours. TTL is
-set when it changes only.
+set when it changes only. Datagrams in a row are one call (UDP_SEGMENT) where the kernel and the way there take that: a
+length that was refused is not tried again on that socket.
 
 ``resolvers`` reads resolv.conf again when its stat changed, looked at once a second at most; without a
 nameserver line it is the host's own 127.0.0.1, as the C library has it. ``forbidden`` says whether a
@@ -59,6 +60,10 @@ _WRITE = select.EPOLLOUT | _BROKEN
 _IP_RECVERR = 11
 _IPV6_RECVERR = 25
 _MSG_ERRQUEUE = 0x2000
+_SOL_UDP, _UDP_SEGMENT = 17, 103
+SEGMENTS = 64  # of one call: the kernel's UDP_MAX_SEGMENTS was that for long
+SEGMENTED = 65000  # bytes of one call
+_U16 = struct.Struct("=H")
 _EXTENDED_ERROR = struct.Struct("=IBBBBII")  # struct sock_extended_err
 _ORIGIN_LOCAL, _ORIGIN_ICMP, _ORIGIN_ICMP6 = 1, 2, 3
 _SOFT = frozenset(
@@ -73,6 +78,10 @@ _SOFT = frozenset(
         errno.EACCES,
         errno.EOPNOTSUPP,
     )
+)
+# UDP_SEGMENT is unknown, or not possible on the way there (a segment longer than its MTU, IPsec).
+_UNSEGMENTED = frozenset(
+    (errno.EINVAL, errno.EIO, errno.EMSGSIZE, errno.ENOPROTOOPT, errno.EOPNOTSUPP, errno.ENOTSUP)
 )
 _LINGER_RESET = struct.pack("ii", 1, 0)
 # What a local error (no ICMP involved) would have been as ICMP type and code.
@@ -234,7 +243,7 @@ def parse_error(level: int, kind: int, data: bytes, remote: Address, payload: by
 class HostUdp:
     """A host UDP socket (``slirp.host.UdpSocket``)."""
 
-    __slots__ = ("_errors", "_events", "_family", "_fd", "_host", "_sock", "_ttl", "born")
+    __slots__ = ("_errors", "_events", "_family", "_fd", "_host", "_segment", "_sock", "_ttl", "born")
 
     def __init__(self, host: AsyncHost, sock: socket.socket, family: int, events: UdpEvents) -> None:
         self._host = host
@@ -243,6 +252,7 @@ class HostUdp:
         self._family = family
         self._events = events
         self._ttl = 0
+        self._segment = DATAGRAM  # the longest datagram to be tried with UDP_SEGMENT
         self._errors = False
         self.born = host.enter(self._fd, self)
         host.register(self._fd, _IN)
@@ -266,6 +276,39 @@ class HostUdp:
             except OSError as failure:
                 error = failure.errno or errno.EIO
                 if error not in _SOFT:  # else perhaps the report of an earlier datagram: once more
+                    return error
+        return error
+
+    def sendmany(self, data: bytes, size: int, remote: Address, ttl: int = 64) -> int:
+        """0, or errno."""
+        step = min(SEGMENTS, SEGMENTED // size) * size
+        error = 0
+        for start in range(0, len(data), step or size):
+            part = data[start : start + (step or size)]
+            if size < len(part) and size <= self._segment:
+                failure = self._send_segments(part, size, remote, ttl)
+                if failure not in _UNSEGMENTED:
+                    error = failure or error
+                    continue
+                self._segment = size - 1
+            for at in range(0, len(part), size):
+                error = self.sendto(part[at : at + size], remote, ttl) or error
+        return error
+
+    def _send_segments(self, data: bytes, size: int, remote: Address, ttl: int) -> int:
+        if self._fd < 0:
+            return errno.EBADF
+        control = ((_SOL_UDP, _UDP_SEGMENT, _U16.pack(size)),)
+        error = 0
+        for _ in range(2):
+            try:
+                if ttl != self._ttl:
+                    self._set_ttl(ttl)
+                self._sock.sendmsg((data,), control, 0, remote)
+                return 0
+            except OSError as failure:
+                error = failure.errno or errno.EIO
+                if error not in _SOFT or error in _UNSEGMENTED:
                     return error
         return error
 

@@ -40,6 +40,7 @@ from .icmp import Icmp
 from .ipv4 import Ipv4
 from .link import Path
 from .tcp import Tcp
+from .train import Train
 from .udp import BLOCKED, Udp, descriptor
 from .wire import (
     ETH_LEN,
@@ -100,6 +101,7 @@ class Stack:
         self.features = 0
         self.counters: dict[str, int] = {}
         self._tx = tx
+        self._train: Train | None = None
         self._queue: deque[tuple[bytes, bytes]] = deque()
         own = config.own
         reserved = frozenset((config.network.network_address.packed, config.network.broadcast_address.packed))
@@ -126,6 +128,11 @@ class Stack:
     def input(self, frame: bytes, vnet: bytes, now: int) -> None:
         """A frame from the VLAN; ``vnet`` as in ``tapnet.port``."""
         self.now = now
+        train = self._train
+        if train is not None and train.open:
+            if train.extend(frame, vnet):
+                return
+            train.end()
         if len(frame) < ETH_LEN:
             self.count("eth_malformed")
             return
@@ -139,6 +146,15 @@ class Stack:
             self.arp.input(frame, now)
         else:
             self.count("ipv6_ignored" if kind == TYPE_IPV6 else "eth_ignored")
+
+    def gather(self) -> None:
+        """Let datagrams in a row leave together. The caller promises ``settle`` after each batch of frames."""
+        self.udp.train = self._train = Train(self.udp)
+
+    def settle(self) -> None:
+        """The end of a batch of frames."""
+        if self._train is not None and self._train.open:
+            self._train.end()
 
     def _local(
         self,

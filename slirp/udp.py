@@ -2,7 +2,8 @@
 
 Guest to host: the stack validates the IP header, this file the UDP header and checksum (0: none; partial:
 fine). Where a destination leads is asked once per flow and destination (``Network.udp_target``) and
-remembered. The TTL goes along, already counted down. A super-datagram (USO) is sent in its segments.
+remembered. The TTL goes along, already counted down. A super-datagram (USO), and datagrams in a row (``train.py``), go to
+the host in one call.
 
 Host to guest: any datagram that reaches the socket is delivered with its sender's address, mapped to what
 the guest calls it (``Network.seen_as``); up to ``BATCH`` per wake-up. Longer than the MTU: the family
@@ -29,6 +30,7 @@ from typing import Any, Protocol
 from . import checksum
 from .arp import Neighbour
 from .host import Address, Host, UdpError, UdpSocket
+from .train import Train
 from .wire import (
     GSO_UDP_L4,
     HOST,
@@ -291,6 +293,7 @@ class Udp:
         self._host = host
         self._flows: OrderedDict[bytes, Flow] = OrderedDict()  # longest idle first
         self._sweep: int | None = None
+        self.train: Train | None = None  # on: see Stack.gather
 
     def __len__(self) -> int:
         return len(self._flows)
@@ -349,18 +352,32 @@ class Udp:
         self._flows.move_to_end(key)
         socket = flow.socket
         assert socket is not None
-        payload = frame[off + UDP_LEN : end]
         if vnet and vnet[1] == GSO_UDP_L4:
+            payload = frame[off + UDP_LEN : end]
             size = VNET.unpack(vnet)[3] or len(payload) or 1
-            error = 0
-            for start in range(0, len(payload), size):
-                error = socket.sendto(payload[start : start + size], target, ttl) or error
-                flow.sent += 1
+            flow.sent += -(-len(payload) // size)
+            error = socket.sendmany(payload, size, target, ttl)
+        elif self.train is not None and self.train.start(flow, frame, vnet, off, end, target, ttl):
+            return
         else:
-            error = socket.sendto(payload, target, ttl)
             flow.sent += 1
+            error = socket.sendto(frame[off + UDP_LEN : end], target, ttl)
         if error:
             self._failed(flow, frame, error)
+
+    def send(self, flow: Flow, first: bytes, parts: list[bytes], target: Address, ttl: int) -> None:
+        """Datagrams of one length and flow; ``first`` is the frame of one of them."""
+        socket = flow.socket
+        if socket is None:
+            self.network.count("udp_send_failed")
+            return
+        flow.sent += len(parts)
+        if len(parts) == 1:
+            error = socket.sendto(parts[0], target, ttl)
+        else:
+            error = socket.sendmany(b"".join(parts), len(parts[0]), target, ttl)
+        if error:
+            self._failed(flow, first, error)
 
     def _open(self, family: Family, key: bytes, src: bytes, frame: bytes, off: int, now: int) -> Flow | None:
         if len(self._flows) >= FLOWS:

@@ -176,6 +176,8 @@ class Hub:
                     woken.pop(port, None)
                     if port.queue and not port.refused and port.hub is self:
                         woken[port] = None
+                    if port.settled is not None:
+                        port.settled()
             if self._held:
                 self._release()
         finally:

@@ -85,6 +85,7 @@ class Port:
     offer     called with the TUN_F_* bits that all other members accept: when plugged, and at each change
     wants     ``(frame) -> bool``: whether a frame that owes work is worth completing for this endpoint
     member    False for observers (dump, capture): they never limit the offer nor hold a sender back
+    settled   called by the drain when it has handed over what it had, or what its budget allowed
     export    ``() -> (extra, fds)``: the endpoint's own part of ``Port.export``
     """
 
@@ -110,6 +111,7 @@ class Port:
         "ready",
         "receive",
         "refused",
+        "settled",
         "wants",
     )
 
@@ -123,6 +125,7 @@ class Port:
         offer: Callable[[int], None] = _ignore,
         wants: Callable[[bytes], bool] | None = None,
         member: bool = True,
+        settled: Callable[[], None] | None = None,
         export: Callable[[], tuple[dict[str, Any], dict[str, int]]] | None = None,
         queue_frames: int = QUEUE_FRAMES,
         queue_bytes: int = QUEUE_BYTES,
@@ -134,6 +137,7 @@ class Port:
         self.offer = offer
         self.wants = wants
         self.member = member
+        self.settled = settled
         self.endpoint_export = export
         self.queue_frames = queue_frames
         self.queue_bytes = queue_bytes

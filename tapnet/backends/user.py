@@ -67,17 +67,24 @@ class UserBackend:
     ) -> None:
         self.name = net.name
         self.vlan = net.vlan
-        self.port = Port(net.name, self._receive, features=FEATURES, ready=self._ready, offer=self._offer)
+        self.port = Port(
+            net.name,
+            self._receive,
+            features=FEATURES,
+            ready=self._ready,
+            offer=self._offer,
+            settled=self._settled,
+        )
         self._loop = loop
         self._clock = clock
         self._timer: asyncio.TimerHandle | None = None
         self._armed = 0
         self._closed = False
-        self._looking = False  # a look at the deadlines is on its way
         self.host = AsyncHost(loop, clock, self._rearm)
         self.stack = Stack(
             stack_config(net), self.host, self.port.send, rng or random.SystemRandom(), clock()
         )
+        self.stack.gather()
         self._input = self.stack.input
 
     # ---- life ----------------------------------------------------------------------------------------------
@@ -103,10 +110,12 @@ class UserBackend:
     def _receive(self, frame: bytes, vnet: bytes) -> bool:
         if not self._closed:
             self._input(frame, vnet, self._clock())
-            if not self._looking:  # once per batch of frames, after it
-                self._looking = True
-                self._loop.call_soon(self._rearm)
         return True
+
+    def _settled(self) -> None:
+        if not self._closed:
+            self.stack.settle()
+            self._rearm()
 
     def _ready(self) -> None:
         if not self._closed:
@@ -122,7 +131,6 @@ class UserBackend:
 
     def _rearm(self) -> None:
         """Arm the timer for the stack's next deadline, if that is earlier than what it is armed for."""
-        self._looking = False
         if self._closed:
             return
         deadline = self.stack.next_deadline()

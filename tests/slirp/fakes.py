@@ -44,6 +44,7 @@ class FakeUdp:
         self.errors: list[FakeError] = []
         self.closed = False
         self.fail = 0
+        self.calls = 0  # of sendmany
 
     def sendto(self, data: bytes | memoryview, remote: Address, ttl: int = 64) -> int:
         assert not self.closed
@@ -51,6 +52,10 @@ class FakeUdp:
             return self.fail
         self.sent.append((bytes(data), remote, ttl))
         return 0
+
+    def sendmany(self, data: bytes, size: int, remote: Address, ttl: int = 64) -> int:
+        self.calls += 1
+        return max(self.sendto(data[at : at + size], remote, ttl) for at in range(0, len(data), size))
 
     def recv(self) -> tuple[bytes, Address] | None:
         return self.inbox.pop(0) if self.inbox and not self.closed else None

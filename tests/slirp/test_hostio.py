@@ -369,6 +369,39 @@ def test_large_and_empty_datagrams(bench: Bench, echo: socket.socket) -> None:
     sock.close()
 
 
+def rows(echo: socket.socket, count: int) -> list[bytes]:
+    return [echo.recv(70_000) for _ in range(count)]
+
+
+@pytest.mark.parametrize(("size", "count"), [(1, 200), (100, 65), (1400, 50), (40_000, 3)])
+def test_many_in_one_call(bench: Bench, echo: socket.socket, size: int, count: int) -> None:
+    _, sock = udp(bench)
+    data = bytes(n % 251 for n in range(size * count - size // 2))
+    assert sock.sendmany(data, size, echo.getsockname(), 3) == 0
+    assert rows(echo, count) == [data[at : at + size] for at in range(0, len(data), size)]
+    sock.close()
+    assert sock.sendmany(data, size, echo.getsockname()) == errno.EBADF
+
+
+def test_many_where_the_kernel_does_not_segment(bench: Bench, echo: socket.socket) -> None:
+    _, sock = udp(bench)
+    sock._sock.setsockopt(socket.SOL_SOCKET, 11, 1)  # SO_NO_CHECK: UDP_SEGMENT is refused then
+    for _ in range(2):
+        assert sock.sendmany(bytes(95), 10, echo.getsockname()) == 0
+        assert [len(data) for data in rows(echo, 10)] == [10] * 9 + [5]
+    assert sock._segment == 9
+    sock.close()
+
+
+def test_many_after_an_error_of_an_earlier_one(bench: Bench, echo: socket.socket) -> None:
+    events, sock = udp(bench)
+    assert sock.sendto(b"x", ("127.0.0.1", closed_port())) == 0
+    assert sock.sendmany(bytes(40), 10, echo.getsockname()) == 0
+    assert len(rows(echo, 4)) == 4
+    bench.until(lambda: events.errors)
+    sock.close()
+
+
 def test_ttl(bench: Bench, echo: socket.socket) -> None:
     _, sock = udp(bench)
     echo.setsockopt(socket.IPPROTO_IP, IP_RECVTTL, 1)

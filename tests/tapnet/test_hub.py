@@ -31,6 +31,18 @@ def test_every_other_port_gets_the_same_object() -> None:
     assert (b.port.counters.rx_frames, b.port.counters.rx_bytes) == (1, 60)
 
 
+def test_a_port_is_told_when_its_batch_is_over() -> None:
+    loop, _, (a, b, _) = hub_of(3)
+    told: list[int] = []
+    b.port.settled = lambda: told.append(len(b.got))
+    for n in range(hub_module.BUDGET + 5):
+        a.port.send(number(n))
+    assert told == []
+    loop.run()
+    assert told[0] > 1 and told[-1] == hub_module.BUDGET + 5
+    assert len(told) <= 4
+
+
 @given(
     st.lists(st.one_of(st.integers(1, 9), st.sampled_from(["close", "open", "step"])), max_size=80),
     st.integers(1, 6),
