@@ -384,7 +384,7 @@ class Dp8390:
         room = self.bnry - curr
         if room <= 0:
             room += pstop - pstart
-        if not (pstart <= curr < pstop and pstart <= self.bnry < pstop):
+        if not (pstart <= curr < pstop and pstart - 1 <= self.bnry < pstop):
             self._count("ring")
             return True
         if size > MAX_FRAME or pages >= pstop - pstart:

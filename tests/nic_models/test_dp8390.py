@@ -237,6 +237,15 @@ def test_pointers_outside_the_ring(rig, curr, bnry):
     assert rig.card.counters == {"ring": 1}
 
 
+def test_bnry_one_below_the_ring_is_its_last_page(rig):
+    """Linux writes the page before the next packet: PSTART - 1 when that is the first page."""
+    rig.start(curr=PSTART, bnry=PSTART - 1)
+    frames = [frame_to(size=200, fill=number) for number in range(3)]
+    assert all(rig.card.receive(frame) for frame in frames)
+    assert rig.get(1, r.CURR) == PSTART + 3
+    assert rig.card.counters == {}
+
+
 @pytest.mark.parametrize(
     ("pstart", "pstop"), [(0x80, 0x40), (0x40, 0x40), (0, 0), (0xF0, 0xFF), (0x10, 0x90)]
 )
