@@ -1,7 +1,8 @@
 """The same register scripts on QEMU's PCnet and on ours.
 
 A scenario pokes one bus and notes what it sees under labels. What the two saw must agree, but for ``ACCEPTED``: every
-difference there has its reason in the data sheet (Am79C970A, publication 19436E), and must really be there.
+difference there has its reason in the data sheet (Am79C970A, publication 19436: register, section or page), and must
+really be there.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ IRQ = 11
 BLOCK, RX, TX, RX_BUFFERS, TX_BUFFERS = 0x10000, 0x11000, 0x12000, 0x20000, 0x30000
 OWN, ERR, STP, ENP = r.D_OWN, r.D_ERR, r.D_STP, r.D_ENP
 
-_LENGTH = "CSR76 and CSR78 hold the two's complement of the ring length, CSR72 and CSR74 count up from it (CSR72-78)"
+_LENGTH = "CSR76 and CSR78 hold the two's complement of the ring length, CSR72 and CSR74 count up from it (CSR72-78, p. 134-135)"
 _UNTOUCHED = "LADRF and PADR are unaffected by S_RESET (CSR8-14)"
 _MASKED = "reserved bits are written as and read as zeros"
-_FCS = "the receiver stores the frame's FCS (Receive FCS Checking); QEMU stores zeros"
+_FCS = "the receiver stores the frame's FCS (Receive FCS Checking, p. 79); QEMU stores zeros"
 _STOPPED = "STOP clears TXON as all of CSR0 (CSR0, STOP); QEMU keeps or sets it"
 _ORDER = "the FCS is sent complemented, its lowest byte first (IEEE 802.3, 3.2.9); QEMU stores another value"
 _HELD = "the frame waits in the FIFO and CSR112 counts when it is lost (see pcnet_rx); QEMU loses it at once"
