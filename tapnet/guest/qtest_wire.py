@@ -45,7 +45,12 @@ _MASK64 = (1 << 64) - 1
 _NUMBER = re.compile(rb"[+-]?(?:0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)")
 _SIZES = {"b": 1, "w": 2, "l": 4, "q": 8}
 
-Call = tuple[Callable[..., bytes], tuple[Any, ...]]
+_SMALL = [b"OK 0x%04x\n" % value for value in range(256)]
+READ_PORT, WRITE_PORT, READ_MEMORY, OTHER = range(4)
+
+# What a line does: kind, function, its arguments. READ_PORT: (port, size, 0), WRITE_PORT: (port, size, value),
+# READ_MEMORY: (address, size, 0), OTHER: (tuple, 0, 0) for a function that gives the answer.
+Line = tuple[int, Callable[..., Any], Any, int, int]
 
 
 class Bus(Protocol):
@@ -107,6 +112,10 @@ def _ns(word: bytes) -> int:
     return value
 
 
+def _call(function: Callable[..., bytes], *arguments: Any) -> Line:
+    return OTHER, function, arguments, 0, 0
+
+
 class Interpreter:
     """One client. ``find(path)`` gives the device that a path names; ``levels(device, output)`` its pins now."""
 
@@ -135,7 +144,7 @@ class Interpreter:
         self._part_bytes = 0
         self._lines: deque[bytes] = deque()
         self._out: list[bytes] = []
-        self._cache: dict[bytes, Call] = {}
+        self._cache: dict[bytes, Line] = {}
         self._commands = self._table()
 
     # ---- bytes in and out ----------------------------------------------------------------------------------
@@ -170,16 +179,28 @@ class Interpreter:
         """Work through lines; stops at a ``request``."""
         lines = self._lines
         out = self._out
-        call = self._cache.get
+        prepared = self._cache.get
+        small, number_of = _SMALL, int.from_bytes
         size = 0
+        if self.request is not None:
+            return
         for _ in range(min(len(lines), RUN_LINES)):
-            if self.request is not None or size > RUN_BYTES:
-                return
             line = lines.popleft()
-            function, arguments = call(line) or self._prepare(line)
-            answer = function(*arguments)
-            size += len(answer)
-            out.append(answer)
+            kind, function, a, b, c = prepared(line) or self._prepare(line)
+            if kind == READ_PORT:
+                value = function(a, b)
+                out.append(small[value] if value < 256 else b"OK 0x%04x\n" % value)
+            elif kind == WRITE_PORT:
+                function(a, b, c)
+                out.append(OK)
+            elif kind == READ_MEMORY:
+                out.append(b"OK 0x%016x\n" % number_of(function(a, b), "little"))
+            else:
+                answer = function(*a)
+                out.append(answer)
+                size += len(answer)
+                if size > RUN_BYTES or self.request is not None:
+                    return
         if self.overlong and not self._refused and not lines and self.request is None:
             self._refused = True
             out.append(b"FAIL line longer than %d bytes\n" % LINE_MAX)
@@ -242,52 +263,53 @@ class Interpreter:
 
     # ---- lines ---------------------------------------------------------------------------------------------
 
-    def _prepare(self, line: bytes) -> Call:
+    def _prepare(self, line: bytes) -> Line:
         """What a line does; kept where the line is short."""
-        name, *words = line.rstrip(b"\r").split(b" ")
-        command = self._commands.get(name)
-        call: Call
-        if command is None:
-            call = (bytes, (b"FAIL Unknown command '%s'\n" % name[:ECHO_MAX],))
-        else:
-            parse, arguments = command
-            try:
-                if len(words) < len(arguments):
-                    raise Refused(f"{' '.join(arguments)} expected")
-                call = parse(words)
-            except Refused as error:
-                call = (bytes, (b"FAIL %s: %s\n" % (name, str(error).encode()),))
+        made = self._parse(line)
         if len(line) <= CACHED_LINE:
             if len(self._cache) >= CACHE_LINES:
                 self._cache.clear()
-            self._cache[line] = call
-        return call
+            self._cache[line] = made
+        return made
 
-    def _table(self) -> dict[bytes, tuple[Callable[[list[bytes]], Call], tuple[str, ...]]]:
+    def _parse(self, line: bytes) -> Line:
+        name, *words = line.rstrip(b"\r").split(b" ")
+        command = self._commands.get(name)
+        if command is None:
+            return _call(bytes, b"FAIL Unknown command '%s'\n" % name[:ECHO_MAX])
+        parse, arguments = command
+        try:
+            if len(words) < len(arguments):
+                raise Refused(f"{' '.join(arguments)} expected")
+            return parse(words)
+        except Refused as error:
+            return _call(bytes, b"FAIL %s: %s\n" % (name, str(error).encode()))
+
+    def _table(self) -> dict[bytes, tuple[Callable[[list[bytes]], Line], tuple[str, ...]]]:
         """Command -> its parser and the arguments that it must have."""
-        table: dict[str, tuple[Callable[[list[bytes]], Call], tuple[str, ...]]] = {
-            "read": (lambda w: (self._hex_read, self._range(w)), ("ADDR", "SIZE")),
-            "b64read": (lambda w: (self._b64_read, self._range(w, 0)), ("ADDR", "SIZE")),
+        table: dict[str, tuple[Callable[[list[bytes]], Line], tuple[str, ...]]] = {
+            "read": (lambda w: _call(self._hex_read, *self._range(w)), ("ADDR", "SIZE")),
+            "b64read": (lambda w: _call(self._b64_read, *self._range(w, 0)), ("ADDR", "SIZE")),
             "write": (self._write, ("ADDR", "SIZE", "DATA")),
             "b64write": (self._b64_write, ("ADDR", "SIZE", "DATA")),
             "memset": (self._memset, ("ADDR", "SIZE", "VALUE")),
             "irq_intercept_in": (
-                lambda w: (self._intercept, (_show(w[0]), False, len(w) > 1)),
+                lambda w: _call(self._intercept, _show(w[0]), False, len(w) > 1),
                 ("PATH",),
             ),
             "irq_intercept_out": (
-                lambda w: (self._intercept, (_show(w[0]), True, len(w) > 1)),
+                lambda w: _call(self._intercept, _show(w[0]), True, len(w) > 1),
                 ("PATH",),
             ),
             "set_irq_in": (
-                lambda w: (self._set_irq_in, (_show(w[0]), w[1], number(w[2]), number(w[3]))),
+                lambda w: _call(self._set_irq_in, _show(w[0]), w[1], number(w[2]), number(w[3])),
                 ("PATH", "NAME", "NUM", "LEVEL"),
             ),
-            "clock_step": (lambda w: (self._ask, (Request("step", _ns(w[0]) if w else None),)), ()),
-            "clock_set": (lambda w: (self._ask, (Request("set", _ns(w[0])),)), ("NS",)),
-            "settle": (lambda _: (self._ask, (Request("settle"),)), ()),
-            "endianness": (lambda _: (bytes, (b"OK little\n",)), ()),
-            "module_load": (lambda _: (bytes, (b"FAIL\n",)), ("PREFIX", "NAME")),
+            "clock_step": (lambda w: _call(self._ask, Request("step", _ns(w[0]) if w else None)), ()),
+            "clock_set": (lambda w: _call(self._ask, Request("set", _ns(w[0]))), ("NS",)),
+            "settle": (lambda _: _call(self._ask, Request("settle")), ()),
+            "endianness": (lambda _: _call(bytes, b"OK little\n"), ()),
+            "module_load": (lambda _: _call(bytes, b"FAIL\n"), ("PREFIX", "NAME")),
         }
         for letter, size in _SIZES.items():
             if size < 8:
@@ -300,7 +322,7 @@ class Interpreter:
         return {name.encode(): command for name, command in table.items()}
 
     @staticmethod
-    def _sized(parse: Callable[[list[bytes], int], Call], size: int) -> Callable[[list[bytes]], Call]:
+    def _sized(parse: Callable[[list[bytes], int], Line], size: int) -> Callable[[list[bytes]], Line]:
         return lambda words: parse(words, size)
 
     def _ask(self, request: Request) -> bytes:
@@ -316,31 +338,24 @@ class Interpreter:
             raise Refused(f"port beyond 0xffff: {_show(word)}")
         return port
 
-    def _parse_in(self, words: list[bytes], size: int) -> Call:
-        return self._in, (self._port(words[0]), size)
+    def _parse_in(self, words: list[bytes], size: int) -> Line:
+        return READ_PORT, self._io_read, self._port(words[0]), size, 0
 
-    def _in(self, port: int, size: int) -> bytes:
-        return b"OK 0x%04x\n" % self._io_read(port, size)
+    def _parse_out(self, words: list[bytes], size: int) -> Line:
+        return WRITE_PORT, self._io_write, self._port(words[0]), size, number(words[1]) & (1 << 8 * size) - 1
 
-    def _parse_out(self, words: list[bytes], size: int) -> Call:
-        return self._out_, (self._port(words[0]), size, number(words[1]) & (1 << 8 * size) - 1)
-
-    def _out_(self, port: int, size: int, value: int) -> bytes:
-        self._io_write(port, size, value)
-        return OK
-
-    def _parse_ins(self, words: list[bytes], size: int) -> Call:
-        return self._ins, (self._port(words[0]), size, self._count(words[1], size))
+    def _parse_ins(self, words: list[bytes], size: int) -> Line:
+        return _call(self._ins, self._port(words[0]), size, self._count(words[1], size))
 
     def _ins(self, port: int, size: int, count: int) -> bytes:
         return b"OK 0x%s\n" % self._bus.io_read_block(port, size, count).hex().encode()
 
-    def _parse_outs(self, words: list[bytes], size: int) -> Call:
+    def _parse_outs(self, words: list[bytes], size: int) -> Line:
         length = self._count(words[1], size) * size
         data = _hex(words[2])
         if len(data) != length:
             raise Refused(f"{len(data)} bytes of DATA for {length}")
-        return self._outs, (self._port(words[0]), size, data)
+        return _call(self._outs, self._port(words[0]), size, data)
 
     def _outs(self, port: int, size: int, data: bytes) -> bytes:
         self._bus.io_write_block(port, size, data)
@@ -362,15 +377,12 @@ class Interpreter:
             raise Refused(f"transfers are {least} to {TRANSFER_MAX} bytes")
         return address, length
 
-    def _parse_read(self, words: list[bytes], size: int) -> Call:
-        return self._read, (number(words[0]), size)
+    def _parse_read(self, words: list[bytes], size: int) -> Line:
+        return READ_MEMORY, self._mem_read, number(words[0]), size, 0
 
-    def _read(self, address: int, size: int) -> bytes:
-        return b"OK 0x%016x\n" % int.from_bytes(self._mem_read(address, size), "little")
-
-    def _parse_write(self, words: list[bytes], size: int) -> Call:
+    def _parse_write(self, words: list[bytes], size: int) -> Line:
         value = number(words[1]) & (1 << 8 * size) - 1
-        return self._store, (number(words[0]), value.to_bytes(size, "little"))
+        return _call(self._store, number(words[0]), value.to_bytes(size, "little"))
 
     def _store(self, address: int, data: bytes) -> bytes:
         self._mem_write(address, data)
@@ -382,27 +394,27 @@ class Interpreter:
     def _b64_read(self, address: int, length: int) -> bytes:
         return b"OK %s\n" % base64.b64encode(self._mem_read(address, length))
 
-    def _write(self, words: list[bytes]) -> Call:
+    def _write(self, words: list[bytes]) -> Line:
         address, length = self._range(words, 0)
         if len(words[2]) < 3:
-            return bytes, (b"ERR invalid argument size\n",)
-        return self._store, (address, _hex(words[2])[:length].ljust(length, b"\0"))
+            return _call(bytes, b"ERR invalid argument size\n")
+        return _call(self._store, address, _hex(words[2])[:length].ljust(length, b"\0"))
 
-    def _b64_write(self, words: list[bytes]) -> Call:
+    def _b64_write(self, words: list[bytes]) -> Line:
         address, length = self._range(words, 0)
         if len(words[2]) < 3:
-            return bytes, (b"ERR invalid argument size\n",)
+            return _call(bytes, b"ERR invalid argument size\n")
         try:
             data = base64.b64decode(words[2], validate=True)
         except (binascii.Error, ValueError):
             raise Refused("DATA is not base64") from None
-        return self._store, (address, data[:length])
+        return _call(self._store, address, data[:length])
 
-    def _memset(self, words: list[bytes]) -> Call:
+    def _memset(self, words: list[bytes]) -> Line:
         address, length, value = (number(word) for word in words[:3])
         if length > MEMSET_MAX:
             raise Refused(f"SIZE is at most {MEMSET_MAX}")
-        return self._fill, (address, length, value & 0xFF)
+        return _call(self._fill, address, length, value & 0xFF)
 
     def _fill(self, address: int, length: int, value: int) -> bytes:
         piece = bytes((value,)) * min(length, TRANSFER_MAX)

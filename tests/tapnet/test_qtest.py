@@ -12,7 +12,7 @@ import pytest
 from tapnet.config import Chardev, Endpoint, UnixPath
 from tapnet.guest import qtest
 from tapnet.guest.qtest import Session, StdioChannel, open_qtest
-from tapnet.guest.qtest_wire import IRQ_MAX, LINE_MAX, RUN_BYTES, TRANSFER_MAX
+from tapnet.guest.qtest_wire import IRQ_MAX, LINE_MAX, OTHER, RUN_BYTES, TRANSFER_MAX
 from tapnet.monitor import guard
 from tests.tapnet.qtest_kit import IO, LOOPS, MAC, Client, Rig, play, rig, until
 
@@ -248,7 +248,7 @@ def test_a_fault_of_ours_ends_that_client_and_is_reported():
             def broken(*_):
                 raise ZeroDivisionError
 
-            client.session._wire._cache[b"inb 0x80"] = (broken, ())
+            client.session._wire._cache[b"inb 0x80"] = (OTHER, broken, (), 0, 0)
             await client.send(b"inb 0x80\n")
             assert await client.line() is None
             assert [type(report) for report in reports] == [ZeroDivisionError]
