@@ -9,7 +9,8 @@ at LS sends what was collected; at a descriptor that is the driver's the ring st
 goes first. Receive: the descriptors that one frame needs are read first, then buffers, then status words (the
 first descriptor last) are written. When one of them is the driver's, RDU is set, MPC counts, the frame stays
 in the FIFO and the wire is held. There is no doorbell for receive buffers: the chip looks again at each write
-to ISR, IMR, CR, C+CR, RDSAR or TPPoll, and after ``RETRY_NS``, doubled up to ``RETRY_LONGEST_NS``.
+to ISR, IMR, CR, C+CR, RDSAR or TPPoll, and after ``RETRY_NS``, doubled up to ``RETRY_LONGEST_NS``; then RDU
+is set again too, as the next frame of a real wire would, for a driver whose acknowledgement came late.
 
 Limits: one TPPoll handles at most 64 descriptors a ring, so a ring that never ends, or whose write-back is
 lost, costs a bounded amount of work; a frame is at most ``LONGEST`` bytes, without large send ``MAX_WIRE``; a
@@ -105,6 +106,7 @@ class Cplus:
         "high",
         "normal",
         "rdsar",
+        "remind",
         "retry",
         "rx_index",
         "wait",
@@ -126,6 +128,7 @@ class Cplus:
     def settle(self) -> None:
         """No frame waits for a descriptor."""
         self.counted = False  # RDU and MPC were told of the frame that waits
+        self.remind = False  # it is the timer that looks again
         self.retry: int | None = None  # when to look again
         self.wait = RETRY_NS
 
@@ -347,6 +350,9 @@ class Cplus:
         if not self.counted:
             self.counted = True
             rx.miss(r.INT_RXOVW)
+        elif self.remind:
+            self.chip.interrupt(r.INT_RXOVW)
+        self.remind = False
 
     def nudge(self) -> None:
         """The driver may have given descriptors: look again."""
@@ -356,8 +362,9 @@ class Cplus:
             self.chip.kick()
 
     def run(self, now: int) -> None:
-        """The time to look again has come."""
+        """The time to look again has come; another frame would have come too, so RDU is set again if in vain."""
         if self.retry is not None and now >= self.retry:
+            self.remind = True
             self.nudge()
 
     # state
@@ -371,6 +378,7 @@ class Cplus:
             "rdsar": self.rdsar,
             "rx_index": self.rx_index,
             "counted": self.counted,
+            "remind": self.remind,
             "retry": self.retry,
             "wait": self.wait,
             "normal": self.normal.snapshot(),
@@ -385,7 +393,8 @@ class Cplus:
         self.rdsar = number(state, "rdsar", _M64)
         self.rx_index = number(state, "rx_index", r.RING_DESCRIPTORS - 1)
         self.counted = flag(state, "counted")
-        self.retry = optional(state, "retry", 1 << 63)
+        self.remind = flag(state, "remind")
+        self.retry = optional(state, "retry", 1 << 80)
         self.wait = number(state, "wait", RETRY_LONGEST_NS, 1)
         self.normal.restore(section(state, "normal"))
         self.high.restore(section(state, "high"))
