@@ -169,6 +169,7 @@ mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev 2>
 mkdir -p /dev/pts; mount -t devpts pts /dev/pts
 echo 3 > /proc/sys/kernel/printk
 ip link set lo up
+dmesg -c >/dev/null
 setsid -c sh -c 'stty -echo; echo GUEST-READY
 while IFS= read -r line; do ( eval "$line" ) 2>&1; done' </dev/ttyS0 >/dev/ttyS0 2>&1
 poweroff -f

@@ -51,13 +51,13 @@ DRIVERS = (
         "8139too",
         "model=rtl8139,rev=0x10",
         ("mii", "8139too"),
-        rf"8139too 0000:00:\w\w\.0 eth0: RealTek RTL8139 at 0x[0-9a-f]+, {MAC}, IRQ \d+",
+        rf"8139too 0000:00:\w\w\.0 eth0: RealTek RTL8139 at 0x\S+, {MAC}, IRQ \d+",
     ),
     Driver(
         "8139cp",
         "model=rtl8139",
         ("mii", "8139cp"),
-        rf"8139cp 0000:00:\w\w\.0 eth0: RTL-8139C\+ at 0x[0-9a-f]+, {MAC}, IRQ \d+",
+        rf"8139cp 0000:00:\w\w\.0 eth0: RTL-8139C\+ at 0x\S+, {MAC}, IRQ \d+",
     ),
     Driver(
         "pcnet32",
@@ -67,6 +67,7 @@ DRIVERS = (
     ),
 )
 
+COMPLAINTS = re.compile(r"irq .*nobody cared|NETDEV WATCHDOG|transmit.*timed out|Oops|BUG:|Call Trace")
 LEASE = "udhcpc -q -n -t 8 -T 2 -i eth0"
 
 
@@ -103,13 +104,22 @@ class Scene:
     def ping(self, address: str = "10.0.2.2", count: int = 3, size: int = 56) -> str:
         """Pings that must all be answered; what ping said."""
         said = self.vm.run(f"ping -A -c {count} -s {size} -W 5 {address}", 60 + count / 5)
-        assert f"{count} packets transmitted, {count} packets received, 0% packet loss" in said
+        assert f"{count} packets transmitted, {count} packets received, 0% packet loss" in said, said[-500:]
         return said
+
+    def reachable(self) -> None:
+        """Until the first answer: after a change of the carrier the kernel's queue comes up in its own time."""
+        self.vm.run("i=0; until ping -A -c 1 -W 1 10.0.2.2 >/dev/null; do i=$((i+1)); [ $i -lt 20 ] || exit 1; done")
 
     def interrupts(self) -> int:
         """How often the card's handler was called."""
         line = self.vm.run("grep eth0 /proc/interrupts")
         return sum(int(word) for word in re.findall(r"(?<=\s)\d+(?=\s)", line.split(":", 1)[1]))
+
+    def quiet(self) -> None:
+        """The kernel has complained about nothing since it was up."""
+        said = self.vm.run("dmesg")
+        assert not COMPLAINTS.search(said), said[-3000:]
 
     def url(self, size: int) -> str:
         """Where the host serves that many bytes."""

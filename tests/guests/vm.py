@@ -33,7 +33,7 @@ from typing import Any
 from . import kit
 
 BOOT_S = 90.0
-RUN_S = 60.0
+RUN_S = 30.0
 END_S = 10.0
 MEMORY_MB = 128
 LOG_MAX = 1 << 20
