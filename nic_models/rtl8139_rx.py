@@ -9,13 +9,14 @@ end goes on at the start, or, with RCR.WRAP and less than 64 KiB, past the end (
 it), and the next one starts as many bytes behind the start.
 
 Overflow: the first packet that does not fit sets ISR.RXOVW and counts one in MPC; it stays in the FIFO, and
-``receive`` answers False (the wire is held) until CAPR is written, the receiver is switched off or the chip
-is reset. So a driver that does empty its ring loses nothing. A real wire would bring the next frame and set
-RXOVW again, by which drivers wake up that acknowledged it with packets left in the ring (Linux does, at the
-end of its budget); so it is set again after ``AGAIN_NS``, doubled up to ``AGAIN_LONGEST_NS``, while the ring
-stays full. Without bus mastering the FIFO overflows as on real hardware: FOVW, MPC, the frame is lost. Frames
-are padded to 60 bytes; nothing on an emulated wire is a runt or has a bad FCS, so AR and AER are stored and
-change nothing. Early receive interrupts (RCR.ERTH, MULINT) are not generated: ERBCR and ERSR read 0.
+``receive`` answers False (the wire is held) until CAPR leaves half of the ring free, the receiver is switched
+off or the chip is reset. So a driver that does empty its ring loses nothing. A real wire would bring the next
+frame and set RXOVW again, by which drivers wake up that acknowledged it with packets left in the ring (Linux
+does, at the end of its budget); so it is set again after ``AGAIN_NS``, doubled up to ``AGAIN_LONGEST_NS``,
+while the ring stays full. Without bus mastering the FIFO overflows as on real hardware: FOVW, MPC, the frame
+is lost. Frames are padded to 60 bytes; nothing on an emulated wire is a runt or has a bad FCS, so AR and AER
+are stored and change nothing. Early receive interrupts (RCR.ERTH, MULINT) are not generated: ERBCR and ERSR
+read 0.
 
 Limits: ``FIFO_FRAMES``; ``MAX_FRAME`` bytes; a packet that can never fit is dropped, counted under
 ``oversize``.
@@ -102,12 +103,15 @@ class Receiver:
         self.stalled = False
         self.again = None
         self.wait = AGAIN_NS
-        self.let_go()
+        self.let_go(always=True)
 
     def let_go(self, always: bool = False) -> None:
         """Tell the wire that held a frame back that there is room again."""
-        if self.wire_held and (always or (not self.stalled and len(self.fifo) < FIFO_FRAMES)):
+        if self.wire_held and (
+            always or (not self.stalled and len(self.fifo) < FIFO_FRAMES and self.roomy())
+        ):
             self.wire_held = False
+            self.again = None
             self.chip.rx_ready()
 
     def drop(self, reason: str) -> None:
@@ -135,7 +139,7 @@ class Receiver:
             self.drop("link")
             return True
         fifo = self.fifo
-        if self.stalled or len(fifo) >= FIFO_FRAMES:
+        if self.wire_held or self.stalled or len(fifo) >= FIFO_FRAMES:
             if chip.bus_master:
                 self.wire_held = True
                 return False
@@ -226,6 +230,12 @@ class Receiver:
         self.cbr = cbr
         self.chip.interrupt(r.INT_ROK)
 
+    def roomy(self) -> bool:
+        """Half of the ring is free, so that a held wire may bring frames again (always in C+ mode)."""
+        if self.chip.cplus.cpcr & r.CPCR_RXEN:
+            return True
+        return 2 * ((self.cbr - self.read_at) % self.size) <= self.size
+
     def empty(self) -> bool:
         """CR.BUFE: nothing that the driver has not read."""
         return self.cbr == self.read_at
@@ -247,11 +257,17 @@ class Receiver:
         self.stalled = False
         self.again = None
         if self.fifo or self.wire_held:
+            self.again = self.chip.now() + AGAIN_NS
+            self.wait = AGAIN_NS
             self.chip.kick()
 
     def run(self, now: int) -> None:
-        """The ring is still full when another frame would have come."""
-        if self.again is not None and now >= self.again:
+        """The wire is still held when another frame would have come."""
+        if self.again is None or now < self.again:
+            return
+        if not self.wire_held and not self.stalled:
+            self.again = None
+        else:
             self.wait = min(2 * self.wait, AGAIN_LONGEST_NS)
             self.again = now + self.wait
             self.chip.interrupt(r.INT_RXOVW)

@@ -206,6 +206,9 @@ def test_overflow_holds_the_wire_and_loses_nothing():
     assert kit.read(r.MPC, 4) == 1
     assert kit.ready == 0
     frames = [frame for _, frame in kit.packets(3)]
+    assert kit.ready == 0  # only when half of the ring is free
+    assert not kit.receive(frame_to(size=500, fill=stored + 1))
+    frames += [frame for _, frame in kit.packets(stored // 2)]
     assert kit.ready == 1
     assert kit.receive(frame_to(size=500, fill=stored + 1))
     frames += [frame for _, frame in kit.packets()]
@@ -309,7 +312,9 @@ class SlowRing:
         self.wrap = wrap and size < 65536
         self.memory = bytearray(size + 2048)
         self.cbr = self.read_at = 0
-        self.waiting = []
+        self.fifo = None
+        self.wire = []
+        self.held = False
 
     def free(self):
         used = 0
@@ -319,22 +324,30 @@ class SlowRing:
             used += 1
         return self.size - used
 
-    def receive(self, frame):
-        self.waiting.append(frame)
-        self.settle()
+    def offer(self):
+        """The wire brings what it has, unless it is held; half a ring of room lets it go."""
+        if self.held and self.fifo is None and 2 * self.free() >= self.size:
+            self.held = False
+        while self.wire and not self.held:
+            if self.fifo is not None:
+                self.held = True
+            else:
+                self.fifo = self.wire.pop(0)
+                self.store()
 
-    def settle(self):
-        while self.waiting:
-            frame = self.waiting[0]
-            packet = pack("<HH", r.RX_PAM | r.RX_ROK, len(frame) + 4) + frame + pack("<I", crc32(frame))
-            total = len(packet) + -len(packet) % 4
-            if total >= self.free():
-                return
-            self.waiting.pop(0)
-            for index, byte in enumerate(packet):
-                at = self.cbr + index
-                self.memory[at if self.wrap else at % self.size] = byte
-            self.cbr = (self.cbr + total) % self.size
+    def store(self):
+        frame = self.fifo
+        if frame is None:
+            return
+        packet = pack("<HH", r.RX_PAM | r.RX_ROK, len(frame) + 4) + frame + pack("<I", crc32(frame))
+        total = len(packet) + -len(packet) % 4
+        if total >= self.free():
+            return
+        self.fifo = None
+        for index, byte in enumerate(packet):
+            at = self.cbr + index
+            self.memory[at if self.wrap else at % self.size] = byte
+        self.cbr = (self.cbr + total) % self.size
 
     def advance(self, packets):
         for _ in range(packets):
@@ -342,7 +355,7 @@ class SlowRing:
                 break
             length = int.from_bytes(self.memory[self.read_at + 2 : self.read_at + 4], "little")
             self.read_at = (self.read_at + length + 4 + 3 & ~3) % self.size
-        self.settle()
+        self.store()
 
 
 STEP = st.one_of(
@@ -360,13 +373,15 @@ def test_ring_against_the_twin(rblen, wrap, steps):
     for n, (kind, amount) in enumerate(steps):
         if kind == "frame":
             frame = frame_to(size=amount, fill=n)
-            twin.receive(frame)
+            twin.wire.append(frame)
             held.append(frame)
         else:
             twin.advance(amount)
             kit.write(r.CAPR, 2, twin.read_at - 16 & 0xFFFF)
+        twin.offer()
         while held and kit.receive(held[0]):
             held.pop(0)
+        assert len(held) == len(twin.wire)
         assert kit.read(r.CBR, 2) == twin.cbr
         assert bool(kit.read(r.CR, 1) & r.CR_BUFE) == (twin.cbr == twin.read_at)
     extent = twin.size + (1536 if twin.wrap else 0)
