@@ -268,8 +268,19 @@ class Session:
             self.close()
             return
         if data:
-            self._wire.feed(data)
-            self._work()
+            self._inside = True
+            try:
+                answer = self._wire.only(data)
+            except BaseException:  # see _work
+                self.close()
+                raise
+            self._inside = False
+            if answer is None:
+                self._wire.feed(data)
+                self._work()
+            else:
+                self._put(answer)
+                self._kick()
         else:
             self._ended = True
             self._listen(False)
