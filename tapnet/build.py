@@ -13,11 +13,12 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from nic_models import models
 from nic_models.machine import Machine, Slot
 
+from .backends import wires
 from .backends.user import UserBackend
 from .clock import Clock
 from .config import Config, Net, Nic, TapNet, UserNet
@@ -28,7 +29,7 @@ from .guest.drivers import DRIVERS, DriverError
 from .guest.qtest import RegisterBus
 from .guest.vfio_user import ServeError, VfioUserServer, isa_function
 from .hub import Hub
-from .monitor.control import BACKEND, NIC, Control
+from .monitor.control import ACCEPTED, BACKEND, NIC, Control
 from .monitor.hmp import Hmp
 from .port import Port
 from .prepare import BuildError, Prepared
@@ -37,7 +38,7 @@ from .prepare import BuildError, Prepared
 UNFINISHED = frozenset(("SYN_RECEIVED", "ESTABLISHED", "FIN_WAIT_1", "FIN_WAIT_2"))
 
 
-@dataclass
+@dataclass(eq=False)
 class Member:
     """A device as ``info network`` shows it."""
 
@@ -45,11 +46,39 @@ class Member:
     kind: str
     describe: Callable[[], str]
     port: Port | None
+    undo: list[Callable[[], None]] = field(default_factory=list)  # last made last
 
     @property
     def info(self) -> str:
         """QEMU 0.8's words."""
         return self.describe()
+
+    def close(self) -> None:
+        """Give back what belongs to it. Idempotent."""
+        while self.undo:
+            with contextlib.suppress(OSError):
+                self.undo.pop()()
+
+
+@dataclass(eq=False)
+class Place:
+    """Where members are plugged: a hub, and the list that monitors see."""
+
+    hub: Hub
+    members: list[Member]
+
+    def plug(self, member: Member) -> None:
+        """Raises ValueError if the hub has a port of that name."""
+        if member.port is not None:
+            self.hub.add(member.port)
+        self.members.append(member)
+
+    def unplug(self, member: Member) -> None:
+        """Idempotent."""
+        if member in self.members:
+            self.members.remove(member)
+        if member.port is not None and member.port.hub is self.hub:
+            self.hub.remove(member.port)
 
 
 def _not_yet(_frame: bytes, _vnet: bytes) -> bool:
@@ -113,39 +142,95 @@ class Instance:
         for wire in config.wires:
             hub = Hub(-1, self._loop.call_soon, private=True)
             self.private.append(hub)
-            members: list[Member] = []
-            self.wires.append(members)
+            place = Place(hub, [])
+            self.wires.append(place.members)
             for side in (wire.nic, wire.net):
                 if side is not None:
                     private[side.name] = hub
-                    self._join(side, hub, members)
+                    self._join(side, place)
         for member in config.members:
             if member.vlan is not None:
-                self._join(member, self.hubs[member.vlan], self.vlans[member.vlan])
+                self._join(member, self._vlan(member.vlan))
         if config.qtest is not None:
             self.register_bus = RegisterBus(self._loop, self._on_board(), self._clock, self._all_hubs)
 
     def _all_hubs(self) -> list[Hub]:
         return [*self.hubs.values(), *self.private]
 
-    def _join(self, what: Nic | Net, hub: Hub, members: list[Member]) -> None:
+    def _vlan(self, number: int) -> Place:
+        if number not in self.hubs:
+            self.hubs[number] = Hub(number, self._loop.call_soon)
+            self.vlans[number] = []
+        return Place(self.hubs[number], self.vlans[number])
+
+    def _join(self, what: Nic | Net, place: Place) -> Member | None:
+        """Make a member and plug it; None: it is kept out by --mode."""
         if isinstance(what, Nic):
             member = self._nic(what)
         elif not what.plugged:
-            return
+            return None
         else:
-            member = self._net(what)
-        assert member.port is not None
-        hub.add(member.port)
-        self._closers.append(lambda: self._leave(hub, member.port))
-        members.append(member)
+            made = len(self._closers)
+            member = self._net(what, place)
+            member.undo = self._closers[made:]  # these end with the member from now on
+            del self._closers[made:]
+        self._closers.append(member.close)
+        place.plug(member)
+        member.undo.append(lambda: place.unplug(member))
+        return member
 
-    @staticmethod
-    def _leave(hub: Hub, port: Port | None) -> None:
-        if port is not None and port.hub is hub:
-            hub.remove(port)
+    # ---- while it runs -------------------------------------------------------------------------------------
 
-    def _net(self, net: Net) -> Member:
+    def add_net(self, net: Net) -> None:
+        """Plug a backend into its VLAN, which is made if it is new; frames flow at once. Raises BuildError."""
+        if net.vlan is None:
+            raise BuildError(f"{net.origin}: needs a VLAN")
+        if self._backend(net.name) is not None:
+            raise BuildError(f"{net.origin}: name={net.name}: exists already")
+        started = len(self._starters)
+        try:
+            if self._join(net, self._vlan(net.vlan)) is None:
+                raise BuildError(f"{net.origin}: --mode={self.mode} keeps it out")
+            for start in self._starters[started:]:
+                start()
+        finally:
+            del self._starters[started:]
+
+    def remove_net(self, name: str) -> bool:
+        """Unplug a backend and give everything back that it had. False: there is none of that name."""
+        member = self._backend(name)
+        if member is None:
+            return False
+        self._closers.remove(member.close)
+        self.usernets = [user for user in self.usernets if user.name != name]
+        member.close()
+        return True
+
+    def _backend(self, name: str) -> Member | None:
+        everywhere = [*self.vlans.values(), *self.wires]
+        return next((m for group in everywhere for m in group if m.kind == BACKEND and m.name == name), None)
+
+    def _wire_net(self, net: Net, place: Place) -> Member:
+        """A backend on sockets: its clients come and go as members of their own."""
+        clients: dict[Port, Member] = {}
+
+        def joined(port: Port, info: str) -> None:
+            member = Member(port.name, ACCEPTED, lambda: info, port)
+            place.plug(member)
+            clients[port] = member
+
+        def left(port: Port) -> None:
+            place.unplug(clients.pop(port))
+
+        try:
+            wire = wires.open_wire(net, self._loop, joined, left)
+        except wires.WireError as error:
+            raise BuildError(str(error)) from None
+        self._starters.append(wire.start)
+        self._closers.append(wire.close)
+        return Member(net.name, BACKEND, wire.info_line, wire.port)
+
+    def _net(self, net: Net, place: Place) -> Member:
         if isinstance(net, UserNet):
             if net.v4 is None:
                 raise BuildError(f"{net.origin}: ipv4=off: IPv6 is not built yet")
@@ -167,6 +252,8 @@ class Instance:
             self._starters.append(tap.start)
             self._closers.append(tap.close)
             return Member(net.name, BACKEND, tap.info_line, tap.port)
+        if isinstance(net, wires.KINDS):
+            return self._wire_net(net, place)
         raise BuildError(f"{net.origin}: not built yet")
 
     def _mtu(self, net: UserNet) -> int:

@@ -221,14 +221,14 @@ NETS: dict[str, Kind] = {
         Kind("user", "user-mode NAT with DHCP and DNS: no privilege needed", USER),
         Kind("tap", "TAP device of the host, on a bridge with br=", TAP),
         Kind("bridge", "TAP device that a helper puts on a bridge", BRIDGE, later=True),
-        Kind("socket", "frames over TCP, UDP or multicast, as QEMU", SOCKET, later=True),
-        Kind("stream", "frames over a TCP or UNIX stream socket, as QEMU", STREAM, later=True),
-        Kind("dgram", "frames as UDP or UNIX datagrams, as QEMU", DGRAM, later=True),
-        Kind("vde", "plug of a running vde_switch", VDE, later=True),
+        Kind("socket", "frames over TCP, UDP or multicast, as QEMU", SOCKET),
+        Kind("stream", "frames over a TCP or UNIX stream socket, as QEMU", STREAM),
+        Kind("dgram", "frames as UDP or UNIX datagrams, as QEMU", DGRAM),
+        Kind("vde", "plug of a running vde_switch", VDE),
         Kind("ws", "WebSocket server", WS, later=True),
         Kind("vxlan", "TAP, bridge and kernel VXLAN as one", VXLAN, later=True),
         Kind("hubport", "joins what names it to VLAN hubid=", HUBPORT),
-        Kind("dump", "capture of a VLAN in a pcap file", DUMP, later=True),
+        Kind("dump", "capture of a VLAN in a pcap file", DUMP),
     )
 }
 NIC_KIND = Kind("nic", "network card", NIC)

@@ -1,0 +1,164 @@
+"""Where wires lead: host addresses as the socket calls want them, names in a worker thread, files of UNIX sockets.
+
+* ``numeric`` answers at once what needs no resolver: numeric addresses, "" (any) and localhost, which is loopback
+  whatever a name server says (RFC 6761 6.3). Everything else goes to ``look_up``: getaddrinfo in the loop's worker
+  thread, never on the loop.
+* ``bind_unix`` makes a UNIX socket that only its owner can open (0600). A dead one in its place is removed, a live one
+  or another kind of file is refused. ``UnixFile.remove`` takes it away at the end, if it is still ours.
+
+Errors are OSError whose ``strerror`` completes a message, or ``WireError``, a whole line for the user.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import socket
+import stat
+from ipaddress import ip_address
+from typing import Any
+
+from ..config import Endpoint, UnixPath
+
+SockAddr = tuple[Any, ...]
+Target = tuple[int, SockAddr]  # family, address
+FLAGS = socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+LOCALHOST: list[Target] = [(socket.AF_INET, ("127.0.0.1",)), (socket.AF_INET6, ("::1",))]
+
+
+class WireError(Exception):
+    """A wire that cannot be had as it was asked for; one line that names key and value."""
+
+
+def reason(error: BaseException) -> str:
+    """Few words for ``error``."""
+    if isinstance(error, TimeoutError) and not error.args:
+        return "timed out"
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def shown(address: Any) -> str:
+    """A socket address for people: A:P, [V6]:P, a path, or @abstract."""
+    if isinstance(address, bytes):
+        address = os.fsdecode(address)
+    if isinstance(address, str):
+        return "@" + address[1:] if address.startswith("\0") else address
+    if not address:
+        return ""
+    host, port = str(address[0]), address[1]
+    host = host.removeprefix("::ffff:") if "." in host else host
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _allowed(found: list[Target], ipv4: bool | None, ipv6: bool | None) -> list[Target]:
+    """As QEMU: one family switched on alone switches the other off."""
+    four = ipv4 if ipv4 is not None else ipv6 is not True
+    six = ipv6 if ipv6 is not None else ipv4 is not True
+    return [t for t in found if (four if t[0] == socket.AF_INET else six)]
+
+
+def numeric(where: Endpoint, *, ipv4: bool | None = None, ipv6: bool | None = None) -> list[Target] | None:
+    """Addresses of ``where`` that need no resolver; None: ask ``look_up``. Raises OSError if no family is left."""
+    host, port = where.host, where.port
+    if host == "":
+        found: list[Target] = [(socket.AF_INET, ("0.0.0.0", port)), (socket.AF_INET6, ("::", port))]
+    elif host.lower().rstrip(".") == "localhost":
+        found = [(family, (address, port)) for family, (address,) in LOCALHOST]
+    else:
+        try:
+            ip_address(host)
+        except ValueError:
+            return None
+        info = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+        found = [(info[0][0], info[0][4])]
+    found = _allowed(found, ipv4, ipv6)
+    if not found:
+        raise OSError(errno.EAFNOSUPPORT, "no address of the family that is asked for")
+    return found
+
+
+async def look_up(where: Endpoint, *, ipv4: bool | None = None, ipv6: bool | None = None) -> list[Target]:
+    """Addresses of ``where``, names included. Raises OSError."""
+    found = numeric(where, ipv4=ipv4, ipv6=ipv6)
+    if found is None:
+        loop = asyncio.get_running_loop()
+        try:
+            info = await loop.getaddrinfo(where.host, where.port, type=socket.SOCK_STREAM)
+        except UnicodeError:
+            raise OSError(errno.EINVAL, "not a name that can be looked up") from None
+        found = _allowed([(row[0], row[4]) for row in info], ipv4, ipv6)
+        if not found:
+            raise OSError(errno.EAFNOSUPPORT, "no address of the family that is asked for")
+    return found
+
+
+# ---- UNIX sockets ------------------------------------------------------------------------------------------
+
+
+def unix_name(where: UnixPath) -> str:
+    """For bind and connect."""
+    return "\0" + where.path if where.abstract else where.path
+
+
+class UnixFile:
+    """The file of a socket that we bound."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        seen = os.lstat(path)
+        self._inode = (seen.st_dev, seen.st_ino)
+
+    def remove(self) -> None:
+        """Take it away, if it is still ours. Idempotent."""
+        with contextlib.suppress(OSError):
+            seen = os.lstat(self.path)
+            if (seen.st_dev, seen.st_ino) == self._inode:
+                os.unlink(self.path)
+
+
+def bind_unix(
+    kind: int, where: UnixPath, mode: int = 0o600, group: int = -1
+) -> tuple[socket.socket, UnixFile | None]:
+    """A bound, non-blocking socket of type ``kind`` and its file (None: abstract). Raises OSError."""
+    if not where.abstract:
+        clear(where.path, kind)
+    sock = socket.socket(socket.AF_UNIX, kind | FLAGS)
+    file = None
+    try:
+        if not where.abstract:
+            os.fchmod(sock.fileno(), mode)  # Linux: the mode that bind gives the file
+        sock.bind(unix_name(where))
+        if not where.abstract:
+            file = UnixFile(where.path)
+            if group >= 0:
+                os.chown(where.path, -1, group)
+    except BaseException:
+        sock.close()
+        if file is not None:
+            file.remove()
+        raise
+    return sock, file
+
+
+def clear(path: str, kind: int) -> None:
+    """Remove a dead socket. Raises OSError for anything else that is there."""
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise FileExistsError(errno.EEXIST, "it exists and is not a socket")
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, kind | FLAGS) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+            return
+        except FileNotFoundError:
+            return
+        except OSError as error:  # full backlog, another type of socket, a peer of its own: alive
+            if error.errno in (errno.EACCES, errno.ENAMETOOLONG):
+                raise
+    raise OSError(errno.EADDRINUSE, "another program has it open")

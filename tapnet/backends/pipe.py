@@ -1,0 +1,245 @@
+"""One connected stream socket under a port of a hub: framing both ways, without waiting.
+
+    hub ──receive──► list of pieces ──one send for many frames──► socket
+    hub ◄──Port.send── frames ◄── Splitter ◄──one recv for many frames── socket
+
+Back-pressure, towards the peer: what a socket does not take stays here, up to ``OUT_BYTES``; then ``receive`` refuses and
+the port's bounded queue fills and drops, counted, while the hub goes on. Towards us: when the hub refuses a frame, the rest
+of what was read is held and the socket is not read until ``ready``: TCP's window closes, nothing is lost. So a connection
+costs at most ``OUT_BYTES`` + ``RECV`` + one frame beside the port's queue.
+
+A frame leaves with the batch that it came in: ``receive`` sends when the port's queue is empty, and in any case before
+the loop sleeps. The end of the connection (end of file, an error, a length out of step) is told once by ``lost(why)``,
+from the loop and never from inside a call of the hub.
+
+Limits: no timers; a peer that vanished without a word is found by TCP keep-alive (``KEEP_*``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable
+
+from ..port import Port
+from .address import reason
+from .framing import FRAME_MAX, HEAD, Splitter, head
+
+RECV = 256 << 10
+OUT_BYTES = 256 << 10
+KEEP_IDLE, KEEP_EVERY, KEEP_COUNT = 60, 15, 4  # seconds, seconds, probes
+
+
+def tune(sock: socket.socket) -> None:
+    """As QEMU: no delay; and find dead peers."""
+    sock.setblocking(False)
+    if sock.family in (socket.AF_INET, socket.AF_INET6):
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEP_IDLE)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEP_EVERY)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEP_COUNT)
+
+
+class Pipe:
+    """Frames between ``sock`` and ``port``. The owner points the port's ``receive`` and ``ready`` at this."""
+
+    __slots__ = (
+        "_at",
+        "_blocked",
+        "_data",
+        "_fd",
+        "_held",
+        "_loop",
+        "_lost",
+        "_out",
+        "_pending",
+        "_port",
+        "_queue",
+        "_reading",
+        "_refused",
+        "_scheduled",
+        "_sock",
+        "_splitter",
+        "closed",
+    )
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, sock: socket.socket, port: Port, lost: Callable[[str], None]
+    ) -> None:
+        tune(sock)
+        self._loop = loop
+        self._sock = sock
+        self._fd = sock.fileno()
+        self._port = port
+        self._queue = port.queue
+        self._lost = lost
+        self._splitter = Splitter()
+        self._held: list[bytes] = []  # read, and not taken by the hub
+        self._out: list[bytes] = []  # to be sent: length, frame, length, frame ...
+        self._data = b""  # begun to be sent,
+        self._at = 0  # up to here
+        self._pending = 0  # bytes of both that are not sent
+        self._blocked = self._scheduled = self._refused = self._reading = False
+        self.closed = False
+
+    def start(self) -> None:
+        """Begin to read."""
+        self._read(True)
+
+    # ---- to the socket -------------------------------------------------------------------------------------
+
+    def receive(self, frame: bytes, _vnet: bytes) -> bool:
+        """The port's ``receive``."""
+        size = len(frame)
+        if self.closed:
+            self._port.counters.drop("disconnected")
+            return True
+        if not 0 < size <= FRAME_MAX:
+            self._port.counters.drop("oversize" if size else "empty")
+            return True
+        if self._pending >= OUT_BYTES:
+            self._refused = True
+            return False
+        out = self._out
+        out.append(head(size))
+        out.append(frame)
+        self._pending += HEAD + size
+        if not self._blocked:
+            if not self._queue or self._pending >= OUT_BYTES:
+                self._send()
+            elif not self._scheduled:
+                self._scheduled = True
+                self._loop.call_soon(self._later)
+        return True
+
+    def _later(self) -> None:
+        self._scheduled = False
+        if not self._blocked:
+            self._send()
+
+    def _send(self) -> None:
+        """Give the socket what it takes."""
+        if self.closed:
+            return
+        while self._data or self._out:
+            if not self._data:
+                self._data = b"".join(self._out)
+                self._out.clear()
+            data, at = self._data, self._at
+            try:
+                sent = self._sock.send(memoryview(data)[at:] if at else data)
+            except (BlockingIOError, InterruptedError):
+                sent = 0
+            except OSError as error:
+                self._end(reason(error))
+                return
+            self._pending -= sent
+            if at + sent < len(data):
+                self._at = at + sent
+                if not self._blocked:
+                    self._blocked = True
+                    self._loop.add_writer(self._fd, self._writable)
+                return
+            self._data, self._at = b"", 0
+
+    def _writable(self) -> None:
+        self._send()
+        if self.closed:
+            return
+        if not self._data:
+            self._blocked = False
+            self._loop.remove_writer(self._fd)
+        if self._refused and self._pending < OUT_BYTES:
+            self._refused = False
+            self._port.flush()
+
+    # ---- from the socket -----------------------------------------------------------------------------------
+
+    def _read(self, on: bool) -> None:
+        if on != self._reading and not self.closed:
+            self._reading = on
+            if on:
+                self._loop.add_reader(self._fd, self._readable)
+            else:
+                self._loop.remove_reader(self._fd)
+
+    def _readable(self) -> None:
+        try:
+            data = self._sock.recv(RECV)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._end(reason(error))
+            return
+        if not data:
+            half = self._splitter.partial
+            self._end(f"closed by the peer{' in the middle of a frame' if half else ''}")
+            return
+        splitter = self._splitter
+        frames = splitter.feed(data)
+        if splitter.empty:
+            self._port.counters.drop("empty", splitter.empty)
+            splitter.empty = 0
+        self._deliver(frames)
+
+    def _deliver(self, frames: list[bytes]) -> None:
+        send = self._port.send
+        for at, frame in enumerate(frames):
+            if not send(frame):
+                self._held = frames[at:]
+                self._read(False)
+                return
+        if self._splitter.broken is not None:
+            self._port.counters.drop("oversize")
+            self._end(self._splitter.broken)
+
+    def ready(self) -> None:
+        """The port's ``ready``: the hub takes frames again."""
+        if self.closed:
+            return
+        frames, self._held = self._held, []
+        self._deliver(frames)
+        if not self._held:
+            self._read(True)
+
+    # ---- the end -------------------------------------------------------------------------------------------
+
+    def _end(self, why: str) -> None:
+        if not self.closed:
+            self.close()
+            self._loop.call_soon(self._lost, why)
+
+    def close(self) -> None:
+        """Close the socket; ``lost`` is not called. Idempotent."""
+        if self.closed:
+            return
+        if self._reading:
+            self._loop.remove_reader(self._fd)
+        if self._blocked:
+            self._loop.remove_writer(self._fd)
+        elif self._out:
+            self._data = b"".join(self._out)  # the last words of a batch
+            self._out.clear()
+            with contextlib.suppress(OSError):
+                self._at = self._sock.send(self._data)
+        self.closed = True
+        self._sock.close()
+        lost = len(self._held) + self._unsent()
+        if lost:
+            self._port.counters.drop("disconnected", lost)
+        self._held, self._out, self._data, self._pending = [], [], b"", 0
+        if self._refused:  # whoever is behind the port now takes, or drops, what waits
+            self._refused = False
+            self._port.flush()
+
+    def _unsent(self) -> int:
+        """Frames that were taken from the hub and not sent whole."""
+        count = len(self._out) // 2
+        at, data = 0, self._data
+        while at < len(data):
+            at += HEAD + int.from_bytes(data[at : at + HEAD], "big")
+            count += at > self._at
+        return count
