@@ -188,18 +188,33 @@ class Arp:
         if entry.mac != NO_MAC:
             self._send(entry.mac + frame[ETH_SRC:], vnet)
             return
-        waiting = entry.waiting
+        waiting = self._ask(entry, now, failed)
         if waiting is None:
-            if len(self._asked) >= PENDING:
-                self._count("arp_pending_full")
-                return
-            waiting = entry.waiting = Waiting(now + RETRY, failed)
-            self._asked[address] = entry
-            self._emit(ARP_REQUEST, self.own[0], BROADCAST_MAC, NO_MAC, address)
+            return
         if len(waiting.frames) >= HOLD:
             self._count("arp_hold_full")
             return
         waiting.frames.append((frame, vnet))
+
+    def known(self, address: bytes, now: int) -> bool:
+        """Whether somebody has the address; if that is not known, ask, so that a later call knows."""
+        entry = self.lookup(address, now)
+        if entry.mac != NO_MAC:
+            return True
+        self._ask(entry, now, None)
+        return False
+
+    def _ask(self, entry: Neighbour, now: int, failed: Failed | None) -> Waiting | None:
+        """Ask for an address, or go on asking; None: too many are asked for."""
+        waiting = entry.waiting
+        if waiting is None:
+            if len(self._asked) >= PENDING:
+                self._count("arp_pending_full")
+                return None
+            waiting = entry.waiting = Waiting(now + RETRY, failed)
+            self._asked[entry.address] = entry
+            self._emit(ARP_REQUEST, self.own[0], BROADCAST_MAC, NO_MAC, entry.address)
+        return waiting
 
     def _answered(self, entry: Neighbour) -> None:
         waiting = entry.waiting

@@ -50,6 +50,41 @@ class TcpSocket(Protocol):
         """Give the socket back; ``reset``: with RST rather than FIN. Idempotent; no event follows."""
 
 
+class AcceptedTcp(TcpSocket, Protocol):
+    """A client that a ``Listener`` took in; no event comes before ``attach``."""
+
+    peer: Address  # the client; ("", 0): it came by a UNIX socket
+    local: Address  # the address that it chose
+
+    def attach(self, events: TcpEvents) -> None:
+        """Who hears the events from now on."""
+
+    def gone(self) -> bool:
+        """Whether the client has left without a word: closed, or broken, with nothing to be read."""
+
+
+class ListenEvents(Protocol):
+    """One listening socket's events."""
+
+    def host_acceptable(self, now: int) -> None:
+        """``accept`` has something to say. Level-triggered."""
+
+
+class Listener(Protocol):
+    """A listening stream socket, TCP or UNIX."""
+
+    address: Address  # as it was bound; (path, 0) of a UNIX socket
+
+    def accept(self) -> AcceptedTcp | None:
+        """The next client; None: nobody is waiting. Raises OSError when the host has no room for it."""
+
+    def watch(self, on: bool) -> None:
+        """Whether to report events; on at first."""
+
+    def close(self) -> None:
+        """Listen no more; a UNIX socket's path is removed. Idempotent."""
+
+
 class UdpEvents(Protocol):
     """One UDP socket's events, implemented by a UDP flow."""
 
@@ -91,6 +126,24 @@ class UdpSocket(Protocol):
         """Give the socket back. Idempotent."""
 
 
+class UdpListener(Protocol):
+    """A UDP socket on a port that clients know. It answers from the address that a client chose."""
+
+    address: Address  # as it was bound
+
+    def recv(self) -> tuple[bytes, Address, str] | None:
+        """One datagram, its sender, and the address that it was sent to; None: nothing now."""
+
+    def sendto(self, data: bytes | memoryview, remote: Address, local: str, ttl: int = 64) -> int:
+        """0, or the errno of a failure."""
+
+    def error(self) -> UdpError | None:
+        """One queued ICMP error; None: none."""
+
+    def close(self) -> None:
+        """Give the socket back. Idempotent."""
+
+
 class Host(Protocol):
     """The host's network, as the NAT needs it."""
 
@@ -99,6 +152,15 @@ class Host(Protocol):
 
     def udp(self, family: int, events: UdpEvents) -> UdpSocket:
         """A UDP socket on an own port; ``family`` is 4 or 6. Raises OSError."""
+
+    def listen(self, local: Address | str, events: ListenEvents) -> Listener:
+        """Listen on an IPv4 address and port, or on the path of a UNIX socket ("\\0name": abstract).
+
+        Raises OSError.
+        """
+
+    def listen_udp(self, local: Address, events: UdpEvents) -> UdpListener:
+        """A UDP socket on an IPv4 address and port. Raises OSError."""
 
     def resolvers(self) -> Sequence[Address]:
         """The host's name servers, in order, re-read when resolv.conf changed."""

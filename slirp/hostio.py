@@ -39,7 +39,8 @@ from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 from typing import Protocol
 
-from .host import Address, TcpEvents, UdpError, UdpEvents
+from .host import Address, ListenEvents, TcpEvents, UdpError, UdpEvents
+from .hostlisten import IP_PKTINFO, HostListener, HostUdpListener, listen
 
 EVENTS = 256
 DATAGRAM = 65536
@@ -194,6 +195,51 @@ class HostTcp:
             self._events.host_connected(self._host.now())
 
 
+class HostAccepted(HostTcp):
+    """A client of a listener (``slirp.host.AcceptedTcp``)."""
+
+    __slots__ = ("local", "peer")
+
+    def __init__(self, host: AsyncHost, sock: socket.socket, peer: Address, local: Address) -> None:
+        super().__init__(host, sock, _NOBODY, True)
+        self.peer = peer
+        self.local = local
+
+    def attach(self, events: TcpEvents) -> None:
+        """Who hears the events."""
+        self._events = events
+
+    def gone(self) -> bool:
+        """Whether it has left without a word."""
+        if self._fd < 0:
+            return True
+        try:
+            return not self._sock.recv(1, socket.MSG_PEEK)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError:
+            return True
+
+
+class _Nobody:
+    """Hears what happens to a client that nobody has taken over yet: it watches nothing, so that is nothing."""
+
+    def host_connected(self, now: int) -> None:
+        """Never."""
+
+    def host_failed(self, error: int, now: int) -> None:
+        """Never."""
+
+    def host_readable(self, now: int) -> None:
+        """Never."""
+
+    def host_writable(self, now: int) -> None:
+        """Never."""
+
+
+_NOBODY = _Nobody()
+
+
 class QueuedError:
     """An entry of a socket's error queue (``slirp.host.UdpError``)."""
 
@@ -238,6 +284,20 @@ def parse_error(level: int, kind: int, data: bytes, remote: Address, payload: by
     else:
         return None
     return QueuedError(number, icmp, code, info, offender, remote, payload)
+
+
+def next_error(sock: socket.socket) -> UdpError | None:
+    """The next entry of a UDP socket's error queue that tells something; None: there is none left."""
+    while True:
+        try:
+            payload, control, _, address = sock.recvmsg(ERROR_PAYLOAD, 512, _MSG_ERRQUEUE)
+        except OSError:
+            return None
+        remote = (address[0], address[1]) if address else ("0.0.0.0", 0)
+        for level, kind, data in control:
+            found = parse_error(level, kind, data, remote, payload)
+            if found is not None:
+                return found
 
 
 class HostUdp:
@@ -336,18 +396,11 @@ class HostUdp:
 
     def error(self) -> UdpError | None:
         """One error of the queue; None: none."""
-        while self._errors and self._fd >= 0:
-            try:
-                payload, control, _, address = self._sock.recvmsg(ERROR_PAYLOAD, 512, _MSG_ERRQUEUE)
-            except OSError:
-                self._errors = False
-                return None
-            remote = (address[0], address[1]) if address else ("0.0.0.0", 0)
-            for level, kind, data in control:
-                found = parse_error(level, kind, data, remote, payload)
-                if found is not None:
-                    return found
-        return None
+        if not self._errors or self._fd < 0:
+            return None
+        found = next_error(self._sock)
+        self._errors = found is not None
+        return found
 
     def close(self) -> None:
         """Give the socket back."""
@@ -442,6 +495,31 @@ class AsyncHost:
             self._sockets.pop(sock.fileno(), None)
             sock.close()
             raise
+
+    def listen(self, local: Address | str, events: ListenEvents) -> HostListener:
+        """A listening TCP or UNIX socket. Raises OSError."""
+        return listen(self, local, events)
+
+    def listen_udp(self, local: Address, events: UdpEvents) -> HostUdpListener:
+        """A UDP socket on a port that clients know. Raises OSError."""
+        kind = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+        sock = socket.socket(socket.AF_INET, kind)
+        try:
+            sock.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
+            sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
+            for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+                sock.setsockopt(socket.SOL_SOCKET, option, UDP_BUFFER)
+            sock.bind(local)
+            return HostUdpListener(self, sock, events, next_error)
+        except BaseException:
+            sock.close()
+            raise
+
+    def adopt(self, sock: socket.socket, peer: Address, local: Address) -> HostAccepted:
+        """A client that a listener accepted. Raises OSError: there is no descriptor to spare."""
+        if sock.fileno() > self._last:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return HostAccepted(self, sock, peer, local)
 
     # ---- the epoll set -------------------------------------------------------------------------------------
 

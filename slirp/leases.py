@@ -75,6 +75,11 @@ class Leases:
         """The lease of an address, in whatever state."""
         return self._by_address.get(address)
 
+    def bound(self, now: int) -> list[Lease]:
+        """Leases in force, lowest address first."""
+        found = [x for x in self._by_address.values() if x.state == BOUND and not x.free(now)]
+        return sorted(found, key=lambda lease: lease.address)
+
     def contains(self, address: bytes) -> bool:
         """Whether the address is ours to give."""
         number = int.from_bytes(address, "big")

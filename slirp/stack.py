@@ -35,6 +35,7 @@ from .buffers import Buffers
 from .config import Config
 from .dhcp import Dhcp
 from .dns import Dns
+from .forward import Forwards
 from .host import Address, Host
 from .icmp import Icmp
 from .ipv4 import Ipv4
@@ -114,6 +115,9 @@ class Stack:
         self.tcp = Tcp(self, host, rng, buffers=Buffers(config.buffers))
         self.dhcp = Dhcp(config, self, self.ipv4, self.arp)
         self.dns = Dns(self, host, self.ipv4, self.resolvers)
+        self.forwards = Forwards(
+            config, self, host, self.arp, self.ipv4, self.tcp, self.udp, self.dhcp.leases, rng
+        )
         self.services: dict[tuple[bytes, int], Service] = {(config.dns_ip, DNS_PORT): self.dns}
         if config.dhcp:
             broadcast = config.network.broadcast_address.packed
@@ -340,7 +344,7 @@ class Stack:
     def next_deadline(self) -> int | None:
         """When ``tick`` is due; None: never."""
         found = self.arp.next_deadline()
-        for part in (self.ipv4, self.udp, self.tcp, self.dhcp, self.dns):
+        for part in (self.ipv4, self.udp, self.tcp, self.dhcp, self.dns, self.forwards):
             deadline = part.next_deadline()
             if deadline is not None and deadline < found:
                 found = deadline
@@ -349,7 +353,7 @@ class Stack:
     def tick(self, now: int) -> None:
         """Let timers expire."""
         self.now = now
-        for part in (self.arp, self.ipv4, self.udp, self.tcp, self.dhcp, self.dns):
+        for part in (self.arp, self.ipv4, self.udp, self.tcp, self.dhcp, self.dns, self.forwards):
             deadline = part.next_deadline()
             if deadline is not None and deadline <= now:
                 part.run(now)
@@ -361,6 +365,7 @@ class Stack:
     def close(self, now: int) -> None:
         """End all flows; guests' TCP connections are reset."""
         self.now = now
+        self.forwards.close()
         self.tcp.close(now)
         self.udp.close()
         self.dns.close()
@@ -371,7 +376,8 @@ class Stack:
         """Rows of ``info usernet``, JSON-able: protocol, state, fd, src, src_port, dst, dst_port, recvq,
         sendq, idle."""
         tcp = [self._tcp_row(row) for row in self.tcp.flows()]
-        return [*tcp, *self.udp.flows(self.now), *self.dns.flows(self.now)]
+        forwards = self.forwards.flows(self.now)
+        return [*tcp, *self.udp.flows(self.now), *self.dns.flows(self.now), *forwards]
 
     def _tcp_row(self, row: dict[str, Any]) -> dict[str, Any]:
         return {

@@ -23,11 +23,20 @@ from ipaddress import ip_address
 from random import Random
 
 from slirp.buffers import Buffers
-from slirp.host import Host, TcpEvents, TcpSocket
+from slirp.host import Host, TcpSocket
 from slirp.link import VNET_DATA_VALID, VNET_NEEDS_CSUM, Link, Path, Unreachable
 from slirp.tcp_flow import Flow
 from slirp.tcp_open import begin, connect, send_syn
-from slirp.tcp_state import CLOSE_WAIT, CONNECTING, NAMES, SYN_SENT, TIME_WAIT, WINDOW_SCALE, Limits
+from slirp.tcp_state import (
+    CLOSE_WAIT,
+    CONNECTING,
+    NAMES,
+    OPEN_WAIT,
+    SYN_SENT,
+    TIME_WAIT,
+    WINDOW_SCALE,
+    Limits,
+)
 from slirp.tcp_wire import ACK, FIN, HEADER, HEADER_LEN, PROTOCOL, RST, SYN, build, parse_options
 
 CSUM_OK = VNET_NEEDS_CSUM | VNET_DATA_VALID
@@ -167,12 +176,12 @@ class Tcp:
 
     # -- connections to the guest
 
-    def open(self, sock: TcpSocket, path: Path, key: bytes, now: int) -> TcpEvents | None:
+    def open(self, sock: TcpSocket, path: Path, key: bytes, now: int, wait: int = OPEN_WAIT) -> Flow | None:
         """Connect an accepted host socket to the guest (host forwarding).
 
         ``key`` is that of the guest's frames: guest address, our address, guest port, our port. Returns
         the receiver of the socket's events; None when the flow exists or there is no room (the socket
-        stays the caller's).
+        stays the caller's). A guest that does not answer within ``wait`` ns: both sides are reset.
         """
         if key in self._flows or (len(self._flows) >= self.limits.flows and not self._evict()):
             self.counters["flows_full"] += 1
@@ -184,6 +193,7 @@ class Tcp:
         flow.rcv.scale = WINDOW_SCALE
         self._flows[key] = flow
         self.counters["opened"] += 1
+        flow.live(now + wait)
         send_syn(flow, now)
         return flow
 

@@ -45,8 +45,8 @@ from slirp.tcp_state import (
     PULL_BATCH,
     STARVED_RETRY,
     SYN_ACK_RETRIES,
+    SYN_BACK_OFF,
     SYN_RECEIVED,
-    SYN_RETRIES,
     SYN_SENT,
     TIME_WAIT,
     TRANSITIONS,
@@ -462,11 +462,12 @@ class Flow:
             self.snd.arm(now)
             self.tcp.hold(self)
         elif state in (SYN_SENT, SYN_RECEIVED):
-            if rto.retries >= (SYN_RETRIES if state == SYN_SENT else SYN_ACK_RETRIES):
+            if state == SYN_RECEIVED and rto.retries >= SYN_ACK_RETRIES:
                 self.tcp.counters["opens_timed_out"] += 1
                 self.abort(True)
                 return
-            rto.back_off()
+            if state == SYN_RECEIVED or rto.retries < SYN_BACK_OFF:
+                rto.back_off()
             send_syn(self, now)
         elif not self.snd.timed_out(now):
             self.tcp.counters["gave_up"] += 1
@@ -477,9 +478,9 @@ class Flow:
         limits = self.tcp.limits
         if state == TIME_WAIT:
             self.drop()
-        elif state == CONNECTING:
+        elif state in (CONNECTING, SYN_SENT):
             self.tcp.counters["opens_timed_out"] += 1
-            self.abort(False)
+            self.abort(state == SYN_SENT)
         elif now - self.seen < limits.idle or self.tcp.full:
             self.probes = 0
             self.live(max(self.seen + limits.idle, now + KEEPALIVE_GAP))

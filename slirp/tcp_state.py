@@ -73,10 +73,11 @@ RTO_MAX = 60 * SECOND  # RFC 6298 2.4
 CLOCK_GRANULARITY = 1 * MS
 ACK_DELAY = 40 * MS  # RFC 9293 3.8.6.3: below 500 ms
 CHALLENGE_GAP = 10 * MS  # at most one challenge ACK per flow in this time (RFC 5961 7)
+OPEN_WAIT = 60 * SECOND  # a client of a redirection waits for its guest
 STARVED_RETRY = 50 * MS  # the shared buffers were full: when to look again
 
 # retransmissions before giving up
-SYN_RETRIES = 7  # our own SYN: 255 s (RFC 9293 MUST-23: at least three minutes)
+SYN_BACK_OFF = 1  # our own SYN goes out every two seconds, for OPEN_WAIT: the guest may still be booting
 SYN_ACK_RETRIES = 5  # 63 s
 DATA_RETRIES = 15  # about eight minutes (RFC 9293 SHLD-11: at least 100 s)
 KEEPALIVE_PROBES = 9

@@ -379,6 +379,17 @@ class Udp:
         if error:
             self._failed(flow, first, error)
 
+    def redirected(self, family: Family, guest: bytes, port: int, now: int) -> Flow:
+        """The flow of a guest's port, made if there is none: it may have no socket yet (``forward_udp``)."""
+        key = guest + U16.pack(port)
+        flow = self._flows.get(key)
+        if flow is None:
+            if len(self._flows) >= FLOWS:
+                self._evict()
+            flow = self._flows[key] = Flow(self, family, key, family.neighbour(guest), port, now)
+            self.hasten(now + IDLE)
+        return flow
+
     def _open(self, family: Family, key: bytes, src: bytes, frame: bytes, off: int, now: int) -> Flow | None:
         if len(self._flows) >= FLOWS:
             self._evict()

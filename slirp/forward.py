@@ -1,0 +1,413 @@
+"""Redirections: ports of the host that lead to guests (``hostfwd=``, ``-redir``).
+
+Data flow, TCP and UNIX: a ``Listener`` of the host has a client -> the guest is found -> ``Tcp.open`` connects
+to it -> from there on it is a flow like any other: half-closes and resets cross in both directions. UDP is in
+``forward_udp``.
+
+Which guest: an address; a MAC or a DHCP host name, by the leases in force (a MAC also by what ARP heard); or
+none: whoever has the first address of DHCP (10.0.2.15, leased or set by hand), else the lowest lease in force.
+
+Who the guest sees: the client's own address and port, so that its logs and access rules mean something, where
+the guest can answer it: that is an address that the NAT itself would carry to. Otherwise ``host`` (10.0.2.2): clients
+on this host's loopback, on a UNIX socket, with an address of the guest's own net, and all of them under
+``restrict``, where guests have no route to anything else. A port that is taken is replaced.
+
+A guest that is not there yet: the client waits. Every ``POLL`` the guest is looked for (ARP asks for it), and
+a SYN goes out every two seconds once it was found; after ``tcp_state.OPEN_WAIT`` in all, client and guest are
+reset. A client that leaves while it waits is forgotten at the next ``POLL``, so that no dead connections greet a
+guest that comes up. A guest that refuses resets the client.
+
+Limits: ``PORTS`` listening sockets, ``WAITING`` clients that wait, three quarters of TCP's flows in all (the
+rest is for guests' own connections). Beyond, clients are reset, counted. When the host has no descriptor to spare
+a listener rests for ``REST``.
+
+Ref: RFC 9293 3.5; RFC 5382 REQ-1; libslirp's hostfwd (the guest sees the client's address).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from random import Random
+from typing import Any, Protocol
+
+from .arp import Arp
+from .config import Config
+from .forward_udp import UdpPort
+from .host import AcceptedTcp, Address, Host, Listener
+from .ipv4 import Ipv4
+from .leases import Leases
+from .tcp import Tcp
+from .tcp_flow import Flow
+from .tcp_state import OPEN_WAIT, SYN_SENT
+from .udp import Udp, descriptor
+from .wire import NO_MAC, PROTO_TCP, U16, ip_text, mac_text
+
+SECOND = 1_000_000_000
+PORTS = 1024
+WAITING = 512
+POLL = SECOND // 4
+REST = SECOND // 10
+BATCH = 64  # clients accepted for one event
+PORT_TRIES = 64
+PORT_FIRST, PORT_LAST = 1024, 65535
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One redirection. ``count`` ports in a row; ``text`` is what it is called in messages."""
+
+    protocol: str  # tcp, udp, unix
+    listen: Address | str  # IPv4 address and port, or a path ("\\0name": abstract)
+    guest: bytes | str | None  # 4 bytes of address, 6 of MAC, a DHCP host name; None: the first guest
+    guest_port: int
+    count: int = 1
+    text: str = ""
+
+
+class ForwardError(ValueError):
+    """A redirection that cannot be: one line with the reason."""
+
+
+class Network(Protocol):
+    """What redirections ask of the stack."""
+
+    now: int
+
+    def seen_as(self, address: str) -> bytes | None:
+        """How guests see a host address; None: not at all."""
+
+    def count(self, reason: str) -> None:
+        """Count an event."""
+
+
+class TcpPort:
+    """One listening stream socket (``slirp.host.ListenEvents``)."""
+
+    __slots__ = ("forwards", "guest_port", "listener", "rests", "rule")
+
+    def __init__(self, forwards: Forwards, rule: Rule, listen: Address | str, guest_port: int) -> None:
+        self.forwards = forwards
+        self.rule = rule
+        self.guest_port = guest_port
+        self.rests = 0  # until then, in ns; 0: it listens
+        self.listener: Listener = forwards.host.listen(listen, self)
+
+    @property
+    def address(self) -> Address:
+        """As bound."""
+        return self.listener.address
+
+    @property
+    def socket(self) -> object:
+        """For ``info usernet``."""
+        return self.listener
+
+    def host_acceptable(self, now: int) -> None:
+        """Clients wait to be accepted."""
+        forwards = self.forwards
+        forwards.network.now = now
+        for _ in range(BATCH):
+            try:
+                client = self.listener.accept()
+            except OSError:  # no descriptor: the event would come again at once
+                forwards.rest(self, now)
+                return
+            if client is None:
+                return
+            forwards.connect(self, client, now)
+
+    def close(self) -> None:
+        """Listen no more."""
+        self.listener.close()
+
+
+class Client:
+    """A client that waits for its guest."""
+
+    __slots__ = ("deadline", "flow", "port", "sock")
+
+    def __init__(self, port: TcpPort, sock: AcceptedTcp, deadline: int) -> None:
+        self.port = port
+        self.sock = sock
+        self.deadline = deadline
+        self.flow: Flow | None = None  # the SYN is out
+
+
+class Forward:
+    """A rule in force."""
+
+    def __init__(self, number: int, rule: Rule) -> None:
+        self.number = number
+        self.rule = rule
+        self.ports: list[TcpPort | UdpPort] = []
+
+
+class Forwards:
+    """The redirections of one stack."""
+
+    def __init__(
+        self,
+        config: Config,
+        network: Network,
+        host: Host,
+        arp: Arp,
+        ip: Ipv4,
+        tcp: Tcp,
+        udp: Udp,
+        leases: Leases,
+        rng: Random,
+    ) -> None:
+        self.host = host
+        self.network = network
+        self.rules: dict[int, Forward] = {}
+        self._config = config
+        self._arp = arp
+        self.ip = ip
+        self._tcp = tcp
+        self.udp = udp
+        self._leases = leases
+        self._rng = rng
+        self._waiting: list[Client] = []
+        self._resting: list[TcpPort] = []
+        self._poll: int | None = None
+        self._expiry: int | None = None  # of UDP clients
+        self._last = 0
+
+    # ---- rules ---------------------------------------------------------------------------------------------
+
+    def add(self, rule: Rule) -> Forward:
+        """Listen. Raises ForwardError; then nothing of the rule is left."""
+        if sum(len(forward.ports) for forward in self.rules.values()) + rule.count > PORTS:
+            raise ForwardError(f"more than {PORTS} redirected ports")
+        forward = Forward(self._last + 1, rule)
+        try:
+            for offset in range(rule.count):
+                self._listen(forward, offset)
+        except ForwardError:
+            self._end(forward)
+            raise
+        self._last += 1
+        self.rules[forward.number] = forward
+        return forward
+
+    def _listen(self, forward: Forward, offset: int) -> None:
+        rule = forward.rule
+        guest_port = rule.guest_port + offset
+        listen = rule.listen
+        where = listen if isinstance(listen, str) else f"{listen[0]}:{listen[1] + offset}"
+        try:
+            if isinstance(listen, str):
+                forward.ports.append(TcpPort(self, rule, listen, guest_port))
+            elif rule.protocol == "tcp":
+                forward.ports.append(TcpPort(self, rule, (listen[0], listen[1] + offset), guest_port))
+            else:
+                forward.ports.append(UdpPort(self, rule.guest, (listen[0], listen[1] + offset), guest_port))
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            raise ForwardError(f"cannot listen on {where.replace(chr(0), '@')}: {reason}") from None
+
+    def remove(self, number: int) -> bool:
+        """Listen no more; connections that exist go on. False: there is no such rule."""
+        forward = self.rules.pop(number, None)
+        if forward is None:
+            return False
+        self._end(forward)
+        return True
+
+    def _end(self, forward: Forward) -> None:
+        for port in forward.ports:
+            port.close()
+        self._resting = [port for port in self._resting if port not in forward.ports]
+        for client in [c for c in self._waiting if c.port in forward.ports]:
+            self._refuse(client, "forward_removed")
+
+    # ---- guests --------------------------------------------------------------------------------------------
+
+    def find(self, guest: bytes | str | None, now: int) -> bytes | None:
+        """The address of the guest that a rule names, if it is there; else None, and it is being asked for."""
+        first = self._config.dhcp_first
+        if isinstance(guest, bytes) and len(guest) == 4:
+            return guest if self._arp.known(guest, now) else None
+        if guest is None and self._arp.known(first, now):
+            return first
+        leases = self._leases.bound(now)
+        if guest is None:
+            found = [lease.address for lease in leases]
+        elif isinstance(guest, str):
+            name = guest.lower()
+            found = [lease.address for lease in leases if lease.hostname.lower().rstrip(".") == name]
+        else:
+            found = [lease.address for lease in leases if lease.mac == guest]
+            found += [a for a, entry in self._arp.table.items() if entry.mac == guest and self.ip.inside(a)]
+        return next((address for address in found if self._arp.known(address, now)), None)
+
+    def likely(self, guest: bytes | str | None, now: int) -> bytes | None:
+        """The address where a rule's guest will be, present or not; None: nobody knows."""
+        found = self.find(guest, now)
+        if found is not None:
+            return found
+        if isinstance(guest, bytes) and len(guest) == 4:
+            return guest
+        return self._config.dhcp_first if guest is None else None
+
+    def seen(self, client: Address) -> bytes:
+        """The address by which a guest sees a client."""
+        host = self._config.host_ip
+        if not client[0] or self._config.restrict:
+            return host
+        seen = self.network.seen_as(client[0])
+        return seen if seen is not None and len(seen) == 4 else host
+
+    def free_port(self, wanted: int, taken: Any) -> int | None:
+        """``wanted``, or another port that ``taken(port)`` denies; None: there is none."""
+        if wanted and not taken(wanted):
+            return wanted
+        for _ in range(PORT_TRIES):
+            port = self._rng.randrange(PORT_FIRST, PORT_LAST + 1)
+            if not taken(port):
+                return port
+        return None
+
+    # ---- TCP clients ---------------------------------------------------------------------------------------
+
+    def connect(self, port: TcpPort, sock: AcceptedTcp, now: int) -> None:
+        """A client was accepted."""
+        client = Client(port, sock, now + OPEN_WAIT)
+        tcp = self._tcp
+        if len(tcp) + len(self._waiting) >= tcp.limits.flows * 3 // 4:
+            self._refuse(client, "forward_flows_full")
+            return
+        if len(self._waiting) >= WAITING:
+            self._forget_settled()
+            if len(self._waiting) >= WAITING:
+                self._refuse(client, "forward_waiting_full")
+                return
+        self.network.count("forward_accepted")
+        guest = self.find(port.rule.guest, now)
+        if guest is None or self._open(client, guest, now):
+            self._waiting.append(client)
+            if self._poll is None:
+                self._poll = now + POLL
+
+    def _open(self, client: Client, guest: bytes, now: int) -> bool:
+        """Connect to the guest. False: there was no room, the client is reset."""
+        tcp = self._tcp
+        src = self.seen(client.sock.peer)
+        head, middle = guest + src, U16.pack(client.port.guest_port)
+        sport = self.free_port(client.sock.peer[1], lambda p: head + middle + U16.pack(p) in tcp)
+        flow = None
+        if sport is not None:
+            path = self.ip.path_to(guest, src, PROTO_TCP)
+            flow = tcp.open(
+                client.sock, path, head + middle + U16.pack(sport), now, max(client.deadline - now, 0)
+            )
+        if flow is None:
+            self._refuse(client, "forward_flows_full")
+            return False
+        client.sock.attach(flow)
+        client.flow = flow
+        return True
+
+    def _refuse(self, client: Client, reason: str) -> None:
+        self.network.count(reason)
+        if client in self._waiting:
+            self._waiting.remove(client)
+        if client.flow is not None and client.flow.state == SYN_SENT:
+            client.flow.abort(True)
+        elif client.flow is None:
+            client.sock.close(reset=True)
+
+    def _forget_settled(self) -> None:
+        self._waiting = [c for c in self._waiting if c.flow is None or c.flow.state == SYN_SENT]
+
+    def rest(self, port: TcpPort, now: int) -> None:
+        """The host has no descriptor to spare: accept nothing for a moment."""
+        self.network.count("forward_no_descriptor")
+        port.listener.watch(False)
+        port.rests = now + REST
+        self._resting.append(port)
+
+    # ---- time ----------------------------------------------------------------------------------------------
+
+    def hasten(self, deadline: int) -> None:
+        """A UDP client may expire at ``deadline``."""
+        if self._expiry is None or deadline < self._expiry:
+            self._expiry = deadline
+
+    def next_deadline(self) -> int | None:
+        """When ``run`` has something to do."""
+        found = self._poll
+        for port in self._resting:
+            if found is None or port.rests < found:
+                found = port.rests
+        if self._expiry is not None and (found is None or self._expiry < found):
+            found = self._expiry
+        return found
+
+    def run(self, now: int) -> None:
+        """Look for guests and for clients that left."""
+        if self._poll is not None and self._poll <= now:
+            self._forget_settled()
+            for client in list(self._waiting):
+                self._look(client, now)
+            self._poll = now + POLL if self._waiting else None
+        for port in [port for port in self._resting if port.rests <= now]:
+            self._resting.remove(port)
+            port.listener.watch(True)
+        if self._expiry is not None and self._expiry <= now:
+            ports = [port for forward in self.rules.values() for port in forward.ports]
+            due = [port.expire(now) for port in ports if isinstance(port, UdpPort)]
+            self._expiry = min((at for at in due if at is not None), default=None)
+
+    def _look(self, client: Client, now: int) -> None:
+        if client.sock.gone():
+            self._refuse(client, "forward_client_left")
+        elif client.flow is None:
+            if now >= client.deadline:
+                self._refuse(client, "forward_timed_out")
+                return
+            guest = self.find(client.port.rule.guest, now)
+            if guest is not None:
+                self._open(client, guest, now)
+
+    def close(self) -> None:
+        """Listen no more, reset who waits."""
+        for number in list(self.rules):
+            self.remove(number)
+
+    # ---- reports -------------------------------------------------------------------------------------------
+
+    def flows(self, now: int) -> list[dict[str, Any]]:
+        """Rows of ``info usernet``, newest rule first; ``rule`` is its number."""
+        rows = []
+        for forward in reversed(self.rules.values()):
+            for port in forward.ports:
+                rows.append(
+                    {
+                        "protocol": "UDP" if forward.rule.protocol == "udp" else "TCP",
+                        "state": "HOST_FORWARD",
+                        "fd": descriptor(port.socket),
+                        "src": port.address[0].replace("\0", "@"),
+                        "src_port": port.address[1],
+                        "dst": self._named(forward.rule.guest, now),
+                        "dst_port": port.guest_port,
+                        "recvq": 0,
+                        "sendq": 0,
+                        "idle": 0.0,
+                        "rule": forward.number,
+                    }
+                )
+        return rows
+
+    def _named(self, guest: bytes | str | None, now: int) -> str:
+        """What a rule's guest is called; asks nobody."""
+        if isinstance(guest, str):
+            return guest
+        if guest is None:
+            first = self._config.dhcp_first
+            entry = self._arp.table.get(first)
+            leases = self._leases.bound(now)
+            known = entry is not None and entry.mac != NO_MAC
+            return ip_text(first if known or not leases else leases[0].address)
+        return ip_text(guest) if len(guest) == 4 else mac_text(guest)

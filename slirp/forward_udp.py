@@ -1,0 +1,303 @@
+"""UDP redirections: datagrams from clients of the host to a guest's port, and its answers back.
+
+Each client (its address, and the address of ours that it chose) is a flow. The guest sees it as ``seen`` by
+``forward`` says, at its own port or, where that is taken, at another; an answer to there goes back by the listening
+socket, from the address that the client had written to.
+
+The guest's port has one ``udp.Flow`` as any port of a guest has. Its socket becomes a ``Fan``: what goes to a
+client leaves by the listener, all else by an ordinary socket, which is opened when it is needed first. So a server
+in the guest that is redirected to still speaks to the rest of the world as before.
+
+Limits: ``CLIENTS`` of one port, the longest idle goes first. A client idle for ``IDLE`` is forgotten; all clients
+of a guest's port go when the guest answers with ICMP port unreachable. The guest of a rule that names none by
+address is looked up again after ``LOOK``.
+
+Ref: RFC 768; RFC 4787 REQ-5 (mapping timer).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from .host import Address, Host, UdpError, UdpListener, UdpSocket
+from .ipv4 import Ipv4
+from .udp import IDLE, Flow, Udp
+from .wire import U16
+
+SECOND = 1_000_000_000
+CLIENTS = 1024
+LOOK = SECOND
+BATCH = 64
+SWEEP = SECOND
+
+
+class Forwards(Protocol):
+    """What a port asks of ``forward.Forwards``."""
+
+    @property
+    def host(self) -> Host:
+        """The host."""
+
+    @property
+    def network(self) -> Any:
+        """The stack."""
+
+    @property
+    def udp(self) -> Udp:
+        """UDP of the stack."""
+
+    @property
+    def ip(self) -> Ipv4:
+        """IPv4 of the stack."""
+
+    def likely(self, guest: bytes | str | None, now: int) -> bytes | None:
+        """Where a rule's guest is, or will be."""
+
+    def seen(self, client: Address) -> bytes:
+        """The address by which a guest sees a client."""
+
+    def hasten(self, deadline: int) -> None:
+        """A client may expire then."""
+
+    def free_port(self, wanted: int, taken: Callable[[int], bool]) -> int | None:
+        """``wanted``, or another port that is not taken."""
+
+
+class Client(tuple[str, int]):
+    """One client, and the destination of what the guest sends to it."""
+
+    fan: Fan
+    last: int
+    local: str
+    port: UdpPort
+    remote: Address
+    sport: int
+    src: bytes
+
+
+class Fan:
+    """The socket of a guest's port that is redirected to (``slirp.host.UdpSocket``)."""
+
+    __slots__ = ("_host", "_plain", "clients", "flow")
+
+    def __init__(self, host: Host, flow: Flow) -> None:
+        self._host = host
+        self._plain: UdpSocket | None = flow.socket
+        self.flow = flow
+        self.clients: dict[bytes, Client] = {}  # by the address and port that the guest sees
+        flow.remotes = Remotes(self.clients, flow.remotes)
+        flow.socket = self
+
+    def fileno(self) -> int:
+        """Of the ordinary socket; -1: there is none."""
+        fileno = getattr(self._plain, "fileno", None)
+        return int(fileno()) if fileno is not None else -1
+
+    def _ordinary(self) -> UdpSocket | OSError:
+        if self._plain is None:
+            try:
+                self._plain = self._host.udp(self.flow.family.family, self.flow)
+            except OSError as error:
+                return error
+        return self._plain
+
+    def sendto(self, data: bytes | memoryview, remote: Address, ttl: int = 64) -> int:
+        """To a client, or to anybody else."""
+        if isinstance(remote, Client):
+            return remote.port.answer(remote, data, ttl)
+        sock = self._ordinary()
+        return sock.errno or 1 if isinstance(sock, OSError) else sock.sendto(data, remote, ttl)
+
+    def sendmany(self, data: bytes, size: int, remote: Address, ttl: int = 64) -> int:
+        """The same, several datagrams."""
+        if isinstance(remote, Client):
+            error = 0
+            for at in range(0, len(data), size):
+                error = remote.port.answer(remote, data[at : at + size], ttl) or error
+            return error
+        sock = self._ordinary()
+        return sock.errno or 1 if isinstance(sock, OSError) else sock.sendmany(data, size, remote, ttl)
+
+    def recv(self) -> tuple[bytes, Address] | None:
+        """From the ordinary socket."""
+        return self._plain.recv() if self._plain is not None else None
+
+    def error(self) -> UdpError | None:
+        """Of the ordinary socket."""
+        return self._plain.error() if self._plain is not None else None
+
+    def close(self) -> None:
+        """The flow is over, and with it all clients."""
+        if self._plain is not None:
+            self._plain.close()
+            self._plain = None
+        for client in list(self.clients.values()):
+            client.port.forget(client)
+
+
+class Remotes(dict[bytes, Address | None]):
+    """A flow's destinations, with clients before all else: they are never forgotten for want of room."""
+
+    def __init__(self, clients: dict[bytes, Client], known: dict[bytes, Address | None]) -> None:
+        super().__init__(known)
+        self._clients = clients
+
+    def __missing__(self, remote: bytes) -> Address | None:
+        return self._clients[remote]
+
+
+class UdpPort:
+    """One UDP socket of the host that leads to a guest (``slirp.host.UdpEvents``)."""
+
+    def __init__(
+        self, forwards: Forwards, guest: bytes | str | None, listen: Address, guest_port: int
+    ) -> None:
+        self.forwards = forwards
+        self.guest_port = guest_port
+        self._guest = guest
+        self._where: bytes | None = None
+        self._looked = 0
+        self._clients: OrderedDict[tuple[Address, str], Client] = OrderedDict()  # longest idle first
+        self.socket: UdpListener = forwards.host.listen_udp(listen, self)
+
+    @property
+    def address(self) -> Address:
+        """As bound."""
+        return self.socket.address
+
+    def __len__(self) -> int:
+        return len(self._clients)
+
+    # ---- clients to the guest ------------------------------------------------------------------------------
+
+    def host_readable(self, now: int) -> None:
+        """Datagrams, or errors about answers."""
+        forwards = self.forwards
+        network = forwards.network
+        network.now = now
+        for _ in range(BATCH):
+            item = self.socket.recv()
+            if item is None:
+                break
+            payload, remote, local = item
+            key = (remote, local)
+            client = self._clients.get(key)
+            if (
+                client is None
+                or (self._guest is not None and len(self._guest) != 4)
+                or now - client.last > LOOK
+            ):
+                client = self._find(key, now)
+            if client is None:
+                network.count("forward_no_guest")
+                continue
+            self._clients.move_to_end(key)
+            client.last = now
+            flow = client.fan.flow
+            flow.last = now
+            flow.idle = IDLE
+            flow.received += 1
+            forwards.udp.touch(flow)
+            if not forwards.ip.datagram(flow.neighbour, client.src, client.sport, self.guest_port, payload):
+                network.count("udp_to_guest_dropped")
+        error = self.socket.error()
+        while error is not None:
+            self._error(error)
+            error = self.socket.error()
+
+    def _find(self, key: tuple[Address, str], now: int) -> Client | None:
+        """The client of a datagram, with the guest where it is now."""
+        if self._where is None or now - self._looked > LOOK:
+            self._looked = now
+            self._where = self.forwards.likely(self._guest, now)
+        guest = self._where
+        client = self._clients.get(key)
+        if client is not None:
+            if guest is None or client.fan.flow.neighbour.address == guest:
+                return client
+            self.forget(client)  # the guest has moved
+        if guest is None:
+            return None
+        return self._new(key, guest, now)
+
+    def _new(self, key: tuple[Address, str], guest: bytes, now: int) -> Client | None:
+        forwards = self.forwards
+        remote, local = key
+        flow = forwards.udp.redirected(forwards.ip, guest, self.guest_port, now)
+        fan = flow.socket if isinstance(flow.socket, Fan) else Fan(forwards.host, flow)
+        src = forwards.seen(remote)
+        sport = forwards.free_port(
+            remote[1], lambda p: src + U16.pack(p) in fan.clients or src + U16.pack(p) in flow.remotes
+        )
+        if sport is None:
+            return None
+        if len(self._clients) >= CLIENTS:
+            forwards.network.count("forward_client_evicted")
+            self.forget(next(iter(self._clients.values())))
+        client = Client(remote)
+        client.fan, client.local, client.port, client.remote = fan, local, self, remote
+        client.src, client.sport, client.last = src, sport, now
+        fan.clients[src + U16.pack(sport)] = client
+        flow.remote = (src, sport)
+        self._clients[key] = client
+        forwards.hasten(now + IDLE)
+        return client
+
+    def _error(self, error: UdpError) -> None:
+        """A client's host complained about an answer: tell the guest."""
+        forwards = self.forwards
+        client = next((c for c in reversed(self._clients.values()) if c.remote == error.remote), None)
+        if client is None:
+            forwards.network.count("udp_error_dropped")
+            return
+        source = client.src
+        if error.offender is not None and error.offender != error.remote[0]:
+            seen = forwards.network.seen_as(error.offender)
+            source = seen if seen is not None and len(seen) == 4 else forwards.ip.gateway
+        forwards.network.count("udp_errors")
+        forwards.ip.relayed_error(
+            client.fan.flow.neighbour,
+            source,
+            error.type,
+            error.code,
+            error.info,
+            client.src,
+            self.guest_port,
+            client.sport,
+            error.payload,
+        )
+
+    # ---- the guest to clients ------------------------------------------------------------------------------
+
+    def answer(self, client: Client, data: bytes | memoryview, ttl: int) -> int:
+        """A datagram from the guest: 0, or errno."""
+        client.last = self.forwards.network.now
+        key = (client.remote, client.local)
+        if key in self._clients:
+            self._clients.move_to_end(key)
+        return self.socket.sendto(data, client.remote, client.local, ttl)
+
+    # ---- life ----------------------------------------------------------------------------------------------
+
+    def forget(self, client: Client) -> None:
+        """The client is over. Idempotent."""
+        self._clients.pop((client.remote, client.local), None)
+        client.fan.clients.pop(client.src + U16.pack(client.sport), None)
+
+    def expire(self, now: int) -> int | None:
+        """Forget idle clients; when to call again, None: there are none."""
+        while self._clients:
+            client = next(iter(self._clients.values()))
+            if client.last + IDLE > now:
+                return max(client.last + IDLE, now + SWEEP)
+            self.forwards.network.count("forward_client_expired")
+            self.forget(client)
+        return None
+
+    def close(self) -> None:
+        """Give the socket back; its clients are forgotten."""
+        for client in list(self._clients.values()):
+            self.forget(client)
+        self.socket.close()
