@@ -1,31 +1,19 @@
 """The table of NIC models: what options may name, and how each is built and plugged in.
 
 ``MODELS[name]`` has the bus, a title for ``-net nic,model=help``, the words that ``info network`` uses, and
-``build``. ``plug`` builds a card, wires its interrupt and puts it into a machine. ``pci_function`` builds a
+``build``; a card's module is imported when its model is asked for. ``plug`` builds a card, wires its interrupt and puts it into a machine. ``pci_function`` builds a
 PCI card without a machine, for an owner that offers the function itself (vfio-user).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from .card import Card
 from .machine import IsaLocation, Machine, Slot
-from .ne2000_isa import DEFAULTS, Ne2000Isa
-from .ne2000_isa import PORTS as NE2000_PORTS
-from .ne2000_pci import BARS as NE2000_BARS
-from .ne2000_pci import IDENTITY as NE2000_IDENTITY
-from .ne2000_pci import Ne2000Pci
 from .pci import Bar, Identity, PciFunction
-from .pcnet_pci import BARS as PCNET_BARS
-from .pcnet_pci import IDENTITY as PCNET_IDENTITY
-from .pcnet_pci import PcnetPci
-from .rtl8139_pci import BARS as RTL8139_BARS
-from .rtl8139_pci import IDENTITY as RTL8139_IDENTITY
-from .rtl8139_pci import Rtl8139CPci, Rtl8139Pci
-from .rtl8139_regs import REV_C
 
 Tx = Callable[..., bool]
 Build = Callable[[bytes, Tx, Callable[[], None], Callable[[bool], None], Callable[[], int]], Card]
@@ -52,46 +40,70 @@ class Model:
     revisions: Mapping[int, Build] = field(default_factory=dict)
 
 
-_ALL = (
-    Model(
-        "ne2k_pci",
-        "pci",
-        "RealTek RTL8029(AS), NE2000 for PCI",
-        "ne2000 pci",
-        Ne2000Pci,
-        identity=NE2000_IDENTITY,
-        bars=NE2000_BARS,
-    ),
-    Model(
-        "ne2k_isa",
-        "isa",
-        "Novell NE2000 for ISA (I/O 0x300, IRQ 9)",
-        "ne2000",
-        Ne2000Isa,
-        ports=NE2000_PORTS,
-        defaults=DEFAULTS,
-    ),
-    Model(
+def _ne2k_pci() -> Model:
+    from .ne2000_pci import BARS, IDENTITY, Ne2000Pci
+
+    title = "RealTek RTL8029(AS), NE2000 for PCI"
+    return Model("ne2k_pci", "pci", title, "ne2000 pci", Ne2000Pci, identity=IDENTITY, bars=BARS)
+
+
+def _ne2k_isa() -> Model:
+    from .ne2000_isa import DEFAULTS, PORTS, Ne2000Isa
+
+    title = "Novell NE2000 for ISA (I/O 0x300, IRQ 9)"
+    return Model("ne2k_isa", "isa", title, "ne2000", Ne2000Isa, ports=PORTS, defaults=DEFAULTS)
+
+
+def _rtl8139() -> Model:
+    from .rtl8139_pci import BARS, IDENTITY, Rtl8139CPci, Rtl8139Pci
+    from .rtl8139_regs import REV_C
+
+    return Model(
         "rtl8139",
         "pci",
         "Realtek RTL8139C+ (rev=0x10: RTL8139C)",
         "rtl8139",
         Rtl8139Pci,
-        identity=RTL8139_IDENTITY,
-        bars=RTL8139_BARS,
+        identity=IDENTITY,
+        bars=BARS,
         revisions={REV_C: Rtl8139CPci},
-    ),
-    Model(
-        "pcnet",
-        "pci",
-        "AMD Am79C970A, PCnet-PCI II",
-        "pcnet",
-        PcnetPci,
-        identity=PCNET_IDENTITY,
-        bars=PCNET_BARS,
-    ),
+    )
+
+
+def _pcnet() -> Model:
+    from .pcnet_pci import BARS, IDENTITY, PcnetPci
+
+    return Model(
+        "pcnet", "pci", "AMD Am79C970A, PCnet-PCI II", "pcnet", PcnetPci, identity=IDENTITY, bars=BARS
+    )
+
+
+class _Models(Mapping[str, Model]):
+    """The table; a model's module is imported when the model is first looked up."""
+
+    def __init__(self, makers: dict[str, Callable[[], Model]]) -> None:
+        self._makers = makers
+        self._made: dict[str, Model] = {}
+
+    def __getitem__(self, name: str) -> Model:
+        model = self._made.get(name)
+        if model is None:
+            model = self._made[name] = self._makers[name]()
+        return model
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._makers
+
+
+MODELS: Mapping[str, Model] = _Models(
+    {"ne2k_pci": _ne2k_pci, "ne2k_isa": _ne2k_isa, "rtl8139": _rtl8139, "pcnet": _pcnet}
 )
-MODELS: dict[str, Model] = {model.name: model for model in _ALL}
 DEFAULT_PCI, DEFAULT_ISA = "ne2k_pci", "ne2k_isa"
 
 

@@ -12,7 +12,6 @@ repeatable keys as lists, dotted keys as tables.
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -128,11 +127,13 @@ def read_file(path: str) -> bytes:
 
 def toml(path: str, data: bytes) -> list[Raw]:
     """The options of one TOML file. Raises OptionError that names file, table and key."""
+    import tomllib  # here: few starts read a file
+
     try:
         tree = tomllib.loads(data.decode())
     except UnicodeDecodeError:
         raise OptionError(f"{path}: not UTF-8 text") from None
-    except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
+    except (RecursionError, ValueError) as error:
         raise OptionError(f"{path}: {error}") from None
     return list(_options(path, tree))
 

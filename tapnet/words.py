@@ -7,7 +7,6 @@ Everything that a user can get wrong ends as ``OptionError``, nothing else is ra
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
@@ -55,6 +54,8 @@ def shown(value: object, limit: int = 60) -> str:
 def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """' (did you mean "x"?)', or ''."""
     words = list(known)
+    import difflib  # here: only a mistake needs it
+
     found = difflib.get_close_matches(word[:40].lower(), words, 1, cutoff)
     if not found and len(word) >= 3:
         found = [w for w in words if w.startswith(word)][:1]

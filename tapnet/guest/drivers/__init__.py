@@ -7,21 +7,39 @@ line is high and no call into driver or machine is on the stack.
     driver = DRIVERS["ne2k_pci"](machine, location, deliver=..., writable=..., now=...)   # probes
     driver.open(); driver.transmit(frame); driver.interrupt(); driver.close()
 
-A model is added by one line in ``DRIVERS``.
+A model is added by one line in ``_WHERE``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+
 from .driver import Deliver, Driver, DriverError, DriverFactory
-from .ne2000 import Ne2000Driver
-from .pcnet import PcnetDriver
-from .rtl8139 import rtl8139
 
 __all__ = ["DRIVERS", "Deliver", "Driver", "DriverError", "DriverFactory"]
 
-DRIVERS: dict[str, DriverFactory] = {
-    "ne2k_pci": Ne2000Driver,
-    "ne2k_isa": Ne2000Driver,
-    "rtl8139": rtl8139,
-    "pcnet": PcnetDriver,
+_WHERE = {
+    "ne2k_pci": ("ne2000", "Ne2000Driver"),
+    "ne2k_isa": ("ne2000", "Ne2000Driver"),
+    "rtl8139": ("rtl8139", "rtl8139"),
+    "pcnet": ("pcnet", "PcnetDriver"),
 }
+
+
+class _Drivers(Mapping[str, DriverFactory]):
+    """The table; a driver is imported when it is looked up."""
+
+    def __getitem__(self, model: str) -> DriverFactory:
+        module, name = _WHERE[model]
+        factory: DriverFactory = getattr(import_module(f".{module}", __package__), name)
+        return factory
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_WHERE)
+
+    def __len__(self) -> int:
+        return len(_WHERE)
+
+
+DRIVERS: Mapping[str, DriverFactory] = _Drivers()
