@@ -220,6 +220,7 @@ class Rtl8139:
         if not up:
             self.config.disconnects = (self.config.disconnects + 1) & 0xFFFF
             self.rx.flush()
+        self.config.cscr |= r.CSCR_CHANGED
         self.interrupt(r.INT_LINKCHG)
 
     def _write_imr(self, value: int, mask: int) -> None:

@@ -180,8 +180,10 @@ class Config:
         return value
 
     def read_cscr(self) -> int:
-        """CSCR: with the connection status."""
-        return self.cscr | (r.CSCR_CONNECTED if self.phy.link else 0)
+        """CSCR: with the connection status; that the link has changed is shown once."""
+        value = self.cscr | (r.CSCR_CONNECTED if self.phy.link else 0)
+        self.cscr &= ~r.CSCR_CHANGED
+        return value
 
     def write_cscr(self, value: int, mask: int) -> None:
         """CSCR: stored."""

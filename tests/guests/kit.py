@@ -167,7 +167,7 @@ def boot_image(folder: Path) -> Path:
 INIT = """#!/bin/sh
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev 2>/dev/null
 mkdir -p /dev/pts; mount -t devpts pts /dev/pts
-echo 3 > /proc/sys/kernel/printk
+echo 1 > /proc/sys/kernel/printk
 ip link set lo up
 dmesg -c >/dev/null
 setsid -c sh -c 'stty -echo; echo GUEST-READY

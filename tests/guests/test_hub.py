@@ -78,7 +78,9 @@ def test_each_has_an_address_and_they_ping_each_other(pair: Pair) -> None:
 def test_they_transfer_to_each_other(pair: Pair) -> None:
     for sender, receiver in (SOCKETS, SOCKETS[::-1]):
         one, other = pair.vms[sender], pair.vms[receiver]
-        one.run(f"killall httpd 2>/dev/null; dd if=/dev/urandom of=/www/f bs=4096 count={MIB // 4096} 2>/dev/null")
+        one.run(
+            f"killall httpd 2>/dev/null; dd if=/dev/urandom of=/www/f bs=4096 count={MIB // 4096} 2>/dev/null"
+        )
         one.run("httpd -p 80 -h /www")
         expected = one.run("md5sum < /www/f").split()[0]
         said = other.run(f"wget -q -O - http://{pair.address(sender)}/f | md5sum", 60)
