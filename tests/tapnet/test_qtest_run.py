@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -158,3 +160,15 @@ def test_the_nat_has_answered_when_settle_has(machine):
     client.set_config(SLOT, 0x04, 0, 2)
     client.set_config(SLOT, 0x10, 0)
     client.close()
+
+
+def test_the_example_of_the_docs(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "qtest.md").read_text()
+    shell, python = (re.search(rf"```{kind}\n(.*?)```", page, re.DOTALL)[1] for kind in ("sh", "python"))
+    path = f"{tmp_path}/bus"
+    words = shell.replace("/tmp/bus", path).split()
+    assert words[:2] == ["tapnet", "run"]
+    with Running(*words[2:]):
+        QtestClient.unix(path).close()
+        example = [sys.executable, "-c", python.replace("/tmp/bus", path)]
+        assert subprocess.check_output(example, text=True, timeout=PATIENCE) == "OK 0x813910ec\n"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import re
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -380,3 +382,15 @@ def test_garbage_is_answered_line_by_line(chunks):
         out += answers(interpreter)
     if not any(word in data for word in (b"clock", b"settle", b"irq_intercept")):
         assert out.count(b"\n") == data.count(b"\n")
+
+
+def test_the_docs_name_every_command_and_no_other():
+    page = (Path(__file__).parents[2] / "docs" / "qtest.md").read_text()
+    cells = [row.split("|")[1] for row in page.splitlines() if row.startswith("| `")]
+    named = {span.split()[0] for cell in cells for span in re.findall(r"`([a-z0-9_]+(?: [A-Z].*?)?)`", cell)}
+    _, interpreter = fresh()
+    commands = {name.decode() for name in interpreter._commands}
+    assert commands <= named
+    assert {
+        name for name in named - commands if name not in ("ioapic", "isa", "inb", "outw", "insw")
+    } == set()
