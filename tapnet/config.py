@@ -175,6 +175,7 @@ class HostForward:
     guest_port: int
     count: int = 1
     text: str = ""  # as it was given
+    option: str = "hostfwd="  # what stood before the text
 
 
 @dataclass(frozen=True, slots=True)

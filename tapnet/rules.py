@@ -124,8 +124,28 @@ def redir(value: str) -> HostForward:
         near = words.nearest(protocol, ("tcp", "udp")) or " (tcp or udp)"
         raise ValueError(f"bad protocol {words.shown(protocol)}{near}")
     return HostForward(
-        protocol, Endpoint("", _port(outer, "host", 0)), guest(to), _port(inner, "guest"), text=value
+        protocol,
+        Endpoint("", _port(outer, "host", 0)),
+        guest(to),
+        _port(inner, "guest"),
+        text=value,
+        option="-redir ",
     )
+
+
+def hostfwd_listen(value: str) -> tuple[str, Endpoint | UnixPath, int]:
+    """What QEMU's hostfwd_remove takes, the part of a rule before the guest: (protocol, listen, count)."""
+    protocol, colon, rest = value.partition(":")
+    if colon and protocol == "unix" and rest:
+        return "unix", unix_path(rest), 1
+    if not colon or protocol not in ("", "tcp", "udp"):
+        raise ValueError("not [tcp|udp]:[ADDR]:PORT or unix:PATH")
+    address, rest = _head(rest, ":")
+    first, dash, last = rest.partition("-")
+    start = _port(first, "host", 0)
+    end = _port(last, "host", start) if dash else start
+    host = str(_address(address, "host")) if address else ""
+    return protocol or "tcp", Endpoint(host, start), end - start + 1
 
 
 TARGETS = ("cmd", "tcp", "udp", "unix")

@@ -15,14 +15,16 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 import slirp.config
+import slirp.forward
 from slirp.hostio import AsyncHost
 from slirp.stack import Stack
 
-from ..config import UserNet
-from ..monitor.control import FlowRow
+from ..config import Endpoint, HostForward, UnixPath, UserNet
+from ..monitor.control import FlowRow, ForwardRow
 from ..offload import TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_F_TSO_ECN, TUN_F_USO4, TUN_F_USO6
 from ..port import Port
 
@@ -52,6 +54,19 @@ def stack_config(net: UserNet) -> slirp.config.Config:
         tftp_server_name=net.dhcp.tftp_server_name,
         bootfile=net.dhcp.bootfile,
     )
+
+
+def forward_rule(forward: HostForward) -> slirp.forward.Rule:
+    """The engine's rule. Raises ValueError."""
+    listen, guest = forward.listen, forward.guest
+    if isinstance(guest, IPv6Address) or (isinstance(listen, Endpoint) and ":" in listen.host):
+        raise ValueError("IPv6 is not built yet")
+    if isinstance(listen, UnixPath):
+        where: tuple[str, int] | str = "\0" * listen.abstract + listen.path
+    else:
+        where = (listen.host or "0.0.0.0", listen.port)
+    to = guest.packed if isinstance(guest, IPv4Address) else guest
+    return slirp.forward.Rule(forward.protocol, where, to, forward.guest_port, forward.count, forward.text)
 
 
 class UserBackend:
@@ -86,6 +101,13 @@ class UserBackend:
         )
         self.stack.gather()
         self._input = self.stack.input
+        self._forwards: dict[int, HostForward] = {}  # by the number of the rule
+        try:
+            for forward in net.forwards:
+                self._add_forward(forward)
+        except ValueError as error:
+            self.close()
+            raise ValueError(f"{forward.option}{forward.text}: {error}") from None
 
     # ---- life ----------------------------------------------------------------------------------------------
 
@@ -153,6 +175,40 @@ class UserBackend:
         if deadline is not None and deadline <= now:
             self.stack.tick(now)
         self._rearm()
+
+    # ---- redirections --------------------------------------------------------------------------------------
+
+    def _add_forward(self, forward: HostForward) -> int:
+        guest = forward.guest
+        network = self.stack.config.network
+        if isinstance(guest, IPv4Address) and guest not in network:
+            raise ValueError(f"guest {guest} is not in net={network}")
+        number = self.stack.forwards.add(forward_rule(forward)).number
+        self._forwards[number] = forward
+        return number
+
+    def add_forward(self, forward: HostForward) -> int:
+        """Listen while it runs; the rule's number. Raises ValueError with the reason."""
+        number = self._add_forward(forward)
+        self._rearm()
+        return number
+
+    def remove_forward(self, number: int) -> bool:
+        """Listen no more. False: there is no such rule."""
+        self.stack.now = self._clock()
+        self._forwards.pop(number, None)
+        return self.stack.forwards.remove(number)
+
+    def forwards(self) -> list[ForwardRow]:
+        """Rules in force, oldest first."""
+        found: list[ForwardRow] = []
+        for row in reversed(self.stack.forwards.flows(self._clock())):
+            forward = self._forwards[row["rule"]]
+            if found and found[-1].number == row["rule"]:
+                found[-1] = found[-1]._replace(port=row["src_port"])
+            else:
+                found.append(ForwardRow(row["rule"], forward, row["src_port"]))
+        return found
 
     # ---- reports -------------------------------------------------------------------------------------------
 

@@ -10,20 +10,26 @@ Formats: ``info network`` as QEMU 0.8 prints it, ``info usernet`` as libslirp do
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from .. import __version__
+from .. import __version__, rules
+from ..config import Endpoint, HostForward
 from ..port import Port
 
 BACKEND, NIC, ACCEPTED = "backend", "nic", "accepted"
 _ORDER = {BACKEND: 0, NIC: 1, ACCEPTED: 2}
 
+ANY = "0.0.0.0"
 _ADDRESS_WIDTH = 15
 
 
 class ControlError(Exception):
     """A request that cannot be met; the text is for the person who made it."""
+
+
+class Refused(ControlError):
+    """The same, where QEMU has words of its own for it: they are the whole answer."""
 
 
 class Device(Protocol):
@@ -62,6 +68,14 @@ class FlowRow(NamedTuple):
     idle: float  # seconds
 
 
+class ForwardRow(NamedTuple):
+    """One redirection of a NAT."""
+
+    number: int  # for hostfwd_remove
+    forward: HostForward
+    port: int  # first of the host, as bound; 0: a UNIX socket
+
+
 class UserNet(Protocol):
     """One NAT."""
 
@@ -75,6 +89,15 @@ class UserNet(Protocol):
 
     def rows(self) -> Iterable[FlowRow]:
         """Its flows, newest first."""
+
+    def add_forward(self, forward: HostForward) -> int:
+        """Redirect; the number of the rule. Raises ValueError with the reason."""
+
+    def remove_forward(self, number: int) -> bool:
+        """End a redirection; connections that exist go on. False: there is none of that number."""
+
+    def forwards(self) -> Iterable[ForwardRow]:
+        """Its redirections, oldest first."""
 
 
 class Instance(Protocol):
@@ -199,9 +222,118 @@ class Control:
                     if other.kind == NIC and other.port is not None:
                         other.port.set_link(up)
 
+    # ---- redirections --------------------------------------------------------------------------------------
+
+    def _usernet(self, name: str | None) -> UserNet:
+        nats = self.instance.usernets
+        if name is None:
+            if not nats:
+                raise Refused("user mode network stack not in use")
+            return nats[0]
+        found = next((nat for nat in nats if nat.name == name), None)
+        if found is None:
+            known = any(device.name == name and device.kind == BACKEND for device in self.devices())
+            raise Refused("invalid device specified" if known else f"unrecognized netdev id '{name}'")
+        return found
+
+    def hostfwd_add(self, rule: str, name: str | None = None) -> None:
+        """Add a redirection to a NAT, the first by default. Raises Refused."""
+        nat = self._usernet(name)
+        try:
+            forward = rules.hostfwd(rule)
+        except ValueError as error:
+            raise Refused(f"Invalid host forwarding rule '{rule}' ({_qemu_reason(str(error))})") from None
+        try:
+            nat.add_forward(forward)
+        except ValueError as error:
+            raise Refused(f"Could not set up host forwarding rule '{rule}': {error}") from None
+
+    def hostfwd_remove(self, rule: str, name: str | None = None) -> str:
+        """End a redirection: by the text that added it, by its part before the guest, or by its number."""
+        nat = self._usernet(name)
+        matches = _matcher(rule)
+        number = next((row.number for row in nat.forwards() if matches(row)), None)
+        gone = number is not None and nat.remove_forward(number)
+        return f"host forwarding rule for {rule} {'removed' if gone else 'not found'}"
+
+    def info_hostfwd(self) -> str:
+        """Redirections of every NAT, with their numbers."""
+        lines = []
+        for nat in self.instance.usernets:
+            lines.append(f"VLAN {-1 if nat.vlan is None else nat.vlan} ({nat.name}):")
+            for number, forward, port in nat.forwards():
+                bound = (
+                    f" (port {port})"
+                    if isinstance(forward.listen, Endpoint) and not forward.listen.port
+                    else ""
+                )
+                lines.append(f"  {number:>3}  {forward.text}{bound}")
+        return "\n".join(lines)
+
     def quit(self) -> None:
         """End the instance."""
         self.instance.shutdown()
+
+
+# How QEMU calls what our parser finds wrong with a rule (net/slirp.c).
+_QEMU_REASONS = (
+    ('no ":" in the rule', "No : separators"),
+    ("bad protocol", "Bad protocol name"),
+    ('no ":" after', "Missing : separator"),
+    ("bad host address", "Bad host address"),
+    ('"[" without', "Bad host address"),
+    ('no "-" after', "Bad host port separator"),
+    ("bad host port", "Bad host port"),
+    ("not PORT-[GUEST]:PORT", "Missing guest address"),
+    ("bad guest address", "Bad guest address"),
+    ("bad guest port", "Bad guest port"),
+)
+
+
+def _qemu_reason(ours: str) -> str:
+    return next((theirs for start, theirs in _QEMU_REASONS if ours.startswith(start)), ours)
+
+
+def _matcher(text: str) -> Callable[[ForwardRow], bool]:
+    """What hostfwd_remove was given, as a test of rows. Raises Refused."""
+    if text.isascii() and text.isdigit():
+        return lambda row: row.number == int(text)
+    try:
+        whole = rules.hostfwd(text)
+    except ValueError:
+        pass
+    else:
+        return lambda row: _same(row.forward, whole)
+    try:
+        protocol, listen, count = rules.hostfwd_listen(text)
+    except ValueError:
+        raise Refused("invalid format") from None
+
+    def matches(row: ForwardRow) -> bool:
+        forward = row.forward
+        if forward.protocol != protocol or forward.count != count:
+            return False
+        if isinstance(listen, Endpoint) and isinstance(forward.listen, Endpoint):
+            ports = (forward.listen.port, row.port)
+            return (forward.listen.host or ANY) == (listen.host or ANY) and listen.port in ports
+        return forward.listen == listen
+
+    return matches
+
+
+def _same(one: HostForward, other: HostForward) -> bool:
+    return (one.protocol, _bound(one), one.guest, one.guest_port, one.count) == (
+        other.protocol,
+        _bound(other),
+        other.guest,
+        other.guest_port,
+        other.count,
+    )
+
+
+def _bound(forward: HostForward) -> object:
+    listen = forward.listen
+    return (listen.host or ANY, listen.port) if isinstance(listen, Endpoint) else listen
 
 
 def _ordered(devices: Sequence[Device]) -> list[Device]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .control import Control, ControlError
+from .control import Control, ControlError, Refused
 
 
 class Reply(NamedTuple):
@@ -78,6 +78,8 @@ class Hmp:
             return Reply(f"{shown}: extraneous characters at the end of line\n{hint}", False)
         try:
             text = command.run(self, arguments)
+        except Refused as error:
+            return Reply(f"{error}\n", False)
         except ControlError as error:
             return Reply(f"Error: {error}\n", False)
         except _Unknown as error:
@@ -133,7 +135,19 @@ def _set_link(hmp: Hmp, words: list[str]) -> str:
     return ""
 
 
+def _hostfwd_add(hmp: Hmp, words: list[str]) -> str:
+    hmp.control.hostfwd_add(words[-1], words[0] if len(words) > 1 else None)
+    return ""
+
+
+def _hostfwd_remove(hmp: Hmp, words: list[str]) -> str:
+    return hmp.control.hostfwd_remove(words[-1], words[0] if len(words) > 1 else None)
+
+
 INFO: tuple[Command, ...] = (
+    Command(
+        ("hostfwd",), "", "show the redirections and their numbers", lambda h, _: h.control.info_hostfwd()
+    ),
     Command(("instance",), "", "show name, pid, VLANs and mode", lambda h, _: h.control.info_instance()),
     Command(("name",), "", "show the name of this instance", lambda h, _: h.control.info_name()),
     Command(("network",), "[-v]", "show the VLANs (-v: with link state and counters)", _info_network, (0, 1)),
@@ -145,6 +159,20 @@ INFO: tuple[Command, ...] = (
 
 COMMANDS: tuple[Command, ...] = (
     Command(("help", "?"), "[cmd]", "show the help", _help, (0, 2)),
+    Command(
+        ("hostfwd_add",),
+        "[netdev_id] [tcp|udp|unix]:[hostaddr]:hostport-[guestaddr]:guestport",
+        "redirect a port of the host to a guest",
+        _hostfwd_add,
+        (1, 2),
+    ),
+    Command(
+        ("hostfwd_remove",),
+        "[netdev_id] rule|number|[tcp|udp|unix]:[hostaddr]:hostport",
+        "end a redirection",
+        _hostfwd_remove,
+        (1, 2),
+    ),
     Command(("info",), "[subcommand]", "show various information", _info),
     Command(("quit", "q"), "", "end this instance", _quit),
     Command(("set_link",), "name on|off", "plug or pull the cable of a NIC or backend", _set_link, (1, 2)),

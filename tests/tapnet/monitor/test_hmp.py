@@ -133,6 +133,8 @@ def test_help_and_info_list_every_command(lab) -> None:
     hmp = lab[2]
     assert [line.split()[0] for line in hmp.execute("help").text.splitlines()] == [
         "help|?",
+        "hostfwd_add",
+        "hostfwd_remove",
         "info",
         "quit|q",
         "set_link",
@@ -140,7 +142,7 @@ def test_help_and_info_list_every_command(lab) -> None:
     listed = hmp.execute("info").text
     assert listed == hmp.execute("help info").text
     assert [line.split()[1] for line in listed.splitlines()] == [
-        "instance", "name", "network", "status", "usernet", "version", "vlans"
+        "hostfwd", "instance", "name", "network", "status", "usernet", "version", "vlans"
     ]  # fmt: skip
 
 
