@@ -160,7 +160,6 @@ BMCR_FREE = 0x8200  # reset, restart
 CSCR_DEFAULT = 0x03C0  # LD, HEART BEAT, JBEN, F_LINK_100
 CSCR_WRITABLE = 0x03E5
 CSCR_CONNECTED = 0x0008
-CSCR_LINK_CHANGE = 0x0800  # not in the data sheet: how 8139too tells a link change from a packet underrun
 CSCR_CHANGED = 0x0800  # not in the data sheet; 8139too looks at its carrier only if it finds it set
 
 # C+CR
