@@ -94,8 +94,9 @@ class UserBackend:
         self._clock = clock
         self._timer: asyncio.TimerHandle | None = None
         self._armed = 0
+        self._looking = False  # a look at the deadlines is on its way
         self._closed = False
-        self.host = AsyncHost(loop, clock, self._rearm)
+        self.host = AsyncHost(loop, clock, self._look)
         self.stack = Stack(
             stack_config(net), self.host, self.port.send, rng or random.SystemRandom(), clock()
         )
@@ -137,7 +138,7 @@ class UserBackend:
     def _settled(self) -> None:
         if not self._closed:
             self.stack.settle()
-            self._rearm()
+            self._look()
 
     def _ready(self) -> None:
         if not self._closed:
@@ -151,8 +152,15 @@ class UserBackend:
 
     # ---- the timer -----------------------------------------------------------------------------------------
 
+    def _look(self) -> None:
+        """Look at the deadlines soon: once for all batches of a while, not after each."""
+        if not self._looking:
+            self._looking = True
+            self._loop.call_later(TIMER_SLACK / SECOND, self._rearm)
+
     def _rearm(self) -> None:
         """Arm the timer for the stack's next deadline, if that is earlier than what it is armed for."""
+        self._looking = False
         if self._closed:
             return
         deadline = self.stack.next_deadline()
