@@ -49,6 +49,7 @@ class Stepper:
         self._target: int | None = None  # None: not worked out yet
         self._last = False  # only the last settling is left
         self._calm = self._turns = self._same = self._left = 0
+        self._handle: asyncio.Handle | None = None
 
     def start(self, request: Request, done: Callable[[bytes], None]) -> None:
         """Begin; ``done(answer)`` is called from the loop, later."""
@@ -65,21 +66,30 @@ class Stepper:
     def release(self) -> None:
         """The client has gone: give up what is under way; time is real again."""
         self._done = None
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
         if self._clock.virtual:
             self._clock.release()
             self._board.release()
 
     def _unsettled(self) -> None:
         self._calm = self._turns = 0
-        self._loop.call_soon(self._turn)
+        self._handle = self._loop.call_soon(self._turn)
 
     def _turn(self) -> None:
-        if self._done is None:
-            return
+        self._handle = None
+        try:
+            self._settle()
+        except BaseException:  # a fault of ours: the client is told, and the loop reports it
+            self._answer(b"FAIL internal error\n")
+            raise
+
+    def _settle(self) -> None:
         self._calm = 0 if self._busy() else self._calm + 1
         self._turns += 1
         if self._calm < CALM_TURNS and self._turns < TURNS_MAX:
-            self._loop.call_soon(self._turn)
+            self._handle = self._loop.call_soon(self._turn)
         elif self._last:
             self._finish()
         else:

@@ -28,7 +28,6 @@ import re
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol
 
 TRANSFER_MAX = 1 << 20
@@ -375,7 +374,7 @@ class Interpreter:
 
     @staticmethod
     def _sized(parse: Callable[[list[bytes], int], Line], size: int) -> Callable[[list[bytes]], Line]:
-        return partial(parse, size=size)
+        return lambda words: parse(words, size)
 
     def _ask(self, request: Request) -> bytes:
         self.request = request

@@ -10,6 +10,14 @@ from tapnet.guest.qtest_time import NO_ADVANCE, NO_DEADLINE, Stepper
 from tapnet.guest.qtest_wire import Request
 
 
+class Handle:
+    def __init__(self, calls, callback):
+        self.calls, self.callback = calls, callback
+
+    def cancel(self):
+        self.calls.remove(self.callback)
+
+
 class World:
     """A loop that is turned by hand, a board with a list of deadlines, frames that take some turns."""
 
@@ -29,6 +37,7 @@ class World:
     # the loop
     def call_soon(self, callback):
         self.calls.append(callback)
+        return Handle(self.calls, callback)
 
     def turn(self, limit=100_000):
         for _ in range(limit):
@@ -155,7 +164,7 @@ def test_many_deadlines_leave_the_loop_its_turns():
     def counted(callback):
         nonlocal turns
         turns += 1
-        turn(callback)
+        return turn(callback)
 
     world.call_soon = counted
     assert world.ask("step", 10 * 10 * qtest_time.DEADLINES) == b"OK 6400\n"
@@ -171,6 +180,19 @@ def test_a_client_that_goes_ends_it_and_lets_time_run():
             call()
     assert world.clock.virtual
     world.stepper.release()
-    world.turn(10)
+    assert world.calls == []
     assert world.answer is None
     assert not world.clock.virtual and not world.held
+    assert world.ask("settle") == b"OK\n"
+
+
+def test_a_fault_of_ours_is_told_and_reported():
+    world = World(10)
+
+    def broken():
+        raise ZeroDivisionError
+
+    world.expire = broken
+    with pytest.raises(ZeroDivisionError):
+        world.ask("step", 100)
+    assert world.answer == b"FAIL internal error\n"
