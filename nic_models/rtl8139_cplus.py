@@ -302,7 +302,7 @@ class Cplus:
             slots.append((at, word, buffer, min(size, need)))
             need -= size
             index = 0 if word & r.D_EOR or index + 1 >= r.RING_DESCRIPTORS else index + 1
-            if index == start and need > 0:
+            if need > 0 and (index == start or len(slots) >= r.RING_DESCRIPTORS):
                 rx.fifo.popleft()
                 rx.drop("oversize")
                 self.settle()

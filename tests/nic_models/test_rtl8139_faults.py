@@ -129,6 +129,19 @@ def test_receive_buffers_of_no_size():
     assert kit.card.counters == {"rx oversize": 1}
 
 
+def test_a_receive_ring_that_closes_before_the_cards_place_in_it():
+    """EOR moves to a descriptor that the card has passed: it goes round and never comes to where it began."""
+    kit = Kit().start_cplus(rx=64)
+    for n in range(40):
+        kit.receive(frame_to(fill=n))
+    for n in range(64):
+        kit.poke(RX_RING + 16 * n, pack("<IIQ", r.D_OWN | (r.D_EOR if n == 9 else 0), 0, 0x70000))
+    memory = Counted(kit.slot)
+    assert kit.receive(frame_to())
+    assert memory.ops <= r.RING_DESCRIPTORS
+    assert kit.card.counters == {"rx oversize": 1}
+
+
 def test_a_receive_ring_of_one_tiny_buffer():
     kit = Kit().start_cplus(rx=1, buffer=8)
     kit.receive(frame_to())
