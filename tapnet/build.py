@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from nic_models import models
@@ -47,6 +47,7 @@ class Member:
     describe: Callable[[], str]
     port: Port | None
     undo: list[Callable[[], None]] = field(default_factory=list)  # last made last
+    events: Mapping[str, int] | None = None  # what the card counted by itself, by reason
 
     @property
     def info(self) -> str:
@@ -299,7 +300,8 @@ class Instance:
         if found is not None:
             self._driven = True
             self._starters.append(lambda: self._drive(nic, slot, port, found[1]))
-        return Member(nic.name, NIC, lambda: f"{info} macaddr={mac}", port)
+        events = getattr(card, "counters", None)
+        return Member(nic.name, NIC, lambda: f"{info} macaddr={mac}", port, events=events)
 
     def _serve_nic(self, nic: Nic, port: Port) -> Member:
         """Offer a card on a vfio-user socket."""
@@ -320,7 +322,8 @@ class Instance:
         port.receive = server.receive
         port.ready = server.tx_ready
         port.on_link = server.set_link
-        return Member(nic.name, NIC, lambda: f"{entry.info} macaddr={mac}", port)
+        events = getattr(function.card, "counters", None)
+        return Member(nic.name, NIC, lambda: f"{entry.info} macaddr={mac}", port, events=events)
 
     def _drive(self, nic: Nic, slot: Slot, port: Port, device: Device) -> None:
         """Put a register-level driver between the guest's device and its card."""
