@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 
+import pytest
+
 ASK = """
 import socket, sys
 for port in sys.argv[1:]:
@@ -20,7 +22,8 @@ for port in sys.argv[1:]:
 """
 
 
-def test_a_guest_cannot_reach_a_monitor() -> None:
+@pytest.mark.parametrize("option", ["-monitor", "-qtest"])
+def test_a_guest_cannot_reach_a_control_plane(option: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with socket.create_server(("127.0.0.1", 0)) as other:
@@ -34,7 +37,7 @@ def test_a_guest_cannot_reach_a_monitor() -> None:
         thread.start()
         seen = subprocess.run(
             [sys.executable, "-m", "tapnet", "exec", "--name", f"guard{os.getpid()}",
-             "-monitor", f"tcp:127.0.0.1:{port},server=on,wait=off", "--",
+             option, f"tcp:127.0.0.1:{port},server=on,wait=off", "--",
              sys.executable, "-c", ASK, str(port), str(other.getsockname()[1])],
             capture_output=True, text=True, timeout=60,
         )  # fmt: skip
