@@ -10,7 +10,8 @@ server ends in an assertion (a missing or malformed argument) ours answers FAIL 
 ``IRQ lower N`` come before the answer of the line whose access caused them, or between two answers.
 
 Commands are looked up by the whole line first: what a line does is worked out once and kept (``CACHE_LINES``), since
-a driver polls the same few registers.
+a driver polls the same few registers. The rest of a port write is looked up without its value. A client that
+waits for each answer has a short way of its own, ``only``.
 
 Limits: ``LINE_MAX`` bytes a line, ``TRANSFER_MAX`` bytes a transfer, ``MEMSET_MAX`` bytes a memset; ``run`` works
 through ``RUN_LINES`` lines or until ``RUN_BYTES`` of answers wait; beyond ``IRQ_MAX`` messages that wait to be taken
@@ -135,10 +136,6 @@ class Interpreter:
         self.watched: Device | None = None
         self._refused = False  # and the client has been told
         self._bus = bus
-        self._io_read = bus.io_read
-        self._io_write = bus.io_write
-        self._mem_read = bus.mem_read
-        self._mem_write = bus.mem_write
         self._find = find
         self._levels = levels
         self._output_pins = False
@@ -149,7 +146,7 @@ class Interpreter:
         self._part_bytes = 0
         self._lines: deque[bytes] = deque()
         self._out: list[bytes] = []
-        self._cache: dict[bytes, Line] = {}
+        self._cache: dict[bytes, Line] = {}  # by the whole line
         self._singles: dict[bytes, Line] = {}  # with the line feed; only plain accesses
         self._heads: dict[bytes, tuple[int, int, int]] = {}  # "outw 0xc010" -> port, size, mask
         self._commands = self._table()
@@ -308,7 +305,7 @@ class Interpreter:
         made: Line
         if known is not None:
             try:
-                made = WRITE_PORT, self._io_write, known[0], known[1], number(tail) & known[2]
+                made = WRITE_PORT, self._bus.io_write, known[0], known[1], number(tail) & known[2]
             except Refused:
                 made = self._parse(line)
         else:
@@ -390,10 +387,16 @@ class Interpreter:
         return port
 
     def _parse_in(self, words: list[bytes], size: int) -> Line:
-        return READ_PORT, self._io_read, self._port(words[0]), size, 0
+        return READ_PORT, self._bus.io_read, self._port(words[0]), size, 0
 
     def _parse_out(self, words: list[bytes], size: int) -> Line:
-        return WRITE_PORT, self._io_write, self._port(words[0]), size, number(words[1]) & (1 << 8 * size) - 1
+        return (
+            WRITE_PORT,
+            self._bus.io_write,
+            self._port(words[0]),
+            size,
+            number(words[1]) & (1 << 8 * size) - 1,
+        )
 
     def _parse_ins(self, words: list[bytes], size: int) -> Line:
         return _call(self._ins, self._port(words[0]), size, self._count(words[1], size))
@@ -429,21 +432,21 @@ class Interpreter:
         return address, length
 
     def _parse_read(self, words: list[bytes], size: int) -> Line:
-        return READ_MEMORY, self._mem_read, number(words[0]), size, 0
+        return READ_MEMORY, self._bus.mem_read, number(words[0]), size, 0
 
     def _parse_write(self, words: list[bytes], size: int) -> Line:
         value = number(words[1]) & (1 << 8 * size) - 1
         return _call(self._store, number(words[0]), value.to_bytes(size, "little"))
 
     def _store(self, address: int, data: bytes) -> bytes:
-        self._mem_write(address, data)
+        self._bus.mem_write(address, data)
         return OK
 
     def _hex_read(self, address: int, length: int) -> bytes:
-        return b"OK 0x%s\n" % self._mem_read(address, length).hex().encode()
+        return b"OK 0x%s\n" % self._bus.mem_read(address, length).hex().encode()
 
     def _b64_read(self, address: int, length: int) -> bytes:
-        return b"OK %s\n" % base64.b64encode(self._mem_read(address, length))
+        return b"OK %s\n" % base64.b64encode(self._bus.mem_read(address, length))
 
     def _write(self, words: list[bytes]) -> Line:
         address, length = self._range(words, 0)
@@ -470,7 +473,7 @@ class Interpreter:
     def _fill(self, address: int, length: int, value: int) -> bytes:
         piece = bytes((value,)) * min(length, TRANSFER_MAX)
         for done in range(0, length, TRANSFER_MAX):
-            self._mem_write(address + done, piece[: length - done])
+            self._bus.mem_write(address + done, piece[: length - done])
         return OK
 
 
