@@ -79,6 +79,7 @@ arch: $(VENV)/dev.stamp
 bench: apt $(VENV)/dev.stamp
 	$(PYTEST) tests/bench --benchmark-enable --benchmark-only --benchmark-save=tapnet --benchmark-disable-gc
 	$(BIN)/python -m tests.bench.end_to_end
+	$(BIN)/python -m tests.bench.qtest
 
 fuzz: $(VENV)/dev.stamp
 	@for f in tests/fuzz/fuzz_*.py; do \
