@@ -36,7 +36,10 @@ def reason(error: BaseException) -> str:
     """Few words for ``error``."""
     if isinstance(error, TimeoutError) and not error.args:
         return "timed out"
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    words = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    if words.startswith("Connect call failed") and isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)  # asyncio's words say where, not why
+    return words
 
 
 def shown(address: Any) -> str:
@@ -132,6 +135,8 @@ def bind_unix(
         sock.bind(unix_name(where))
         if not where.abstract:
             file = UnixFile(where.path)
+            if mode != 0o600:
+                os.chmod(where.path, mode)  # whatever the umask is
             if group >= 0:
                 os.chown(where.path, -1, group)
     except BaseException:
