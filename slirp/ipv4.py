@@ -419,12 +419,14 @@ class Ipv4:
     # ---- ICMP errors ---------------------------------------------------------------------------------------
 
     def error(self, frame: bytes, kind: int, code: int, info: int = 0) -> None:
-        """An ICMP error from the gateway about a guest's frame, where one may be sent (RFC 1812 4.3.2.7)."""
+        """An ICMP error about a guest's frame, where one may be sent (RFC 1812 4.3.2.7): from the own address
+        that it was for, otherwise from the gateway."""
         off = IP + ((frame[IP] & 15) << 2)
         dst = frame[IP + 16 : IP + 20]
         if (
             frame[0] & 1
-            or dst[0] >= 224
+            or dst[0] >> 4 == 14
+            or dst == LIMITED_BROADCAST
             or dst == self._net_broadcast
             or frame[IP + 12 : IP + 16] == UNSPECIFIED
             or U16.unpack_from(frame, IP + 6)[0] & OFFSET_MASK
@@ -435,7 +437,8 @@ class Ipv4:
             return
         length = U16.unpack_from(frame, IP + 2)[0]
         quote = frame[IP : IP + min(length, QUOTE)]
-        self._complain(frame[6:12], self.gateway, frame[IP + 12 : IP + 16], kind, code, info, quote)
+        source = dst if dst in self._macs else self.gateway
+        self._complain(frame[6:12], source, frame[IP + 12 : IP + 16], kind, code, info, quote)
 
     def relayed_error(
         self,
