@@ -70,13 +70,18 @@ def socket_path(name: str) -> Path:
     return path
 
 
+def sockets(directory: Path) -> list[Path]:
+    """Control sockets in ``directory``, dead ones included. Raises OSError."""
+    return [path for path in directory.iterdir() if path.suffix == SUFFIX and path.is_socket()]
+
+
 def existing() -> list[Path]:
     """Control sockets of this user's instances, dead ones included, in order of their names."""
     found = []
     for place in candidates():
         try:
             if trusted(place) is None:
-                found += [p for p in place.iterdir() if p.suffix == SUFFIX and p.is_socket()]
+                found += sockets(place)
         except OSError:
             continue
     return sorted(found, key=lambda path: path.name)

@@ -271,6 +271,7 @@ def open_control(name: str, hmp: Hmp) -> Served:
     lock = os.open(path.parent / ".lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)  # held for the few calls between "is it stale?" and bind
+        _sweep(path.parent)
         if _alive(path):
             raise ServerError(f"--name {name}: an instance of that name is running ({path})")
         return _serve_unix(path, hmp, what=str(path), framed=True, limit=CLIENTS_MAX)
@@ -310,6 +311,15 @@ async def open_monitor(chardev: Chardev, hmp: Hmp) -> Served:
         why = getattr(error, "strerror", None) or str(error) or "timed out"
         verb = "cannot listen" if chardev.server else "cannot connect"
         raise ServerError(f"{chardev.origin} {what}: {verb}: {why}") from None
+
+
+def _sweep(directory: Path) -> None:
+    """Take away the control sockets of instances that were killed. The caller holds the lock."""
+    for other in paths.sockets(directory):
+        try:
+            _alive(other)
+        except OSError:
+            continue
 
 
 def _alive(path: Path) -> bool:

@@ -156,6 +156,26 @@ def test_a_stale_socket_is_replaced_and_a_live_one_refused(place: Path) -> None:
     run(scene)
 
 
+def test_sockets_of_killed_instances_are_swept_away(place: Path) -> None:
+    """A process that was killed cannot take its socket along: the next start does."""
+
+    async def scene() -> None:
+        place.mkdir(mode=0o700)
+        for name in ("killed.ctl", "killed.sock"):
+            with socket.socket(socket.AF_UNIX) as dead:
+                dead.bind(str(place / name))
+        (place / "file.ctl").write_text("precious")
+        one = server.open_control("one", hmp_of()[1])
+        two = server.open_control("two", hmp_of()[1])
+        assert sorted(path.name for path in place.iterdir()) == [
+            ".lock", "file.ctl", "killed.sock", "one.ctl", "two.ctl",
+        ]  # fmt: skip
+        one.close()
+        two.close()
+
+    run(scene)
+
+
 def test_close_leaves_a_successors_socket_alone(place: Path) -> None:
     _, hmp = hmp_of()
 
