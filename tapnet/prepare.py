@@ -6,6 +6,8 @@ prepares its DHCP client while this process imports the rest.
 
 from __future__ import annotations
 
+import fcntl
+import os
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
@@ -53,21 +55,37 @@ def refuse_unbuilt(config: Config) -> None:
         raise BuildError("; ".join(config.unbuilt))
 
 
+def check_descriptors(config: Config) -> None:
+    """Raise BuildError for a descriptor that was promised on the command line and cannot be written."""
+    if config.ready_fd is not None:
+        try:
+            mode = fcntl.fcntl(config.ready_fd, fcntl.F_GETFL) & os.O_ACCMODE
+        except OSError as error:
+            raise BuildError(f"--ready-fd={config.ready_fd}: {error.strerror}") from None
+        if mode == os.O_RDONLY:
+            raise BuildError(f"--ready-fd={config.ready_fd}: not open for writing")
+
+
+def _attach(nic: Nic) -> NamespaceGuest:
+    """The guest of ``netns=``. Raises BuildError that names the option."""
+    try:
+        return NamespaceGuest.attach(
+            str(nic.netns), ifname=nic.ifname or "eth0", mac=nic.mac, mtu=nic.mtu or 1500, dhcp=nic.dhcp
+        )
+    except GuestError as error:
+        raise BuildError(f"{nic.origin}: {error}") from None
+
+
 def prepare(config: Config, *, exec_: bool = False, mask: Collection[int] | None = None) -> Prepared:
     """Make the guests. Raises BuildError; nothing is left then."""
     refuse_unbuilt(config)
+    check_descriptors(config)
     prepared = Prepared()
     try:
         own: list[NicSpec] = []
         for nic in config.nics:
             if nic.netns is not None:
-                prepared.attached[nic.name] = NamespaceGuest.attach(
-                    str(nic.netns),
-                    ifname=nic.ifname or "eth0",
-                    mac=nic.mac,
-                    mtu=nic.mtu or 1500,
-                    dhcp=nic.dhcp,
-                )
+                prepared.attached[nic.name] = _attach(nic)
             elif exec_ and nic.vfio_user is None:
                 own.append(NicSpec(nic.ifname or f"eth{len(own)}", nic.mac, nic.mtu or 1500, nic.dhcp))
         if exec_:
@@ -79,4 +97,7 @@ def prepare(config: Config, *, exec_: bool = False, mask: Collection[int] | None
     except GuestError as error:
         prepared.close()
         raise BuildError(str(error)) from None
+    except BuildError:
+        prepared.close()
+        raise
     return prepared

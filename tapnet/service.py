@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .guest.qtest import QtestServer
 
 USAGE, FAILED, EXEC_FAILED = 2, 1, 125
+STOPS = (signal.SIGINT, signal.SIGTERM)
 LINGER_SECONDS = 2.0  # how long the kernel of an ended guest may take to send what COMMAND had written
 LINGER_STEP = 0.01
 
@@ -50,8 +51,6 @@ def _runner() -> asyncio.Runner:
 
 def run(config: Config) -> int:
     """``tapnet run``: the emulator in the foreground. Returns the exit status."""
-    for line in config.warnings:
-        _say(f"warning: {line}")
     try:
         prepared = prepare(config)
     except BuildError as error:
@@ -64,11 +63,33 @@ def run(config: Config) -> int:
         prepared.close()
 
 
+@contextlib.contextmanager
+def _stopped_by(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> Iterator[None]:
+    """Call ``stop`` at SIGINT and SIGTERM. Afterwards this process, which is about to end, ignores them: a second one
+    must neither cut the clean-up short nor meet a loop that is half closed.
+    """
+    for number in STOPS:
+        loop.add_signal_handler(number, stop)
+    try:
+        yield
+    finally:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+        for number in STOPS:
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 async def _run(config: Config, prepared: Prepared) -> int:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
+    with _stopped_by(loop, stop.set):
+        return await _run_until(config, prepared, loop, stop)
+
+
+async def _run_until(
+    config: Config, prepared: Prepared, loop: asyncio.AbstractEventLoop, stop: asyncio.Event
+) -> int:
     try:
         with _running(config, prepared, stop.set) as (instance, served):
             await _monitors(config, instance, served, stop)
@@ -107,6 +128,8 @@ def _running(
     served: list[Served | QtestServer] = []
     try:
         served.append(open_control(instance.name, instance.hmp))
+        for line in config.warnings:  # not before: an error is the only line
+            _say(f"warning: {line}")
         instance.start()
         yield instance, served
     finally:
@@ -147,7 +170,8 @@ def _ready(config: Config, instance: Instance) -> None:
     if config.ready_fd is not None:
         try:
             os.write(config.ready_fd, b"\n")
-            os.close(config.ready_fd)
+            if config.ready_fd > 2:
+                os.close(config.ready_fd)
         except OSError as error:
             _say(f"warning: --ready-fd={config.ready_fd}: {error.strerror}")
 
@@ -167,8 +191,6 @@ def exec_(
 
     started(instance)   called once, on the loop, just before COMMAND starts
     """
-    for line in config.warnings:
-        _say(f"warning: {line}")
     relay = SignalRelay()
     try:
         try:

@@ -350,8 +350,7 @@ def test_stop_and_continue(tapnet: Runner, terminal: Callable[..., Terminal]) ->
     session.type("fg\n")
     time.sleep(0.3)
     session.type("word\n")
-    read_until(session.read, "got word")
-    read_until(session.read, "alive")
+    assert "got word" in read_until(session.read, "alive")
     session.type("exit\n")
     session.status()
 

@@ -197,6 +197,29 @@ def has_lease(name: str) -> bool:
     return "10.0.2.15" in sh(f"ip -n {name} -4 addr show", check=False)
 
 
+def test_signals_during_the_end_are_quiet(tapnet: Runner) -> None:
+    """As timeout(1) does it: to the process and to its group. The first one counts, the status stays 0."""
+    with Running(tapnet, "-net", "nic", "-net", "user") as running:
+        running.process.send_signal(signal.SIGTERM)
+        while running.process.poll() is None:
+            running.process.send_signal(signal.SIGTERM)
+            running.process.send_signal(signal.SIGINT)
+        assert running.process.returncode == 0
+        assert running.process.stdout is not None
+        said = running.process.stdout.read().splitlines()
+        assert [line for line in said if "no guest is attached" not in line] == []
+
+
+def test_ready_fd_must_be_open_for_writing(tapnet: Runner) -> None:
+    for descriptor, why in (("99", "Bad file descriptor"), ("0", "not open for writing")):
+        with open("/dev/null") as read_only:
+            done = subprocess.run(
+                tapnet.argv("run", "-net", "user", "-net", "nic", f"--ready-fd={descriptor}"),
+                env=tapnet.env, stdin=read_only, capture_output=True, text=True, timeout=SECONDS,
+            )  # fmt: skip
+        assert (done.returncode, done.stderr) == (2, f"tapnet: --ready-fd={descriptor}: {why}\n")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.parametrize("model", ["ne2k_pci", "direct"])
 def test_an_existing_namespace_is_the_guest(tapnet: Runner, model: str, number: int) -> None:
@@ -255,7 +278,7 @@ def test_namespaces_that_are_none(tapnet: Runner, netns: str, said: str) -> None
         env=tapnet.env, capture_output=True, text=True, timeout=SECONDS,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (2, "")
-    assert said in done.stderr and done.stderr.count("\n") == 1
+    assert done.stderr == f"tapnet: -net nic: {said}\n"
 
 
 def test_an_interface_that_is_there_is_not_taken(tapnet: Runner) -> None:
