@@ -115,7 +115,8 @@ class Config:
     resolver: tuple[Address, ...] = ()
     mtu: int = MTU
     buffers: int = BUFFERS
-    tftp: str | None = None
+    tftp: str | None = None  # directory
+    tftp_write: bool = False
     tftp_server_name: str | None = None
     bootfile: str | None = None
     dhcp: bool = True

@@ -144,6 +144,53 @@ class UdpListener(Protocol):
         """Give the socket back. Idempotent."""
 
 
+class FileEvents(Protocol):
+    """One file's events: exactly one answers each of ``open``, ``create``, ``read``, ``write`` and ``commit``."""
+
+    def file_opened(self, size: int, now: int) -> None:
+        """It is there; ``size`` in bytes (0 of a new one)."""
+
+    def file_read(self, data: bytes, now: int) -> None:
+        """What ``read`` found; b"" behind the end."""
+
+    def file_written(self, now: int) -> None:
+        """``write`` or ``commit`` is done."""
+
+    def file_failed(self, error: int, now: int) -> None:
+        """What was asked failed with ``errno``. The file stays to be closed."""
+
+
+class File(Protocol):
+    """A regular file below a directory. One request at a time; other threads do the work, none here waits."""
+
+    def read(self, offset: int, size: int) -> None:
+        """Ask for ``size`` bytes; fewer come at the end only."""
+
+    def write(self, data: bytes) -> None:
+        """Append to a new file."""
+
+    def commit(self) -> None:
+        """The new file is whole: it takes its name, in place of what had it."""
+
+    def close(self) -> None:
+        """Give it back; a new file that was not committed is removed. Idempotent; no event follows."""
+
+
+class Directory(Protocol):
+    """A directory of the host, of which nothing outside can be reached, whatever names and links say."""
+
+    names: tuple[bytes, ...]  # its absolute path, as it was given and without links
+
+    def open(self, parts: Sequence[bytes], events: FileEvents) -> File:
+        """Open for reading. ``parts``: names of directories and of the file; none is empty, "." or ".."."""
+
+    def create(self, parts: Sequence[bytes], size: int, events: FileEvents) -> File:
+        """A new file, seen under its name when it is committed. ``size``: bytes that have to fit (0: unknown)."""
+
+    def close(self) -> None:
+        """Give it back. Idempotent."""
+
+
 class Host(Protocol):
     """The host's network, as the NAT needs it."""
 
@@ -161,6 +208,9 @@ class Host(Protocol):
 
     def listen_udp(self, local: Address, events: UdpEvents) -> UdpListener:
         """A UDP socket on an IPv4 address and port. Raises OSError."""
+
+    def directory(self, path: str) -> Directory:
+        """A directory to serve files from. Raises OSError."""
 
     def resolvers(self) -> Sequence[Address]:
         """The host's name servers, in order, re-read when resolv.conf changed."""

@@ -40,6 +40,7 @@ from ipaddress import ip_address
 from typing import Protocol
 
 from .host import Address, ListenEvents, TcpEvents, UdpError, UdpEvents
+from .hostfiles import HostDirectory
 from .hostlisten import IP_PKTINFO, HostListener, HostUdpListener, listen
 
 EVENTS = 256
@@ -514,6 +515,10 @@ class AsyncHost:
         except BaseException:
             sock.close()
             raise
+
+    def directory(self, path: str) -> HostDirectory:
+        """A directory to serve files from. Raises OSError."""
+        return HostDirectory(path, self.now, self._loop.call_soon_threadsafe, self._after)
 
     def adopt(self, sock: socket.socket, peer: Address, local: Address) -> HostAccepted:
         """A client that a listener accepted. Raises OSError: there is no descriptor to spare."""

@@ -1,7 +1,7 @@
 """The user-mode network: Ethernet frames of guests on one side, the host's sockets on the other. Sans-IO.
 
     VLAN --input(frame, vnet, now)--> ethernet --> arp
-                                         `-> ipv4 --> services (dhcp, dns) | icmp | udp | tcp --> Host
+                                         `-> ipv4 --> services (dhcp, dns, tftp) | icmp | udp | tcp --> Host
     VLAN <--tx(frame, vnet)-- emit <-- ipv4/arp <-- udp, tcp <-- events of the Host
 
 It serves any number of guests on one VLAN. It hears frames for its own MACs (52:55 + address) and group
@@ -41,6 +41,8 @@ from .icmp import Icmp
 from .ipv4 import Ipv4
 from .link import Path
 from .tcp import Tcp
+from .tftp import PORT as TFTP_PORT
+from .tftp import Tftp
 from .train import Train
 from .udp import BLOCKED, Udp, descriptor
 from .wire import (
@@ -73,11 +75,8 @@ DHCP_PORT = 67
 TCP_PORTS = 4
 
 
-class Service(Protocol):
-    """A UDP service of the stack itself (DHCP, DNS, TFTP ...)."""
-
-    def input(self, frame: bytes, off: int, end: int, src: bytes, sport: int, dst: bytes, now: int) -> None:
-        """A checked datagram whose payload is ``frame[off:end]``."""
+class Timed(Protocol):
+    """A part of the stack that has timers."""
 
     def next_deadline(self) -> int | None:
         """When ``run`` has something to do."""
@@ -85,8 +84,12 @@ class Service(Protocol):
     def run(self, now: int) -> None:
         """Let timers expire."""
 
-    def close(self) -> None:
-        """Give everything back."""
+
+class Service(Protocol):
+    """A UDP service of the stack itself (DHCP, DNS, TFTP and its sessions)."""
+
+    def input(self, frame: bytes, off: int, end: int, src: bytes, sport: int, dst: bytes, now: int) -> None:
+        """A checked datagram whose payload is ``frame[off:end]``."""
 
 
 class Stack:
@@ -119,6 +122,12 @@ class Stack:
             config, self, host, self.arp, self.ipv4, self.tcp, self.udp, self.dhcp.leases, rng
         )
         self.services: dict[tuple[bytes, int], Service] = {(config.dns_ip, DNS_PORT): self.dns}
+        self.tftp: Tftp | None = None
+        self._timed: list[Timed] = [self.ipv4, self.udp, self.tcp, self.dhcp, self.dns, self.forwards]
+        if config.tftp is not None:
+            self.tftp = Tftp(config, self, self.ipv4, host.directory(config.tftp), rng)
+            self.services[config.host_ip, TFTP_PORT] = self.tftp
+            self._timed.append(self.tftp)
         if config.dhcp:
             broadcast = config.network.broadcast_address.packed
             for address in (config.host_ip, b"\xff\xff\xff\xff", broadcast):
@@ -152,13 +161,17 @@ class Stack:
             self.count("ipv6_ignored" if kind == TYPE_IPV6 else "eth_ignored")
 
     def gather(self) -> None:
-        """Let datagrams in a row leave together. The caller promises ``settle`` after each batch of frames."""
+        """Let datagrams and bytes in a row leave together, and acknowledge them at once. The caller promises ``settle``
+        after each batch of frames."""
+        self.tcp.batch = 1
         self.udp.train = self._train = Train(self.udp)
 
     def settle(self) -> None:
         """The end of a batch of frames."""
-        if self._train is not None and self._train.open:
-            self._train.end()
+        if self._train is not None:
+            if self._train.open:
+                self._train.end()
+            self.tcp.settle(self.now)
 
     def _local(
         self,
@@ -344,7 +357,7 @@ class Stack:
     def next_deadline(self) -> int | None:
         """When ``tick`` is due; None: never."""
         found = self.arp.next_deadline()
-        for part in (self.ipv4, self.udp, self.tcp, self.dhcp, self.dns, self.forwards):
+        for part in self._timed:
             deadline = part.next_deadline()
             if deadline is not None and deadline < found:
                 found = deadline
@@ -353,7 +366,7 @@ class Stack:
     def tick(self, now: int) -> None:
         """Let timers expire."""
         self.now = now
-        for part in (self.arp, self.ipv4, self.udp, self.tcp, self.dhcp, self.dns, self.forwards):
+        for part in (self.arp, *self._timed):
             deadline = part.next_deadline()
             if deadline is not None and deadline <= now:
                 part.run(now)
@@ -366,6 +379,8 @@ class Stack:
         """End all flows; guests' TCP connections are reset."""
         self.now = now
         self.forwards.close()
+        if self.tftp is not None:
+            self.tftp.close()
         self.tcp.close(now)
         self.udp.close()
         self.dns.close()

@@ -51,6 +51,8 @@ def stack_config(net: UserNet) -> slirp.config.Config:
         resolver=net.resolvers,
         mtu=net.mtu or slirp.config.MTU,
         buffers=net.buffers,
+        tftp=net.tftp.directory if net.tftp else None,
+        tftp_write=net.tftp is not None and net.tftp.write,
         tftp_server_name=net.dhcp.tftp_server_name,
         bootfile=net.dhcp.bootfile,
     )
@@ -80,6 +82,7 @@ class UserBackend:
         clock: Callable[[], int] = time.monotonic_ns,
         rng: random.Random | None = None,
     ) -> None:
+        config = stack_config(net)
         self.name = net.name
         self.vlan = net.vlan
         self.port = Port(
@@ -97,9 +100,11 @@ class UserBackend:
         self._looking = False  # a look at the deadlines is on its way
         self._closed = False
         self.host = AsyncHost(loop, clock, self._look)
-        self.stack = Stack(
-            stack_config(net), self.host, self.port.send, rng or random.SystemRandom(), clock()
-        )
+        try:
+            self.stack = Stack(config, self.host, self.port.send, rng or random.SystemRandom(), clock())
+        except OSError as error:  # of the TFTP directory: nothing else is opened there
+            self.host.close()
+            raise ValueError(f"tftp={net.tftp.directory if net.tftp else ''}: {error.strerror}") from None
         self.stack.gather()
         self._input = self.stack.input
         self._forwards: dict[int, HostForward] = {}  # by the number of the rule
