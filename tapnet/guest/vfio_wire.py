@@ -86,6 +86,11 @@ class Decoder:
         self._buffer = bytearray()
         self._fds: list[int] = []  # of the message that is not complete yet
 
+    @property
+    def pending(self) -> bool:
+        """Whether a piece of a message is kept."""
+        return bool(self._buffer or self._fds)
+
     def feed(self, data: bytes, fds: Sequence[int] = ()) -> list[Message]:
         """Messages that ``data`` completes. Raises ProtocolError; ``close`` then."""
         buffer = self._buffer

@@ -356,7 +356,8 @@ class Vm:
 class Host:
     """A web server and a resolver on the host's loopback.
 
-    ``GET /N`` has N bytes of ``content``; a POST is kept in ``uploads``. The resolver knows every name as
+    ``GET /N`` has N bytes of ``content``, or one of ``pages``; a POST is kept in ``uploads``; ``served`` lists
+    what was sent whole. The resolver knows every name as
     ``ADDRESS``.
     """
 
@@ -366,16 +367,20 @@ class Host:
     def __init__(self) -> None:
         self.content = os.urandom(self.SIZE)
         self.uploads: list[bytes] = []
+        self.pages: dict[str, bytes] = {}
+        self.served: list[str] = []
         self.names: list[str] = []
         host = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                size = int(self.path.rsplit("/", 1)[-1].split(".")[0])
+                name = self.path.rsplit("/", 1)[-1]
+                data = host.pages[name] if name in host.pages else host.content[: int(name)]
                 self.send_response(200)
-                self.send_header("Content-Length", str(size))
+                self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
-                self.wfile.write(host.content[:size])
+                self.wfile.write(data)
+                host.served.append(name)
 
             def do_POST(self) -> None:
                 host.uploads.append(self.rfile.read(int(self.headers["Content-Length"])))
