@@ -86,8 +86,19 @@ class Tcp:
         self._time_wait: dict[bytes, Flow] = {}  # oldest first
         self._heap: list[tuple[int, int, Flow]] = []
         self._pushed = 0
+        self.batch = 0  # number of the present batch of frames; 0: the owner does not promise ``settle``
+        self.gathered: dict[Flow, None] = {}  # flows that have something to do at the end of the batch
 
     # -- frames
+
+    def settle(self, now: int) -> None:
+        """The end of a batch of frames: what was gathered goes to the sockets, what was received is acknowledged."""
+        self.batch += 1
+        if self.gathered:
+            flows = list(self.gathered)
+            self.gathered.clear()
+            for flow in flows:
+                flow.settle(now)
 
     def input(self, frame: bytes, vnet: bytes, off: int, end: int, key: bytes, now: int) -> None:
         """One TCP packet of a guest: ``frame[off:end]``, in an IP packet that was found good.

@@ -42,6 +42,7 @@ from slirp.tcp_state import (
     HOST_CONNECTED,
     KEEPALIVE_GAP,
     KEEPALIVE_PROBES,
+    LAST_ACK,
     PULL_BATCH,
     STARVED_RETRY,
     SYN_ACK_RETRIES,
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
 
 FAST_MASK = 0xF000 | FIN | SYN | RST | ACK | 0x20  # header length and all flags but PSH and ECN's
 FAST_WORD = 0x5000 | ACK
+SHORT = 4096  # bytes: no super-frame, worth gathering
 
 
 class Flow:
@@ -275,6 +277,8 @@ class Flow:
         if self.eof:
             self.sock = None
             sock.close()
+            if self.state == LAST_ACK and self.snd.una > self.snd.end:
+                self.drop()
         else:
             try:
                 sock.shutdown()
@@ -395,7 +399,9 @@ class Flow:
                 return
             rcv.owed += size
             if rcv.owed >= snd.mss << 1:
-                if not self.emit(snd.nxt, ACK, b""):
+                if self.tcp.batch and size <= SHORT and rcv.owed < rcv.limit >> 2:
+                    self.tcp.gathered[self] = None
+                elif not self.emit(snd.nxt, ACK, b""):
                     rcv.ack_at = now
             elif not rcv.ack_at:
                 rcv.ack_at = now + ACK_DELAY
@@ -412,7 +418,15 @@ class Flow:
         size = end - data
         pending = rcv.pending
         if pending is None and sock is not None:
-            piece = memoryview(frame)[data:end] if size > 4096 else frame[data:end]
+            tcp = self.tcp
+            if tcp.batch and size <= SHORT:
+                if rcv.batch == tcp.batch and rcv.buffers.used + size <= rcv.buffers.cap:
+                    rcv.hold(memoryview(frame)[data:end])
+                    tcp.gathered[self] = None
+                    rcv.nxt += size
+                    return True
+                rcv.batch = tcp.batch
+            piece = memoryview(frame)[data:end] if size > SHORT else frame[data:end]
             try:
                 count = sock.send(piece)
             except OSError:
@@ -421,8 +435,8 @@ class Flow:
             if count < size:
                 rcv.hold(piece[count:])
                 self.watch(self.watching | 2)
-            elif rcv.limit < self.tcp.limits.window_max and rcv.scale > 0:
-                rcv.grow(size, self.tcp.limits.window_max)
+            elif rcv.limit < tcp.limits.window_max and rcv.scale > 0:
+                rcv.grow(size, tcp.limits.window_max)
         elif rcv.buffers.used + size > rcv.buffers.cap:
             self.tcp.counters["buffers_full"] += 1
             return False
@@ -430,6 +444,20 @@ class Flow:
             rcv.hold(memoryview(frame)[data:end])
         rcv.nxt += size
         return True
+
+    def settle(self, now: int) -> None:
+        """The end of a batch of frames: gathered data to the socket, one ACK for all."""
+        rcv = self.rcv
+        if rcv.pending and self.sock is not None and not self.watching & 2:
+            size = len(rcv.pending)
+            self.host_writable(now)
+            left = len(rcv.pending or b"")
+            if left:
+                self.watch(self.watching | 2)
+            elif rcv.limit < self.tcp.limits.window_max and rcv.scale > 0:
+                rcv.grow(size, self.tcp.limits.window_max)
+        if self.state in (ESTABLISHED, FIN_WAIT_1, FIN_WAIT_2) and rcv.owed >= self.snd.mss << 1:
+            self.ack_now(now)
 
     # -- timers
 

@@ -219,8 +219,12 @@ def _in_ack(flow: Flow, seg: Segment, seq: int, now: int) -> bool:
     if not snd.wnd:
         snd.rto.silent = 0  # the guest answers probes: its window may stay closed for ever
     if snd.fin_out and ack == snd.end + 1 and flow.state not in (FIN_WAIT_2, TIME_WAIT):
+        before = flow.state
         flow.move(FIN_ACKED)
         if flow.state == CLOSED:
+            if flow.rcv.pending is not None and flow.sock is not None:
+                flow.state = before  # the guest is done with it, the host has not taken all: see guest_ended
+                return True
             flow.drop()
             return False
         if flow.state == TIME_WAIT:

@@ -1,6 +1,7 @@
 """The receiving half of one flow: data from the guest to the host.
 
-In-order data goes straight to the host socket. What the socket does not take waits in ``pending`` (one
+In-order data goes straight to the host socket; in a batch of frames (``Tcp.settle``) only the first piece does, further
+short ones leave with its end, in one call. What the socket does not take waits in ``pending`` (one
 bytearray, so that a guest's small segments cost no objects); what came ahead of a hole waits in ``ooo``.
 The window offered is what is left of ``limit`` behind ``pending``; its right edge never moves back but
 for the rounding of the window scale (RFC 7323 2.4: what was once offered is accepted). ``limit`` starts
@@ -22,6 +23,7 @@ class Receiver:
     __slots__ = (
         "ack_at",
         "adv",
+        "batch",
         "buffers",
         "fin",
         "grown",
@@ -46,6 +48,7 @@ class Receiver:
         self.ooo: Reassembly | None = None
         self.fin = -1  # sequence number of a FIN that came ahead of a hole
         self.ack_at = 0  # delayed ACK deadline, 0: none owed
+        self.batch = 0  # the batch of frames in which the socket got something last
         self.owed = 0  # bytes not acknowledged yet
 
     def edge(self) -> int:

@@ -727,9 +727,11 @@ class Net:
     def __init__(
         self, seed: int = 1, *, features: int = 0, mtu: int = 1500, limits: Limits | None = None, cap: int
         = 64 << 20, room: int = 1 << 30, loss: float = 0.0, delay: int = 0, jitter: int = 0, duplicate:
-        float = 0.0, corrupt: float = 0.0, **guest: Any,
+        float = 0.0, corrupt: float = 0.0, batch: int = 0, **guest: Any,
     ) -> None:  # fmt: skip
         self.sim = Sim(seed)
+        self.batch = batch  # ns: frames that come so close together are one batch, then ``Tcp.settle``
+        self.unsettled = False
         self.link = FakeLink(mtu)
         self.link.features = features
         self.host = FakeHost(self.sim)
@@ -737,6 +739,7 @@ class Net:
         self.tcp = Tcp(
             self.link, self.host, random.Random(seed), limits=limits or Limits(), buffers=self.buffers
         )
+        self.tcp.batch = int(batch > 0)
         faults: dict[str, Any] = {"loss": loss, "delay": delay, "jitter": jitter, "duplicate": duplicate}
         self.up = Wire(self.sim, self._to_nat, corrupt=corrupt, **faults)
         self.down = Wire(self.sim, self._to_guest, corrupt=corrupt, room=room, **faults)
@@ -746,6 +749,13 @@ class Net:
 
     def _to_nat(self, frame: bytes, vnet: bytes) -> None:
         feed(self.tcp, frame, self.sim.now, vnet)
+        if self.batch and not self.unsettled:
+            self.unsettled = True
+            self.sim.at(self.batch, self._settle)
+
+    def _settle(self) -> None:
+        self.unsettled = False
+        self.tcp.settle(self.sim.now)
 
     def _to_guest(self, frame: bytes, vnet: bytes) -> None:
         try:

@@ -64,19 +64,61 @@ def test_integrity(loss: float, wire: str, guest: str) -> None:
     transfer(net, 60_000, 60_000, seed)
 
 
+def test_a_slow_host_that_has_ended_gets_all() -> None:
+    """Both sides have said their FIN and the guest has its ACK, while the host's buffer is still full."""
+    net = Net(12, delay=MS)
+    net.host.send_buffer = 8192
+    net.host.drain_rate = 100
+    transfer(net, 60_000, 1000, 12)
+
+
+BATCHES = [1, 50_000, 2 * MS]
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("guest", GUESTS)
+@pytest.mark.parametrize("wire", ["still", "jitter", "double"])
+@pytest.mark.parametrize("loss", [0.0, 0.05])
+def test_integrity_in_batches(loss: float, wire: str, guest: str, batch: int) -> None:
+    features = 7 if guest == "super-frames" else 0
+    seed = hash((loss, len(wire), len(guest), batch)) & 0xFFFF
+    net = Net(seed, loss=loss, features=features, batch=batch, **WIRES[wire], **GUESTS[guest])
+    transfer(net, 60_000, 60_000, seed)
+
+
+def test_a_batch_is_one_call_and_one_ack() -> None:
+    """The first segment goes to the host at once, the others together."""
+    net = Net(11, delay=MS, batch=1, window_cap=1 << 16)
+    calls: list[int] = []
+    net.guest.data = bytes(100_000)
+    net.guest.connect()
+    assert net.run(
+        lambda: bool(net.host.sockets and net.guest.received is not None and net.host.sockets[0].received)
+    )
+    sock = net.host.sockets[0]
+    send = sock.send
+    sock.send = lambda data: (calls.append(len(data)), send(data))[1]  # type: ignore[method-assign]
+    acks = net.down.sent
+    assert net.run(lambda: len(sock.received) == 100_000)
+    assert max(calls) > 5 * 1460
+    assert net.down.sent - acks < 100_000 // 1460 // 2, "fewer than one ACK for two segments"
+
+
+@pytest.mark.parametrize("batch", [0, *BATCHES])
 @pytest.mark.parametrize("loss", LOSS)
-def test_slow_host(loss: float) -> None:
+def test_slow_host(loss: float, batch: int) -> None:
     """The host's back-pressure closes the guest's window, and opens it again."""
-    net = Net(5, loss=loss, delay=MS)
+    net = Net(5, loss=loss, delay=MS, batch=batch)
     net.host.send_buffer = 8192
     net.host.drain_rate = 2000
     transfer(net, 600_000, 1000, 5)
 
 
+@pytest.mark.parametrize("batch", [0, 50_000])
 @pytest.mark.parametrize("room", [1, 2, 16])
-def test_full_wire(room: int) -> None:
+def test_full_wire(room: int, batch: int) -> None:
     """The link refuses frames and takes them again later: nothing is lost."""
-    net = Net(6, room=room, delay=MS)
+    net = Net(6, room=room, delay=MS, batch=batch)
     transfer(net, 100_000, 300_000, 6)
     assert net.down.lost == 0
 
@@ -113,9 +155,10 @@ def test_integrity_long(loss: float, wire: str, guest: str, seed: int) -> None:
     transfer(net, 150_000, 150_000, seed)
 
 
-def test_throughput_on_a_clean_wire_is_not_timer_bound() -> None:
+@pytest.mark.parametrize("batch", [0, 50_000])
+def test_throughput_on_a_clean_wire_is_not_timer_bound(batch: int) -> None:
     """Two megabytes each way at 1 ms take far less than one RTO per window."""
-    net = Net(9, delay=MS // 2, buffer=1 << 20, features=7, window_cap=600)
+    net = Net(9, delay=MS // 2, buffer=1 << 20, features=7, window_cap=600, batch=batch)
     transfer_start = net.sim.now
     net.host.ready = lambda sock: sock.say(bytes(2_000_000))
     net.guest.data = bytes(2_000_000)
