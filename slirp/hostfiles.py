@@ -241,7 +241,7 @@ class HostFile:
         self._name = parts[-1]
         with contextlib.suppress(FileNotFoundError):
             if stat.S_ISDIR(os.lstat(self._name, dir_fd=self._place).st_mode):
-                raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+                raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
         if size:
             space = os.fstatvfs(self._place)
             if size > space.f_bavail * space.f_frsize:

@@ -92,6 +92,147 @@ class FakeTcp:
         self.closed, self.was_reset = True, reset
 
 
+class FakeClient(FakeTcp):
+    """A client of a listener."""
+
+    def __init__(self, peer: Address = ("127.0.0.1", 40000), local: Address = ("127.0.0.1", 5555)) -> None:
+        super().__init__(peer, None)
+        self.peer, self.local = peer, local
+        self.left = False
+
+    def attach(self, events: Any) -> None:
+        self.events = events
+
+    def gone(self) -> bool:
+        return self.left or self.closed
+
+
+class FakeListener:
+    """``call`` lets a client come."""
+
+    def __init__(self, address: Address | str, events: Any) -> None:
+        self.address: Address = (address, 0) if isinstance(address, str) else address
+        self.events = events
+        self.clients: list[FakeClient] = []
+        self.watched = True
+        self.closed = False
+        self.fail = 0
+
+    def accept(self) -> FakeClient | None:
+        if self.fail:
+            raise OSError(self.fail, "no room")
+        return self.clients.pop(0) if self.clients else None
+
+    def watch(self, on: bool) -> None:
+        self.watched = on
+
+    def close(self) -> None:
+        self.closed = True
+
+    def call(self, now: int, *clients: FakeClient) -> None:
+        self.clients += clients
+        self.events.host_acceptable(now)
+
+
+class FakeUdpListener:
+    def __init__(self, address: Address, events: Any) -> None:
+        self.address, self.events = address, events
+        self.inbox: list[tuple[bytes, Address, str]] = []
+        self.sent: list[tuple[bytes, Address, str]] = []
+        self.errors: list[FakeError] = []
+        self.closed = False
+
+    def recv(self) -> tuple[bytes, Address, str] | None:
+        return self.inbox.pop(0) if self.inbox else None
+
+    def sendto(self, data: bytes | memoryview, remote: Address, local: str, ttl: int = 64) -> int:
+        assert not self.closed
+        self.sent.append((bytes(data), remote, local))
+        return 0
+
+    def error(self) -> FakeError | None:
+        return self.errors.pop(0) if self.errors else None
+
+    def close(self) -> None:
+        self.closed = True
+
+    def call(self, now: int, data: bytes, remote: Address, local: str = "127.0.0.1") -> None:
+        self.inbox.append((data, remote, local))
+        self.events.host_readable(now)
+
+
+class FakeFile:
+    """A request waits in the directory until ``work``."""
+
+    def __init__(self, directory: FakeDirectory, name: str, events: Any) -> None:
+        self.directory, self.name, self.events = directory, name, events
+        self.data = b""
+        self.closed = False
+
+    def read(self, offset: int, size: int) -> None:
+        content = self.directory.files[self.name]
+        self.directory.jobs.append(
+            (self, lambda now: self.events.file_read(content[offset : offset + size], now))
+        )
+
+    def write(self, data: bytes) -> None:
+        self.data += data
+        self._answer()
+
+    def commit(self) -> None:
+        self.directory.files[self.name] = self.data
+        self._answer()
+
+    def _answer(self) -> None:
+        if self.directory.fail:
+            self.directory.jobs.append((self, lambda now: self.events.file_failed(self.directory.fail, now)))
+        else:
+            self.directory.jobs.append((self, self.events.file_written))
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class FakeDirectory:
+    """``slirp.host.Directory`` in memory; ``work`` lets the workers finish what they were asked."""
+
+    def __init__(self, path: str) -> None:
+        self.names: tuple[bytes, ...] = (path.encode(),)
+        self.files: dict[str, bytes] = {}
+        self.jobs: list[tuple[FakeFile, Any]] = []
+        self.opened: list[FakeFile] = []
+        self.fail = 0
+        self.closed = False
+
+    def open(self, parts: Any, events: Any) -> FakeFile:
+        return self._made(parts, events, lambda name: len(self.files[name]) if name in self.files else None)
+
+    def create(self, parts: Any, size: int, events: Any) -> FakeFile:
+        return self._made(parts, events, lambda name: 0)
+
+    def _made(self, parts: Any, events: Any, size: Any) -> FakeFile:
+        file = FakeFile(self, b"/".join(parts).decode(), events)
+        found = size(file.name)
+        if found is None:
+            self.jobs.append((file, lambda now: events.file_failed(errno.ENOENT, now)))
+        else:
+            self.jobs.append((file, lambda now: events.file_opened(found, now)))
+        self.opened.append(file)
+        return file
+
+    def work(self, now: int) -> None:
+        for _ in range(1000):
+            if not self.jobs:
+                return
+            file, job = self.jobs.pop(0)
+            if not file.closed:
+                job(now)
+        raise AssertionError("the workers do not come to rest")
+
+    def close(self) -> None:
+        self.closed = True
+
+
 class FakeHost:
     """``slirp.host.Host``: keeps every socket; ``limit`` is its number of descriptors."""
 
@@ -101,6 +242,9 @@ class FakeHost:
         self.servers: list[Address] = [("192.0.2.53", 53)]
         self.control: set[Address] = set()
         self.limit = 1 << 30
+        self.listeners: dict[Address | str, FakeListener] = {}
+        self.udp_listeners: dict[Address, FakeUdpListener] = {}
+        self.files = FakeDirectory("")
 
     def tcp(self, remote: Address, events: Any) -> FakeTcp:
         self.tcps.append(FakeTcp(remote, events))
@@ -111,6 +255,22 @@ class FakeHost:
             raise OSError(errno.EMFILE, "too many open files")
         self.udps.append(FakeUdp(self, family, events))
         return self.udps[-1]
+
+    def listen(self, local: Address | str, events: Any) -> FakeListener:
+        if local in self.listeners and not self.listeners[local].closed:
+            raise OSError(errno.EADDRINUSE, "in use")
+        self.listeners[local] = FakeListener(local, events)
+        return self.listeners[local]
+
+    def listen_udp(self, local: Address, events: Any) -> FakeUdpListener:
+        if local in self.udp_listeners and not self.udp_listeners[local].closed:
+            raise OSError(errno.EADDRINUSE, "in use")
+        self.udp_listeners[local] = FakeUdpListener(local, events)
+        return self.udp_listeners[local]
+
+    def directory(self, path: str) -> FakeDirectory:
+        self.files = FakeDirectory(path)
+        return self.files
 
     def resolvers(self) -> list[Address]:
         return self.servers
