@@ -6,7 +6,8 @@
     vfio_session  one client                        vfio_dma     the card's engine over it
     vfio_user     the socket, the wire's side       vfio_irq     INTx by eventfd
 
-One client at a time; the next waits in the backlog. A client that comes finds a freshly reset card. Whatever ends a
+One client at a time; the next waits in the backlog. A client that comes finds the card as after power-on, so nothing of
+the last one's memory; only the cable is as it was. Whatever ends a
 session (the VM's end, kill -9, a broken message) is one log line; the card is reset, its descriptors and mappings are
 given back, and the socket listens on.
 
@@ -58,6 +59,8 @@ class VfioUserServer:
         """Raises ServeError."""
         self.loop, self.path, self.function, self.now = loop, Path(path), function, now
         self.session: Session | None = None
+        self.link = True
+        self._new = function.snapshot()
         self.sessions = 0
         self._closed = False
         self._socket = socket.socket(
@@ -98,10 +101,16 @@ class VfioUserServer:
             return
         sock.setblocking(False)
         self.loop.remove_reader(self._socket.fileno())
-        self.function.reset()
+        self._power_on()
         self.sessions += 1
         self.session = Session(self.loop, sock, self.function, self.now, self._ended)
         log.info("%s: a client has come", self.path)
+
+    def _power_on(self) -> None:
+        """A reset alone leaves some of a card as it is: pointers, packet memory."""
+        self.function.reset()
+        self.function.restore(self._new)
+        self.function.card.set_link(self.link)
 
     def _ended(self, reason: str) -> None:
         self.session = None
@@ -124,6 +133,7 @@ class VfioUserServer:
 
     def set_link(self, up: bool) -> None:
         """The cable."""
+        self.link = up
         self.function.card.set_link(up)
         if self.session is not None:
             self.session.kick()

@@ -76,6 +76,11 @@ class FakeCard:
         self.registers[:] = bytes(256)
         self.set_irq(False)
 
+    def snapshot(self) -> dict[str, Any]:
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None: ...
+
     def next_deadline(self) -> int | None:
         return self.due
 
