@@ -20,8 +20,8 @@ destination is a control-plane listener of any tapnet instance: such a listener 
 datagram name ``\\0tapnet/control/tcp/PORT`` (or ``.../PORT/1`` to ``/3``), see ``tapnet/monitor/guard.py``;
 the destination counts if it is one of the host's own addresses in any spelling.
 
-Limits: as many sockets as RLIMIT_NOFILE allows, which is raised to ``DESCRIPTORS``, less ``RESERVE`` for the
-rest of the process; beyond, OSError(EMFILE) and the NAT makes room.
+Limits: as many sockets as RLIMIT_NOFILE allows, which is raised to ``DESCRIPTORS``, less ``RESERVE`` (a quarter
+where there are few) for the rest of the process; beyond, OSError(EMFILE) and the NAT makes room.
 
 Ref: epoll(7), ip(7) IP_RECVERR, ipv6(7), unix(7); Linux uapi/linux/errqueue.h; resolv.conf(5).
 """
@@ -437,7 +437,8 @@ class AsyncHost:
         self._epoll = select.epoll()
         self._sockets: dict[int, _Socket] = {}
         self._batch = 0
-        self._last = raise_descriptor_limit() - RESERVE  # greatest descriptor that a socket may have
+        limit = raise_descriptor_limit()
+        self._last = limit - min(RESERVE, limit // 4)  # greatest descriptor that a socket may have
         self._resolv_conf = resolv_conf
         self._resolvers: list[Address] = []
         self._resolv_stat: tuple[int, ...] | None = None

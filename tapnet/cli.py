@@ -242,8 +242,24 @@ def demo(ctx: click.Context, words: tuple[str, ...]) -> None:
     ctx.exit(show.main(list(words)))
 
 
+def standard_streams() -> None:
+    """Open what our caller closed of standard input, output and error to /dev/null: otherwise the next file or socket
+    would take its number, and Python has no stream there.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
+            os.set_inheritable(opened, True)
+    sys.stdin = sys.stdin or open(0, closefd=False)
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)
+
+
 def main(argv: Iterable[str] | None = None) -> int:
     """Run the program with ``argv`` (sys.argv without the program's name). Answers the exit status."""
+    standard_streams()
     args = list(sys.argv[1:] if argv is None else argv)
     try:
         status = cli.main(args, prog_name="tapnet", standalone_mode=False)

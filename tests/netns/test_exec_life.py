@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import select
+import shlex
 import signal
 import struct
 import subprocess
@@ -37,6 +38,27 @@ def read_until(stream: Callable[[], str], word: str, seconds: float = 20) -> str
         assert time.monotonic() < end, f"no {word!r} in {text!r}"
         text += stream()
     return text
+
+
+@pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-", "0<&- 1>&- 2>&-"])
+def test_streams_that_the_caller_closed(tapnet: Runner, closed: str) -> None:
+    words = shlex.join(tapnet.argv("exec", "--", "sh", "-c", "echo out; echo err >&2; exit 7"))
+    done = subprocess.run(
+        ["sh", "-c", f"{words} {closed}"], env=tapnet.env, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 7
+    assert done.stdout == ("" if "1>" in closed else "out\n")
+    assert done.stderr == ("" if "2>" in closed else "err\n")
+
+
+def test_few_descriptors_are_enough(tapnet: Runner) -> None:
+    words = shlex.join(
+        tapnet.argv("exec", "--", "sh", "-c", "nc -N -w 5 10.0.2.2 1; test $? = 1 && echo refused")
+    )
+    done = subprocess.run(
+        ["sh", "-c", f"ulimit -n 64; {words}"], env=tapnet.env, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (0, "refused\n"), done.stderr
 
 
 # ---- exit status -------------------------------------------------------------------------------------------
