@@ -173,7 +173,7 @@ class Datagrams:
         assert sock is not None
         send = self.port.send
         own = self._own
-        for _ in range(BURST):
+        for count in range(BURST):
             try:
                 if own is None:
                     frame = sock.recv(FRAME_MAX + 1)
@@ -183,9 +183,12 @@ class Datagrams:
                         self.echoes += 1
                         continue
             except (BlockingIOError, InterruptedError):
+                if not count:  # woken for an error that a send has taken
+                    self._watch_again()
                 return
             except OSError as error:  # an ICMP error of what we had sent: the peer is away
                 self._failed(error)
+                self._watch_again()
                 return
             if not frame:
                 if self._gone is not None:
@@ -199,6 +202,11 @@ class Datagrams:
                 self._held = frame
                 self._read(False)
                 return
+
+    def _watch_again(self) -> None:
+        """libuv ends a watch at the first error."""
+        self._read(False)
+        self._read(self._on)
 
     def _ready(self) -> None:
         frame, self._held = self._held, None

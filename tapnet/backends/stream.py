@@ -45,6 +45,7 @@ ACCEPTS = 64
 BACKLOG = 64
 CLIENTS_MAX = 256
 PAUSE_SECONDS = 1.0
+LOG_LINES, LOG_SECONDS = 5, 10.0  # of clients' ends: so many lines in so many seconds
 IPPROTO_MPTCP = 262
 _FULL = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 log = logging.getLogger("tapnet.wires")
@@ -273,6 +274,7 @@ class Listener:
         self.clients: dict[Port, Pipe] = {}
         self.accepted = self.refused = 0
         self.last_end = ""  # why the last connection ended
+        self._log_until, self._log_count = 0.0, 0
         self._loop = loop
         self._options = options
         self._joined, self._left = joined, left
@@ -312,8 +314,18 @@ class Listener:
     def _ended(self, port: Port, peer: str, why: str) -> None:
         self.last_end = f"{peer}: {why}"
         if why != "closed by the peer":
-            log.warning("tapnet: %s: connection from %s: %s", self._options.origin, peer, why)
+            self._log(peer, why)
         self._drop(port)
+
+    def _log(self, peer: str, why: str) -> None:
+        """A line, unless there were many: anybody can connect."""
+        now = self._loop.time()
+        if now >= self._log_until:
+            self._log_until, self._log_count = now + LOG_SECONDS, 0
+        self._log_count += 1
+        if self._log_count <= LOG_LINES:
+            more = "; no more such lines for a while" if self._log_count == LOG_LINES else ""
+            log.warning("tapnet: %s: connection from %s: %s%s", self._options.origin, peer, why, more)
 
     def _drop(self, port: Port) -> None:
         pipe = self.clients.pop(port, None)

@@ -78,12 +78,15 @@ def test_a_udp_peer_that_is_away_and_comes(loop):
     async def scene(room: Room) -> None:
         port, here = free_port(), free_port()
         wire = room.open(nets("dgram", Endpoint("127.0.0.1", here), Endpoint("127.0.0.1", port)))
-        room.card.port.send(frame(0))
-        await until(lambda: wire.port.counters.drops.get("disconnected"))
+        for number in range(4):
+            room.card.port.send(frame(number))
+            await until(lambda: wire.port.counters.drops.get("disconnected", 0) > number)  # noqa: B023
         peer = room.keep(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
         peer.bind(("127.0.0.1", port))
         room.card.port.send(frame(1))
         assert await room.loop.sock_recv(peer, 2000) == frame(1)
+        peer.sendto(frame(2), ("127.0.0.1", here))
+        assert await room.got(1) == [frame(2)]
 
     play(scene, loop)
 
