@@ -62,7 +62,7 @@ def _rtl8139() -> Model:
         "rtl8139",
         "pci",
         "Realtek RTL8139C+ (rev=0x10: RTL8139C)",
-        "rtl8139",
+        "rtl8139 pci",
         Rtl8139Pci,
         identity=IDENTITY,
         bars=BARS,
