@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import os
@@ -170,11 +171,14 @@ def test_http_both_ways(tapnet: Runner, servers: Servers, model: str, size: int)
 
 
 def test_iperf(tapnet: Runner) -> None:
-    port = free_port()
-    with daemon(["iperf3", "-s", "-B", "127.0.0.1", "-p", str(port)]):
-        until_sync(lambda: listening(port), "iperf3")
-        client = f"iperf3 -J -c 10.0.2.2 -p {port}"
-        done = tapnet.run(f"{client} -n 20M; {client} -n 20M -R; {client} -u -b 20M -t 1 -l 1400", *DIRECT)
+    with contextlib.ExitStack() as stack:
+        clients = []
+        for words in ("-n 20M", "-n 20M -R", "-u -b 20M -t 1 -l 1400"):
+            port = free_port()  # a server each: one that has not seen its last client go says "busy"
+            stack.enter_context(daemon(["iperf3", "-s", "-B", "127.0.0.1", "-p", str(port)]))
+            until_sync(lambda port=port: listening(port), "iperf3")
+            clients.append(f"iperf3 -J -c 10.0.2.2 -p {port} {words}")
+        done = tapnet.run("; ".join(clients), *DIRECT)
     assert done.returncode == 0, done.stdout + done.stderr
     decoder, text, results = json.JSONDecoder(), done.stdout, []
     while text.strip():
