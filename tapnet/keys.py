@@ -372,9 +372,9 @@ def keys_help(origin: str, kind: Kind, common: Mapping[str, Key]) -> str:
     """What ``-net user,help`` prints."""
     lines = [f"{origin}: {kind.help}{' (not built yet)' if kind.later else ''}; keys:"]
     for key in (*common.values(), *kind.keys.values()):
-        notes = [
-            n for n, on in (("repeatable", key.repeat), ("not built yet", key.later and not kind.later)) if on
-        ]
+        notes = ["repeatable"] if key.repeat else []
+        if key.later and not kind.later:
+            notes.append("not built yet" if key.idle == (False,) else "partly built")
         lines.append(f"  {key.name}={key.meta}{' (' + ', '.join(notes) + ')' if notes else ''}")
     return "\n".join(lines)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import hashlib
 import os
@@ -10,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -73,12 +75,15 @@ def root_runner(home: Path) -> Runner:
     return Runner("root", (sys.executable,), _environment(home, PYTHONPATH=str(ROOT)), home)
 
 
-def user_runner(home: Path) -> Runner:
-    """An ordinary user, who may not be able to read this checkout: then with a copy."""
+def user_runner(_home: Path) -> Runner:
+    """An ordinary user, who may not be able to read this checkout: then with a copy.
+
+    His home is a directory of its own: pytest keeps its directories to root, and every other pytest that starts on this
+    machine sees to it again.
+    """
+    home = Path(tempfile.mkdtemp(prefix="tapnet-user-"))
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
     os.chown(home, UID, UID)
-    for parent in home.parents:  # pytest keeps its directories to root
-        if parent.stat().st_uid == 0 and parent != Path("/") and not parent.stat().st_mode & 1:
-            parent.chmod(parent.stat().st_mode | 0o11)
     drop = ("setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups", "--inh-caps=-all")
     packages = sysconfig.get_paths()["platlib"]
     system = f"/usr/bin/python{sys.version_info.major}.{sys.version_info.minor}"

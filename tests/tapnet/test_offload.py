@@ -278,8 +278,10 @@ def kernel_segments() -> None:
         count, size = struct.unpack("!HI", head)
         os.write(entry, stdin.read(size))
         for _ in range(count):
-            assert select.select([leave], [], [], 5)[0], "the kernel dropped it"
-            got = os.read(leave, 70000)
+            got = b"\1" * 11
+            while got[10] & 1:  # the bridge's own multicast reports
+                assert select.select([leave], [], [], 5)[0], "the kernel dropped it"
+                got = os.read(leave, 70000)
             stdout.write(struct.pack("!I", len(got)) + got)
         stdout.flush()
 
