@@ -9,12 +9,13 @@ APT    := busybox-static curl debootstrap systemd dhcpcd5 bind9-dnsutils dnsmasq
 PYTEST ?= $(BIN)/python -m pytest
 SECONDS_EACH ?= 30
 
-.PHONY: help setup run test test-long lint format types arch bench fuzz clean
+.PHONY: help setup run test test-long guests guests-long lint format types arch bench fuzz clean
 
 help:
 	@echo 'make run    set up and run the main job: a Linux guest behind an emulated NE2000 on the user-mode NAT'
 	@echo 'make test   set up and run the tests (installs Debian packages by apt when root)'
 	@echo 'make test-long  also the tests marked slow'
+	@echo 'make guests  build the kit of real VMs (root; .cache/guests); make guests-long  their long tests'
 	@echo 'make lint types arch   ruff, mypy, import-linter'
 	@echo 'make bench  benchmarks: results in .benchmarks/ as JSON; make fuzz  every parser and card, SECONDS_EACH=30'
 	@echo 'make setup  the development environment in .venv; make clean  removes what make made'
@@ -62,6 +63,12 @@ test: apt $(VENV)/dev.stamp
 test-long: apt $(VENV)/dev.stamp
 	$(PYTEST)
 
+guests: apt $(VENV)/dev.stamp
+	$(BIN)/python -m tests.guests.kit
+
+guests-long: guests
+	$(PYTEST) tests/guests --timeout 1800
+
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -79,6 +86,7 @@ arch: $(VENV)/dev.stamp
 bench: apt $(VENV)/dev.stamp
 	$(PYTEST) tests/bench --benchmark-enable --benchmark-only --benchmark-save=tapnet --benchmark-disable-gc
 	$(BIN)/python -m tests.bench.end_to_end
+	if [ "$$(id -u)" = 0 ]; then $(BIN)/python -m tests.bench.vm; fi
 	$(BIN)/python -m tests.bench.qtest
 
 fuzz: $(VENV)/dev.stamp

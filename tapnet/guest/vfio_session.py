@@ -38,6 +38,7 @@ READ_SIZE = 1 << 16
 _ANCILLARY = socket.CMSG_SPACE(4 * (wire.FDS_MAX + 1))
 _ACCESS = Struct("<HHIIIQII")  # header and ACCESS of a register access
 _SIZES = (1, 2, 4)
+_CLOEXEC, _TRUNCATED = int(socket.MSG_CMSG_CLOEXEC), int(socket.MSG_CTRUNC)  # enum arithmetic is slow
 
 
 class Session:
@@ -53,6 +54,7 @@ class Session:
     ) -> None:
         self.loop, self.sock, self.function, self.now, self.on_end = loop, sock, function, now, on_end
         self.messages = 0
+        self._card: Any = function.card
         self.memory = GuestMemory()
         self._out = bytearray()
         self.dma = Dma(function, self.memory, self._out.extend)
@@ -82,7 +84,7 @@ class Session:
 
     def _readable(self) -> None:
         try:
-            data, ancillary, flags, _ = self.sock.recvmsg(READ_SIZE, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
+            data, ancillary, flags, _ = self.sock.recvmsg(READ_SIZE, _ANCILLARY, _CLOEXEC)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
@@ -94,7 +96,7 @@ class Session:
                 wire.close_all(fds)
                 self.close("the client has gone")
                 return
-            if flags & socket.MSG_CTRUNC:
+            if flags & _TRUNCATED:
                 wire.close_all(fds)
                 raise ProtocolError(f"more than {wire.FDS_MAX} descriptors in one message")
             if not fds and self._greeted and not self._decoder.pending:
@@ -116,8 +118,8 @@ class Session:
         at, end = 0, len(data)
         unpack = _ACCESS.unpack_from
         sizes = self._sizes
-        card = self.function.card
         function = self.function
+        card = self._card
         dma = self.dma
         touched = False
         while end - at >= _ACCESS.size:
@@ -151,7 +153,7 @@ class Session:
             at += size
             self.messages += 1
             touched = touched or function.level
-            if dma.master:
+            if dma.master and card.dma_pending:
                 dma.drive()
         if touched:
             self.irqs.touched = self.loop.time()
@@ -172,7 +174,7 @@ class Session:
 
     def _settle(self) -> None:
         """After each entry: DMA that is due, answers out, timers."""
-        if self.dma.master:
+        if self.dma.master and self._card.dma_pending:
             self.dma.drive()
         if self._out:
             self._flush()
@@ -415,7 +417,7 @@ class Session:
             self._settle()
 
     def _arm(self) -> None:
-        due = self.function.card.next_deadline()
+        due = self._card.next_deadline()
         if due == self._due:
             return
         self._due = due
