@@ -299,13 +299,13 @@ def test_interactive_shell_has_job_control(tapnet: Runner, terminal: Callable[..
     session = terminal(*tapnet.argv("exec", *QUICK, "--", "bash", "--norc", "--noediting", "-i"))
     text = read_until(session.read, "PROMPT>")
     assert "job control" not in text and "cannot set terminal" not in text
-    session.type("sleep 100\n")
-    time.sleep(0.3)
+    session.type("sh -c 'echo be''gun; exec sleep 100'\n")
+    read_until(session.read, "begun")
     session.type("\x1a")
     read_until(session.read, "Stopped")
+    shell = os.tcgetpgrp(session.fd)
     session.type("jobs; fg\n")
-    read_until(session.read, "sleep 100")
-    time.sleep(0.3)
+    until_sync(lambda: os.tcgetpgrp(session.fd) != shell, "the job in the foreground")
     session.type("\x03")
     session.type("echo stat-$?\n")
     read_until(session.read, "stat-130")
@@ -336,9 +336,9 @@ def test_pipeline_keeps_the_terminal(tapnet: Runner, terminal: Callable[..., Ter
     """COMMAND writes to a pager that reads the terminal, as `tapnet exec -- CMD | less` does."""
     inner = " ".join(tapnet.argv("exec", *QUICK, "--"))
     session = terminal(
-        "bash", "-c", f"{inner} sh -c 'echo data; sleep 1' | (read a; read b </dev/tty; echo $a-$b)"
+        "bash", "-c", f"{inner} sh -c 'echo data; sleep 1' | (read a; echo se''en; read b </dev/tty; echo $a-$b)"
     )
-    time.sleep(1)
+    read_until(session.read, "seen")
     session.type("typed\n")
     read_until(session.read, "data-typed")
     assert session.status() == 0
@@ -364,13 +364,12 @@ def test_stop_and_continue(tapnet: Runner, terminal: Callable[..., Terminal]) ->
     read_until(session.read, "PROMPT>")
     words = " ".join(tapnet.argv("exec", *QUICK, "--"))
     session.type(
-        f"{words} sh -c 'echo be''gun; read x; echo got $x; ping -c 1 -w 5 10.0.2.2 >/dev/null && echo alive'\n"
+        f"{words} sh -c 'echo be''gun; read x; echo got $x; ping -c 1 -w 5 10.0.2.2 >/dev/null && echo al''ive'\n"
     )
     read_until(session.read, "begun")
     session.type("\x1a")
     read_until(session.read, "Stopped")
     session.type("fg\n")
-    time.sleep(0.3)
     session.type("word\n")
     assert "got word" in read_until(session.read, "alive")
     session.type("exit\n")
