@@ -119,6 +119,7 @@ class Config:
     tftp_write: bool = False
     tftp_server_name: str | None = None
     bootfile: str | None = None
+    ftp: str = "auto"  # off: no help for FTP servers behind a redirection
     dhcp: bool = True
     network: IPv4Network = field(init=False, repr=False)
     host_ip: bytes = field(init=False, repr=False)

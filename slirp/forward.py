@@ -17,6 +17,8 @@ a SYN goes out every two seconds once it was found; after ``tcp_state.OPEN_WAIT`
 reset. A client that leaves while it waits is forgotten at the next ``POLL``, so that no dead connections greet a
 guest that comes up. A guest that refuses resets the client.
 
+FTP servers on guest port 21 get help with passive mode, see ``ftp``.
+
 Limits: ``PORTS`` listening sockets, ``WAITING`` clients that wait, three quarters of TCP's flows in all (the
 rest is for guests' own connections). Beyond, clients are reset, counted. When the host has no descriptor to spare
 a listener rests for ``REST``.
@@ -31,9 +33,11 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, Protocol
 
+from . import ftp
 from .arp import Arp
 from .config import Config
 from .forward_udp import UdpPort
+from .ftp import Control
 from .host import AcceptedTcp, Address, Host, Listener
 from .ipv4 import Ipv4
 from .leases import Leases
@@ -122,12 +126,50 @@ class TcpPort:
         self.listener.close()
 
 
+class DataPort(TcpPort):
+    """A port for one data connection of FTP, from one client (``ftp.Expecting``)."""
+
+    __slots__ = ("closed", "deadline", "peer")
+
+    def __init__(self, forwards: Forwards, control: Control, guest_port: int, deadline: int) -> None:
+        local = (control.local[0], 0)
+        super().__init__(forwards, Rule("tcp", local, control.guest, guest_port), local, guest_port)
+        self.peer = control.peer[0]
+        self.deadline = deadline
+        self.closed = False
+
+    def host_acceptable(self, now: int) -> None:
+        """Somebody comes: the client is let through, another is refused."""
+        forwards = self.forwards
+        forwards.network.now = now
+        for _ in range(BATCH):
+            try:
+                client = self.listener.accept()
+            except OSError:
+                forwards.rest(self, now)
+                return
+            if client is None:
+                return
+            if client.peer[0] == self.peer:
+                self.close()
+                forwards.connect(self, client, now)
+                return
+            forwards.network.count("ftp_stranger")
+            client.close(reset=True)
+
+    def close(self) -> None:
+        """Wait no more."""
+        self.closed = True
+        self.forwards.unexpect(self)
+        super().close()
+
+
 class Client:
     """A client that waits for its guest."""
 
     __slots__ = ("deadline", "flow", "port", "sock")
 
-    def __init__(self, port: TcpPort, sock: AcceptedTcp, deadline: int) -> None:
+    def __init__(self, port: TcpPort, sock: AcceptedTcp | Control, deadline: int) -> None:
         self.port = port
         self.sock = sock
         self.deadline = deadline
@@ -170,6 +212,7 @@ class Forwards:
         self._rng = rng
         self._waiting: list[Client] = []
         self._resting: list[TcpPort] = []
+        self._data: list[DataPort] = []  # that wait for an FTP client
         self._poll: int | None = None
         self._expiry: int | None = None  # of UDP clients
         self._last = 0
@@ -273,7 +316,8 @@ class Forwards:
 
     def connect(self, port: TcpPort, sock: AcceptedTcp, now: int) -> None:
         """A client was accepted."""
-        client = Client(port, sock, now + OPEN_WAIT)
+        helped = self._config.ftp != "off" and port.guest_port == ftp.PORT and sock.peer[0]
+        client = Client(port, Control(self, sock) if helped else sock, now + OPEN_WAIT)
         tcp = self._tcp
         if len(tcp) + len(self._waiting) >= tcp.limits.flows * 3 // 4:
             self._refuse(client, "forward_flows_full")
@@ -305,6 +349,8 @@ class Forwards:
         if flow is None:
             self._refuse(client, "forward_flows_full")
             return False
+        if isinstance(client.sock, Control):
+            client.sock.guest = guest
         client.sock.attach(flow)
         client.flow = flow
         return True
@@ -320,6 +366,30 @@ class Forwards:
 
     def _forget_settled(self) -> None:
         self._waiting = [c for c in self._waiting if c.flow is None or c.flow.state == SYN_SENT]
+
+    # ---- FTP -----------------------------------------------------------------------------------------------
+
+    def expect(self, control: Control, port: int) -> DataPort | None:
+        """A port for a data connection to the control connection's guest; None: there is no room."""
+        now = self.network.now
+        if len(self._data) >= ftp.EXPECTED:
+            self.network.count("ftp_full")
+            return None
+        try:
+            found = DataPort(self, control, port, now + ftp.EXPECT)
+        except OSError:
+            self.network.count("ftp_no_port")
+            return None
+        self._data.append(found)
+        self.hasten(found.deadline)
+        return found
+
+    def unexpect(self, port: DataPort) -> None:
+        """The port is closed."""
+        if port in self._data:
+            self._data.remove(port)
+        if port in self._resting:
+            self._resting.remove(port)
 
     def rest(self, port: TcpPort, now: int) -> None:
         """The host has no descriptor to spare: accept nothing for a moment."""
@@ -358,6 +428,10 @@ class Forwards:
         if self._expiry is not None and self._expiry <= now:
             ports = [port for forward in self.rules.values() for port in forward.ports]
             due = [port.expire(now) for port in ports if isinstance(port, UdpPort)]
+            for expected in [port for port in self._data if port.deadline <= now]:
+                self.network.count("ftp_expired")
+                expected.close()
+            due += [port.deadline for port in self._data]
             self._expiry = min((at for at in due if at is not None), default=None)
 
     def _look(self, client: Client, now: int) -> None:
@@ -375,6 +449,8 @@ class Forwards:
         """Listen no more, reset who waits."""
         for number in list(self.rules):
             self.remove(number)
+        for port in list(self._data):
+            port.close()
 
     # ---- reports -------------------------------------------------------------------------------------------
 

@@ -51,6 +51,7 @@ def stack_config(net: UserNet) -> slirp.config.Config:
         resolver=net.resolvers,
         mtu=net.mtu or slirp.config.MTU,
         buffers=net.buffers,
+        ftp=net.ftp,
         tftp=net.tftp.directory if net.tftp else None,
         tftp_write=net.tftp is not None and net.tftp.write,
         tftp_server_name=net.dhcp.tftp_server_name,

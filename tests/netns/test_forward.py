@@ -298,3 +298,57 @@ def test_a_rule_that_cannot_be_is_one_line(tapnet: Runner, options: tuple[str, .
         done = tapnet.run("true", *(text.format(port=port) for text in options))
     assert done.returncode == 2 or done.returncode == 1
     assert done.stderr.count("\n") == 1 and word.format(port=port) in done.stderr
+
+
+@pytest.mark.parametrize(("ftp", "works"), [("auto", True), ("off", False)])
+def test_ftp_in_passive_mode(root: Runner, ftp: str, works: bool) -> None:
+    port = free_port()
+    share = root.home / "ftp"
+    share.mkdir()
+    share.chmod(0o755)
+    (share / "f").write_bytes(blob(3_000_000))
+    settings = {
+        "listen": "YES",
+        "anonymous_enable": "YES",
+        "anon_root": str(share),
+        "no_anon_password": "YES",
+        "local_enable": "NO",
+        "background": "NO",
+        "seccomp_sandbox": "NO",
+        "secure_chroot_dir": str(share),
+        "pasv_enable": "YES",
+    }
+    (root.home / "vsftpd.conf").write_text("".join(f"{key}={value}\n" for key, value in settings.items()))
+    command = f"echo ready; exec vsftpd {root.home}/vsftpd.conf"
+    for parent in share.parents:
+        if parent != Path("/") and not parent.stat().st_mode & 1:
+            parent.chmod(parent.stat().st_mode | 0o11)
+    url = f"ftp://127.0.0.1:{port}/f"
+    with guest(
+        root, command, "-net", "nic,model=ne2k_pci", "-net", f"user,ftp={ftp},hostfwd=tcp::{port}-:21"
+    ):
+        common = [
+            "curl",
+            "-sS",
+            "--max-time",
+            "40",
+            "--retry",
+            "20",
+            "--retry-all-errors",
+            "--retry-delay",
+            "1",
+        ]
+        listing = subprocess.run([*common, "-Q", "PWD", "-I", url], capture_output=True, timeout=60)
+        assert b"Content-Length: 3000000" in listing.stdout, listing
+        if works:
+            for how in ("--ftp-skip-pasv-ip", "--no-ftp-skip-pasv-ip"):
+                for extended in ("--ftp-pasv", "--disable-epsv"):
+                    words = ["curl", "-sS", "--max-time", "40", how, extended, url]
+                    done = subprocess.run(words, capture_output=True, timeout=60)
+                    assert done.stdout == blob(3_000_000), (words, done.stderr)
+            lftp = f"set net:max-retries 2; open ftp://127.0.0.1:{port}; cat f; cls -1"
+            done = subprocess.run(["lftp", "-c", lftp], capture_output=True, timeout=60)
+            assert done.stdout == blob(3_000_000) + b"f\n", done.stderr
+        else:
+            done = subprocess.run(["curl", "-sS", "--max-time", "4", url], capture_output=True, timeout=60)
+            assert done.returncode != 0

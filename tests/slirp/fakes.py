@@ -211,7 +211,7 @@ class FakeDirectory:
         return self._made(parts, events, lambda name: 0)
 
     def _made(self, parts: Any, events: Any, size: Any) -> FakeFile:
-        file = FakeFile(self, b"/".join(parts).decode(), events)
+        file = FakeFile(self, b"/".join(parts).decode("latin-1"), events)
         found = size(file.name)
         if found is None:
             self.jobs.append((file, lambda now: events.file_failed(errno.ENOENT, now)))
