@@ -336,7 +336,9 @@ def test_pipeline_keeps_the_terminal(tapnet: Runner, terminal: Callable[..., Ter
     """COMMAND writes to a pager that reads the terminal, as `tapnet exec -- CMD | less` does."""
     inner = " ".join(tapnet.argv("exec", *QUICK, "--"))
     session = terminal(
-        "bash", "-c", f"{inner} sh -c 'echo data; sleep 1' | (read a; echo se''en; read b </dev/tty; echo $a-$b)"
+        "bash",
+        "-c",
+        f"{inner} sh -c 'echo data; sleep 1' | (read a; echo se''en; read b </dev/tty; echo $a-$b)",
     )
     read_until(session.read, "seen")
     session.type("typed\n")
