@@ -177,7 +177,7 @@ class Control:
             at += len(line)
             if self._inside:
                 self._inside = not whole
-            elif not whole and len(line) < LINE and line[:3] in (b"2", b"22", *_STARTS):
+            elif not whole and len(line) < LINE and line[:3] in (b"2", b"22", b"23", *_STARTS):
                 self._held = line
                 break
             elif whole and line[:3] in _STARTS:
