@@ -79,6 +79,7 @@ format: $(VENV)/dev.stamp
 
 types: $(VENV)/dev.stamp
 	$(BIN)/mypy
+	$(BIN)/python -m tests.bench.wires
 
 arch: $(VENV)/dev.stamp
 	$(BIN)/lint-imports

@@ -42,7 +42,7 @@ from .pipe import Pipe
 from .retry import Retry
 
 ACCEPTS = 64
-BACKLOG = 64
+BACKLOG = 1024  # a storm of connects must not make an honest one wait for TCP to try again
 CLIENTS_MAX = 256
 PAUSE_SECONDS = 1.0
 LOG_LINES, LOG_SECONDS = 5, 10.0  # of clients' ends: so many lines in so many seconds
