@@ -79,7 +79,6 @@ format: $(VENV)/dev.stamp
 
 types: $(VENV)/dev.stamp
 	$(BIN)/mypy
-	$(BIN)/python -m tests.bench.wires
 
 arch: $(VENV)/dev.stamp
 	$(BIN)/lint-imports
@@ -87,6 +86,7 @@ arch: $(VENV)/dev.stamp
 bench: apt $(VENV)/dev.stamp
 	$(PYTEST) tests/bench --benchmark-enable --benchmark-only --benchmark-save=tapnet --benchmark-disable-gc
 	$(BIN)/python -m tests.bench.end_to_end
+	$(BIN)/python -m tests.bench.wires
 	if [ "$$(id -u)" = 0 ]; then $(BIN)/python -m tests.bench.vm; fi
 	$(BIN)/python -m tests.bench.qtest
 
