@@ -150,7 +150,17 @@ def test_names_by_udp_and_tcp(tapnet: Runner, tmp_path: Path) -> None:
     assert lines[3] == "192.0.2.7" and lines[4].startswith("192.0.2.7 ")
 
 
-@pytest.mark.parametrize(("model", "size"), [("direct", BIG), ("ne2k_pci", BIG), ("ne2k_isa", 10 << 20)])
+@pytest.mark.parametrize(
+    ("model", "size"),
+    [
+        ("direct", BIG),
+        ("ne2k_pci", BIG),
+        ("ne2k_isa", 10 << 20),
+        ("rtl8139", 10 << 20),
+        ("rtl8139,rev=0x10", 10 << 20),
+        ("pcnet", 10 << 20),
+    ],
+)
 def test_http_both_ways(tapnet: Runner, servers: Servers, model: str, size: int) -> None:
     if tapnet.name == "user":
         size //= 5  # the registers are the same for both
