@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 # Debian packages that the tests need; `make test` installs them when it is root.
-APT    := atftp tftp-hpa busybox-static curl debootstrap systemd dhcpcd5 bind9-dnsutils dnsmasq-base ethtool iperf3 iproute2 iputils-ping \
-          isc-dhcp-client lftp man-db netcat-openbsd nftables openssh-client openssh-server passt procps \
-          python3-venv qemu-system-x86 slirp4netns systemd-container tcpdump udhcpc util-linux vde2
+APT    := atftp bind9-dnsutils busybox-static curl debootstrap dhcpcd5 dnsmasq-base ethtool iperf3 iproute2 \
+          iputils-ping isc-dhcp-client lftp man-db netcat-openbsd nftables openssh-client openssh-server passt procps \
+          python3-venv qemu-system-x86 slirp4netns systemd systemd-container tcpdump tftp-hpa udhcpc util-linux vde2 \
+          vsftpd
 PYTEST ?= $(BIN)/python -m pytest
 SECONDS_EACH ?= 30
 

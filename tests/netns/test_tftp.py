@@ -18,6 +18,7 @@ BIG = 40 << 20
 def tapnet(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Runner:
     home = tmp_path_factory.mktemp(request.param)
     runner = root_runner(home) if request.param == "root" else user_runner(home)
+    home = runner.home
     served = home / "srv"
     (served / "sub").mkdir(parents=True)
     (served / "small").write_bytes(blob(1000))
