@@ -27,6 +27,7 @@ from .address import reason
 from .framing import FRAME_MAX, HEAD, Splitter, head
 
 RECV = 64 << 10  # more does not fit the cache, and costs malloc a mapping each time: 2 times slower
+RECV_TRIES = 4
 OUT_BYTES = 256 << 10
 KEEP_IDLE, KEEP_EVERY, KEEP_COUNT = 60, 15, 4  # seconds, seconds, probes
 
@@ -167,23 +168,35 @@ class Pipe:
                 self._loop.remove_reader(self._fd)
 
     def _readable(self) -> None:
-        try:
-            data = self._sock.recv(RECV)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError as error:
-            self._end(reason(error))
-            return
-        if not data:
-            half = self._splitter.partial
-            self._end(f"closed by the peer{' in the middle of a frame' if half else ''}")
-            return
-        splitter = self._splitter
-        frames = splitter.feed(data)
-        if splitter.empty:
-            self._port.counters.drop("empty", splitter.empty)
-            splitter.empty = 0
-        self._deliver(frames)
+        """Read to the end of what is there, or one full piece.
+
+        libuv ends a watch at the first error (a reset), even with data before it: so an error that may wait behind the
+        data is looked for, and the watch is renewed when it was not.
+        """
+        for _ in range(RECV_TRIES):
+            try:
+                data = self._sock.recv(RECV)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                self._end(reason(error))
+                return
+            if not data:
+                half = self._splitter.partial
+                self._end(f"closed by the peer{' in the middle of a frame' if half else ''}")
+                return
+            splitter = self._splitter
+            frames = splitter.feed(data)
+            if splitter.empty:
+                self._port.counters.drop("empty", splitter.empty)
+                splitter.empty = 0
+            self._deliver(frames)
+            if self.closed or not self._reading:
+                return
+            if len(data) == RECV:
+                break
+        self._read(False)
+        self._read(True)
 
     def _deliver(self, frames: list[bytes]) -> None:
         send = self._port.send

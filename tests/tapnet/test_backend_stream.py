@@ -480,3 +480,20 @@ def test_a_socket_that_we_inherit(loop, caplog):
         await until(lambda: wire.info_line() == "socket: fd=5 (closed by the peer)")
 
     play(scene, loop)
+
+
+def test_a_reset_behind_data_ends_the_connection_too(loop):
+    """libuv stops watching at the reset, while recv still answers the data before it."""
+
+    async def scene(room: Room) -> None:
+        listener_ = listener(room)
+        for number in range(20):
+            client = await room.dial(where(listener_))
+            await until(lambda: len(room.infos) == 1)
+            room.card.port.send(frame(number))
+            await until(lambda: not room.hub.busy)
+            client.send(b"\0\0")
+            client.close()  # with data that it has not read: a reset
+            await until(lambda: not room.infos, "the port to go")
+
+    play(scene, loop)
