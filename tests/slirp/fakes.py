@@ -55,7 +55,9 @@ class FakeUdp:
 
     def sendmany(self, data: bytes, size: int, remote: Address, ttl: int = 64) -> int:
         self.calls += 1
-        return max(self.sendto(data[at : at + size], remote, ttl) for at in range(0, len(data), size))
+        return max(
+            (self.sendto(data[at : at + size], remote, ttl) for at in range(0, len(data), size)), default=0
+        )
 
     def recv(self) -> tuple[bytes, Address] | None:
         return self.inbox.pop(0) if self.inbox and not self.closed else None
