@@ -430,7 +430,7 @@ class Ipv4:
             or dst == self._net_broadcast
             or frame[IP + 12 : IP + 16] == UNSPECIFIED
             or U16.unpack_from(frame, IP + 6)[0] & OFFSET_MASK
-            or (frame[IP + 9] == PROTO_ICMP and frame[off] in ICMP_ERRORS)
+            or (frame[IP + 9] == PROTO_ICMP and (len(frame) <= off or frame[off] in ICMP_ERRORS))
         ):
             return
         if not self._may_complain():

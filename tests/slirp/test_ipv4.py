@@ -251,3 +251,9 @@ def test_a_super_frame_passes_with_its_work_owed(net: Net) -> None:
     vnet = wire.VNET.pack(1, 5, 42, 1000, 34, 6)
     net.put(ip4("10.0.2.15", "192.0.2.1", 17, body), vnet=vnet)
     assert [data for data, _, _ in net.host.udps[0].sent] == [b"a" * 1000] * 3
+
+
+def test_an_icmp_packet_without_a_type_gets_no_error() -> None:
+    net = Net()
+    assert net.ask(ip4("10.0.2.15", "127.0.0.1", 1, b"")) == []
+    assert net.ask(ip4("10.0.2.15", "192.0.2.1", 1, b"", ttl=1)) == []
