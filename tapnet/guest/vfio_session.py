@@ -3,6 +3,10 @@
 Messages are served in order, many per wake-up, and their answers leave together. Register accesses, which are nearly all
 of them, are recognised in the stream as it comes and served without becoming a ``Message``.
 
+DMA runs behind all accesses that came together and before their answers leave: QEMU posts writes to memory BARs, so a
+driver's acknowledgement can be some way behind the driver; frames stored between two such writes would be acknowledged by
+the second without having been seen, and the driver would sleep over them.
+
 Whatever a client does wrong ends its session with one line; the card is reset then and all is given back.
 
 Timers: the card's own deadlines; ``GREETING_S`` for VERSION; the pause of ``vfio_irq``. Limits: ``OUT_MAX`` bytes of
@@ -120,7 +124,6 @@ class Session:
         sizes = self._sizes
         function = self.function
         card = self._card
-        dma = self.dma
         touched = False
         while end - at >= _ACCESS.size:
             number, command, size, flags, _, offset, region, count = unpack(data, at)
@@ -153,8 +156,6 @@ class Session:
             at += size
             self.messages += 1
             touched = touched or function.level
-            if dma.master and card.dma_pending:
-                dma.drive()
         if touched:
             self.irqs.touched = self.loop.time()
         return at
@@ -368,7 +369,6 @@ class Session:
                 self.function.config_read(at, size) if config else self.function.card.read(region, at, size)
             )
             parts.append(value.to_bytes(size, "little"))
-            self.dma.drive()
         self.irqs.touched = self.loop.time()
         self._answer(message, message.body + b"".join(parts))
 
@@ -406,7 +406,6 @@ class Session:
                 self.function.config_write(at, size, value)
             else:
                 self.function.card.write(region, at, size, value)
-            self.dma.drive()
         self.irqs.touched = self.loop.time()
 
     # ---- the wire's side and the clock ---------------------------------------------------------------------
