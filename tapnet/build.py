@@ -47,7 +47,7 @@ class Member:
     describe: Callable[[], str]
     port: Port | None
     undo: list[Callable[[], None]] = field(default_factory=list)  # last made last
-    events: Mapping[str, int] | None = None  # what the card counted by itself, by reason
+    events: Callable[[], Mapping[str, int]] | None = None  # what the card counted by itself, by reason
 
     @property
     def info(self) -> str:
@@ -80,6 +80,11 @@ class Place:
             self.members.remove(member)
         if member.port is not None and member.port.hub is self.hub:
             self.hub.remove(member.port)
+
+
+def _events(card: object) -> Callable[[], Mapping[str, int]] | None:
+    """A card's own counters, looked up each time: ``restore`` may replace them."""
+    return (lambda: getattr(card, "counters", {})) if hasattr(card, "counters") else None
 
 
 def _not_yet(_frame: bytes, _vnet: bytes) -> bool:
@@ -300,8 +305,7 @@ class Instance:
         if found is not None:
             self._driven = True
             self._starters.append(lambda: self._drive(nic, slot, port, found[1]))
-        events = getattr(card, "counters", None)
-        return Member(nic.name, NIC, lambda: f"{info} macaddr={mac}", port, events=events)
+        return Member(nic.name, NIC, lambda: f"{info} macaddr={mac}", port, events=_events(card))
 
     def _serve_nic(self, nic: Nic, port: Port) -> Member:
         """Offer a card on a vfio-user socket."""
@@ -322,8 +326,9 @@ class Instance:
         port.receive = server.receive
         port.ready = server.tx_ready
         port.on_link = server.set_link
-        events = getattr(function.card, "counters", None)
-        return Member(nic.name, NIC, lambda: f"{entry.info} macaddr={mac}", port, events=events)
+        return Member(
+            nic.name, NIC, lambda: f"{entry.info} macaddr={mac}", port, events=_events(function.card)
+        )
 
     def _drive(self, nic: Nic, slot: Slot, port: Port, device: Device) -> None:
         """Put a register-level driver between the guest's device and its card."""

@@ -356,8 +356,8 @@ def _device_lines(device: Device, lead: str, verbose: bool) -> list[str]:
             f" dropped {drops or '0'}"
         )
     events = getattr(device, "events", None)
-    if events:
-        counted = " ".join(f"{reason}={count}" for reason, count in sorted(events.items()) if count)
+    if events is not None:
+        counted = " ".join(f"{reason}={count}" for reason, count in sorted(events().items()) if count)
         lines.append(f"{' ' * len(lead)}  {device.name}: the card counted {counted or 'nothing'}")
     return lines
 

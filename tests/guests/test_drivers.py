@@ -106,14 +106,16 @@ def test_link(up: Scene) -> None:
     """A pulled cable: the driver sees it; an NE2000 has nothing to see it by, its frames are counted."""
     card = up.driver.card
     up.tapnet.monitor("set_link", card, "off")
-    if up.driver.carrier:
-        carrier(up, 0)
-    assert up.vm.status("timeout 4 ping -A -c 2 -W 1 10.0.2.2") != 0
-    if not up.driver.carrier:
-        assert up.vm.run("cat /sys/class/net/eth0/carrier").strip() == "1"
-        said = up.tapnet.monitor("info", "network", "-v")
-        assert re.search(r"the card counted .*tx_link=[1-9]", said), said
-    up.tapnet.monitor("set_link", card, "on")
+    try:
+        if up.driver.carrier:
+            carrier(up, 0)
+        assert up.vm.status("timeout 4 ping -A -c 2 -W 1 10.0.2.2") != 0
+        if not up.driver.carrier:
+            assert up.vm.run("cat /sys/class/net/eth0/carrier").strip() == "1"
+            said = up.tapnet.monitor("info", "network", "-v")
+            assert re.search(r"the card counted .*tx_link=[1-9]", said), said
+    finally:
+        up.tapnet.monitor("set_link", card, "on")
     if up.driver.carrier:
         carrier(up, 1)
     up.reachable()
