@@ -3,9 +3,11 @@
 Messages are served in order, many per wake-up, and their answers leave together. Register accesses, which are nearly all
 of them, are recognised in the stream as it comes and served without becoming a ``Message``.
 
-DMA runs behind all accesses that came together and before their answers leave: QEMU posts writes to memory BARs, so a
-driver's acknowledgement can be some way behind the driver; frames stored between two such writes would be acknowledged by
-the second without having been seen, and the driver would sleep over them.
+Posted writes. QEMU sends writes to memory BARs without waiting, so a driver's acknowledgement of an interrupt can be some
+way behind the driver: frames stored meanwhile would be acknowledged without having been seen, and the driver would sleep
+over them (8139cp for 64 ms, iPXE for ever: seen). QEMU posts nothing for a device that has a region to be mapped, so memory
+BARs are said to be mappable, in no place (a sparse mmap capability of no areas). Clients that post all the same are served;
+then DMA runs behind all accesses that came together, before their answers leave, which makes that rarer.
 
 Whatever a client does wrong ends its session with one line; the card is reset then and all is given back.
 
@@ -322,13 +324,19 @@ class Session:
         if len(message.body) < wire.REGION_INFO.size:
             self._refuse(message, errno.EINVAL)
             return
-        index = wire.REGION_INFO.unpack_from(message.body)[2]
+        room, _, index, *_ = wire.REGION_INFO.unpack_from(message.body)
         if index >= wire.REGIONS:
             self._refuse(message, errno.EINVAL)
             return
         size = self._size(index)
         flags = wire.REGION_RW if size else 0
-        self._answer(message, wire.REGION_INFO.pack(wire.REGION_INFO.size, flags, index, 0, size, 0))
+        whole, at, extra = wire.REGION_INFO.size, 0, b""
+        if index < len(self._sizes) and self.function.bars[index].kind == "mem":
+            flags |= wire.REGION_MMAP | wire.REGION_CAPS  # of nothing: no posted writes
+            at = whole  # even where the capability does not fit, or QEMU refuses it
+            whole += len(wire.SPARSE_NONE)
+            extra = wire.SPARSE_NONE if room >= whole else b""
+        self._answer(message, wire.REGION_INFO.pack(whole, flags, index, at, size, 0) + extra)
 
     def _irq_info(self, message: Message) -> None:
         if len(message.body) < wire.IRQ_INFO.size:

@@ -99,11 +99,20 @@ def test_info(client: Client) -> None:
 
 @pytest.mark.parametrize(
     ("index", "size", "flags"),
-    [(0, 256, 3), (1, 256, 3), (2, 0, 0), (5, 0, 0), (6, 0, 0), (7, 256, 3), (8, 0, 0)],
+    [(0, 256, 3), (2, 0, 0), (5, 0, 0), (6, 0, 0), (7, 256, 3), (8, 0, 0)],
 )
 def test_region_info(client: Client, index: int, size: int, flags: int) -> None:
     body = client.call(wire.GET_REGION_INFO, wire.REGION_INFO.pack(32, 0, index, 0, 0, 0))
     assert wire.REGION_INFO.unpack(body) == (32, flags, index, 0, size, 0)
+
+
+def test_a_memory_region_is_mappable_in_no_place(client: Client) -> None:
+    """So that QEMU posts no writes. It asks with room for the fixed part, then with as much as it was told."""
+    body = client.call(wire.GET_REGION_INFO, wire.REGION_INFO.pack(32, 0, 1, 0, 0, 0))
+    assert wire.REGION_INFO.unpack(body) == (48, 15, 1, 32, 256, 0)
+    body = client.call(wire.GET_REGION_INFO, wire.REGION_INFO.pack(48, 0, 1, 0, 0, 0))
+    assert wire.REGION_INFO.unpack_from(body) == (48, 15, 1, 32, 256, 0)
+    assert body[32:] == bytes.fromhex("0100 0100 00000000 00000000 00000000")
 
 
 @pytest.mark.parametrize(("index", "flags", "count"), [(0, 7, 1), (1, 0, 0), (2, 0, 0), (3, 9, 1), (4, 0, 0)])
