@@ -142,9 +142,7 @@ class Instance:
     def _wire(self) -> None:
         config = self.config
         for number in config.vlans:
-            self.hubs[number] = Hub(number, self._loop.call_soon)
-            self.vlans[number] = []
-        private: dict[str, Hub] = {}
+            self._vlan(number)
         for wire in config.wires:
             hub = Hub(-1, self._loop.call_soon, private=True)
             self.private.append(hub)
@@ -152,7 +150,6 @@ class Instance:
             self.wires.append(place.members)
             for side in (wire.nic, wire.net):
                 if side is not None:
-                    private[side.name] = hub
                     self._join(side, place)
         for member in config.members:
             if member.vlan is not None:
@@ -269,12 +266,12 @@ class Instance:
         return net.mtu or min((nic.mtu or 1500 for nic in nics if nic.vlan == net.vlan), default=1500)
 
     def _nic(self, nic: Nic) -> Member:
-        found = self.prepared.device(nic)
+        device = self.prepared.device(nic)
         mac = nic.mac.hex(":")
         if nic.model == "direct":
-            if found is None:
+            if device is None:
                 raise BuildError(f"{nic.origin}: model=direct needs a namespace: netns=, or tapnet exec")
-            direct = DirectAttachment(self._loop, found[1], nic.name)
+            direct = DirectAttachment(self._loop, device, nic.name)
             self._starters.append(direct.start)
             self._closers.append(direct.close)
             return Member(nic.name, NIC, lambda: f"direct macaddr={mac}", direct.port)
@@ -302,9 +299,9 @@ class Instance:
         card = slot.card
         info = models.MODELS[nic.model].info
         port.on_link = card.set_link
-        if found is not None:
+        if device is not None:
             self._driven = True
-            self._starters.append(lambda: self._drive(nic, slot, port, found[1]))
+            self._starters.append(lambda: self._drive(nic, slot, port, device))
         return Member(nic.name, NIC, lambda: f"{info} macaddr={mac}", port, events=_events(card))
 
     def _serve_nic(self, nic: Nic, port: Port) -> Member:

@@ -10,9 +10,9 @@ import fcntl
 import os
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any
 
 from .config import Config, Nic, UserNet
+from .device import Device
 from .guest.links import NicSpec
 from .guest.namespace import NAMESERVER, GuestError, NamespaceGuest
 
@@ -37,15 +37,15 @@ class Prepared:
         """All of them."""
         return [*([self.guest] if self.guest else []), *self.attached.values()]
 
-    def device(self, nic: Nic) -> tuple[NamespaceGuest, Any] | None:
-        """The guest and kernel device behind ``nic``; None: it sits on the machine's bus."""
+    def device(self, nic: Nic) -> Device | None:
+        """The kernel device behind ``nic``; None: it sits on the machine's bus."""
         guest = self.attached.get(nic.name)
         if guest is not None:
-            return guest, guest.devices[0]
+            return guest.devices[0]
         if self.guest is not None:
             for spec, device in zip(self.guest.nics, self.guest.devices):
                 if spec.ifname == nic.ifname:
-                    return self.guest, device
+                    return device
         return None
 
 
@@ -94,10 +94,7 @@ def prepare(config: Config, *, exec_: bool = False, mask: Collection[int] | None
             prepared.guest = NamespaceGuest.spawn(
                 own, keep_uid=config.keep_uid, nameservers=dns or (NAMESERVER,), search=search, mask=mask
             )
-    except GuestError as error:
+    except (BuildError, GuestError) as error:
         prepared.close()
         raise BuildError(str(error)) from None
-    except BuildError:
-        prepared.close()
-        raise
     return prepared

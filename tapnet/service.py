@@ -1,7 +1,7 @@
 """Start, run and stop: the process round an ``Instance``.
 
 ``run``: until SIGINT, SIGTERM or the monitor's ``quit``. ``exec_``: until COMMAND ends. Both return an exit status:
-0, 2 for what the user configured wrong (one line on standard error), 125 (``exec``) or 1 for a failure afterwards.
+0, 2 for what the user configured wrong (one line on standard error), 125 for a failure of ``exec`` afterwards.
 
 The only owner of a clock: ``time.monotonic_ns``. The event loop is uvloop where it is installed.
 """
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .build import Instance
     from .guest.qtest import QtestServer
 
-USAGE, FAILED, EXEC_FAILED = 2, 1, 125
+USAGE, EXEC_FAILED = 2, 125
 STOPS = (signal.SIGINT, signal.SIGTERM)
 LINGER_SECONDS = 2.0  # how long the kernel of an ended guest may take to send what COMMAND had written
 LINGER_STEP = 0.01
