@@ -8,15 +8,13 @@ live one, or another kind of file, is an error that names the option.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
+import errno
 import socket
-import stat
-from pathlib import Path
 
 from .config import Chardev, Endpoint, UnixPath
 from .monitor import guard
 from .monitor.server import ServerError
+from .unixsocket import UnixFile, alive, bind_private
 
 BACKLOG = 8
 CONNECT_S = 10.0
@@ -37,19 +35,13 @@ class Listening:
 
     def __init__(self, listening: socket.socket) -> None:
         self.socket = listening
-        self._path: Path | None = None
-        self._inode = (0, 0)
+        self.file: UnixFile | None = None  # taken away at the end
         self._mark: socket.socket | None = None
 
     @property
     def port(self) -> int:
         """TCP port that was bound (the one chosen for port 0); 0 where there is none."""
         return 0 if self.socket.family == socket.AF_UNIX else int(self.socket.getsockname()[1])
-
-    def own(self, path: Path) -> None:
-        """Take the socket's file away at the end, if it is still ours."""
-        seen = path.lstat()
-        self._path, self._inode = path, (seen.st_dev, seen.st_ino)
 
     def mark(self) -> None:
         """Keep NATs away from the TCP port."""
@@ -61,12 +53,9 @@ class Listening:
         if self._mark is not None:
             self._mark.close()
             self._mark = None
-        if self._path is not None:
-            with contextlib.suppress(OSError):
-                seen = self._path.lstat()
-                if (seen.st_dev, seen.st_ino) == self._inode:
-                    self._path.unlink()
-            self._path = None
+        if self.file is not None:
+            self.file.remove()
+            self.file = None
 
 
 async def listen(chardev: Chardev) -> Listening:
@@ -115,41 +104,19 @@ async def _connected(family: int, target: str | tuple[object, ...]) -> socket.so
 
 
 def _listen_unix(address: UnixPath) -> Listening:
-    if not address.abstract:
-        _clear(Path(address.path))
+    if not address.abstract and alive(address.path):
+        raise OSError(errno.EADDRINUSE, "somebody listens there already")
     served = Listening(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | _FLAGS))
     try:
         if address.abstract:
             served.socket.bind("\0" + address.path)
         else:
-            os.fchmod(served.socket.fileno(), 0o600)  # Linux: the mode that bind gives the file
-            served.socket.bind(address.path)
-            served.own(Path(address.path))
+            served.file = bind_private(served.socket, address.path)
         served.socket.listen(BACKLOG)
     except BaseException:
         served.close()
         raise
     return served
-
-
-def _clear(path: Path) -> None:
-    """Remove a dead socket. Raises OSError for anything else that is there."""
-    try:
-        if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise FileExistsError(17, "it exists and is not a socket")
-    except FileNotFoundError:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | _FLAGS) as probe:
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            path.unlink(missing_ok=True)
-            return
-        except FileNotFoundError:
-            return
-        except BlockingIOError:  # its backlog is full: alive
-            pass
-    raise OSError(98, "somebody listens there already")
 
 
 async def _listen_tcp(address: Endpoint) -> Listening:

@@ -12,15 +12,14 @@ Errors are OSError whose ``strerror`` completes a message, or ``WireError``, a w
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import os
 import socket
-import stat
 from ipaddress import ip_address
 from typing import Any
 
 from ..config import Endpoint, UnixPath
+from ..unixsocket import UnixFile, alive
 
 SockAddr = tuple[Any, ...]
 Target = tuple[int, SockAddr]  # family, address
@@ -105,22 +104,6 @@ def unix_name(where: UnixPath) -> str:
     return "\0" + where.path if where.abstract else where.path
 
 
-class UnixFile:
-    """The file of a socket that we bound."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        seen = os.lstat(path)
-        self._inode = (seen.st_dev, seen.st_ino)
-
-    def remove(self) -> None:
-        """Take it away, if it is still ours. Idempotent."""
-        with contextlib.suppress(OSError):
-            seen = os.lstat(self.path)
-            if (seen.st_dev, seen.st_ino) == self._inode:
-                os.unlink(self.path)
-
-
 def bind_unix(
     kind: int, where: UnixPath, mode: int = 0o600, group: int = -1
 ) -> tuple[socket.socket, UnixFile | None]:
@@ -150,20 +133,11 @@ def bind_unix(
 def clear(path: str, kind: int) -> None:
     """Remove a dead socket. Raises OSError for anything else that is there."""
     try:
-        if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise FileExistsError(errno.EEXIST, "it exists and is not a socket")
-    except FileNotFoundError:
-        return
-    with socket.socket(socket.AF_UNIX, kind | FLAGS) as probe:
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
+        if not alive(path, kind):
             return
-        except FileNotFoundError:
-            return
-        except OSError as error:  # full backlog, another type of socket, a peer of its own: alive
-            if error.errno in (errno.EACCES, errno.ENAMETOOLONG):
-                raise
+    except FileExistsError:
+        raise
+    except OSError as error:  # another type of socket, a peer of its own: alive
+        if error.errno in (errno.EACCES, errno.ENAMETOOLONG):
+            raise
     raise OSError(errno.EADDRINUSE, "another program has it open")

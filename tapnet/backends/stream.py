@@ -26,10 +26,10 @@ from typing import Any
 
 from ..config import Endpoint, Fd, SocketAddress, UnixPath
 from ..port import Port
+from ..unixsocket import UnixFile
 from .address import (
     FLAGS,
     Target,
-    UnixFile,
     WireError,
     bind_unix,
     look_up,

@@ -26,7 +26,8 @@ import socket
 import struct
 
 from ..config import UnixPath, VdeNet
-from .address import FLAGS, UnixFile, WireError, bind_unix, reason
+from ..unixsocket import UnixFile
+from .address import FLAGS, WireError, bind_unix, reason
 from .dgram import Datagrams
 from .retry import Retry
 
@@ -112,7 +113,7 @@ class VdeWire:
             control.connect(os.path.join(self.directory, "ctl"))
             data, file = self._data_socket()
             text = f"tapnet user={_user()} pid={os.getpid()} {self._net.name}"
-            await self._loop.sock_sendall(control, request(self._net.port, file.path, text))
+            await self._loop.sock_sendall(control, request(self._net.port, str(file.path), text))
             answer = b""
             while len(answer) < REPLY.size:
                 piece = await self._loop.sock_recv(control, REPLY.size - len(answer))

@@ -17,10 +17,8 @@ Ref: as ``vfio_wire``.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import logging
-import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +26,7 @@ from pathlib import Path
 from nic_models import models
 from nic_models.pci import Bar, Identity, PciFunction
 
+from ..unixsocket import alive, bind_private
 from .vfio_session import Session
 
 log = logging.getLogger("tapnet.vfio-user")
@@ -74,24 +73,13 @@ class VfioUserServer:
         loop.add_reader(self._socket.fileno(), self._accept)
 
     def _bind(self) -> None:
-        if self.path.is_socket():
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-                probe.settimeout(1)
-                try:
-                    probe.connect(str(self.path))
-                except ConnectionRefusedError:
-                    self.path.unlink()  # a stale one
-                except OSError:
-                    raise OSError(errno.EADDRINUSE, "somebody listens there already") from None
-                else:
-                    raise OSError(errno.EADDRINUSE, "somebody listens there already")
-        mask = os.umask(0o177)
         try:
-            self._socket.bind(str(self.path))
-        finally:
-            os.umask(mask)
-        seen = self.path.lstat()
-        self._inode = (seen.st_dev, seen.st_ino)
+            taken = self.path.is_socket() and alive(self.path)
+        except OSError:
+            taken = True
+        if taken:
+            raise OSError(errno.EADDRINUSE, "somebody listens there already")
+        self._file = bind_private(self._socket, self.path)
         self._socket.listen(BACKLOG)
 
     def _accept(self) -> None:
@@ -147,8 +135,5 @@ class VfioUserServer:
             self.loop.remove_reader(self._socket.fileno())
         else:
             self.session.close("tapnet stops")
-        with contextlib.suppress(OSError):
-            seen = self.path.lstat()
-            if (seen.st_dev, seen.st_ino) == self._inode:
-                self.path.unlink()
+        self._file.remove()
         self._socket.close()

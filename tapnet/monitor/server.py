@@ -21,7 +21,6 @@ import asyncio
 import fcntl
 import os
 import socket
-import stat
 import sys
 import threading
 from collections.abc import Callable
@@ -30,6 +29,7 @@ from typing import cast
 
 from .. import __version__
 from ..config import Chardev, Endpoint, UnixPath
+from ..unixsocket import UnixFile, alive, bind_private
 from . import guard, paths
 from .hmp import Hmp, Reply
 
@@ -216,15 +216,8 @@ class Served:
         self.what = what  # for messages: "tcp:127.0.0.1:4444"
         self.listener: Listener | None = None
         self.session: Session | None = None
-        self.path: Path | None = None
+        self.file: UnixFile | None = None  # of the socket, taken away at the end
         self._marks: list[socket.socket] = []
-        self._inode: tuple[int, int] | None = None
-
-    def own(self, path: Path) -> None:
-        """Remember the socket file just made, to take it away at the end if it is still ours."""
-        self.path = path
-        seen = path.lstat()
-        self._inode = (seen.st_dev, seen.st_ino)
 
     def mark(self, port: int) -> None:
         """Keep NATs away from a TCP port."""
@@ -252,14 +245,9 @@ class Served:
         for mark in self._marks:
             mark.close()
         self._marks.clear()
-        if self.path is not None:
-            try:
-                seen = self.path.lstat()
-                if (seen.st_dev, seen.st_ino) == self._inode:
-                    self.path.unlink()
-            except OSError:
-                pass
-            self.path = None
+        if self.file is not None:
+            self.file.remove()
+            self.file = None
 
 
 def open_control(name: str, hmp: Hmp) -> Served:
@@ -272,7 +260,7 @@ def open_control(name: str, hmp: Hmp) -> Served:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)  # held for the few calls between "is it stale?" and bind
         _sweep(path.parent)
-        if _alive(path):
+        if alive(path):
             raise ServerError(f"--name {name}: an instance of that name is running ({path})")
         return _serve_unix(path, hmp, what=str(path), framed=True, limit=CLIENTS_MAX)
     except OSError as error:
@@ -303,7 +291,7 @@ async def open_monitor(chardev: Chardev, hmp: Hmp) -> Served:
             if address.abstract:
                 return _serve_socket(_bind_abstract(address.path), hmp, what)
             path = Path(address.path)
-            if _alive(path):
+            if alive(path):
                 raise ServerError(f"{chardev.origin} {what}: somebody listens there already")
             return _serve_unix(path, hmp, what=what, framed=False, limit=1)
         return await _serve_tcp(address, hmp, what)
@@ -317,41 +305,16 @@ def _sweep(directory: Path) -> None:
     """Take away the control sockets of instances that were killed. The caller holds the lock."""
     for other in paths.sockets(directory):
         try:
-            _alive(other)
+            alive(other)
         except OSError:
             continue
-
-
-def _alive(path: Path) -> bool:
-    """Whether a process listens at ``path``; a dead socket there is removed. Raises OSError for another
-    file."""
-    try:
-        if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise FileExistsError(17, "it exists and is not a socket")
-    except FileNotFoundError:
-        return False
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            path.unlink(missing_ok=True)
-            return False
-        except FileNotFoundError:
-            return False
-        except BlockingIOError:  # its backlog is full: alive
-            return True
-    return True
 
 
 def _serve_unix(path: Path, hmp: Hmp, *, what: str, framed: bool, limit: int) -> Served:
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
-        os.fchmod(
-            listening.fileno(), 0o600
-        )  # Linux: the mode that bind gives the file, so it is never open wider
-        listening.bind(str(path))
         served = Served(what)
-        served.own(path)
+        served.file = bind_private(listening, path)
         listening.listen(BACKLOG)
         served.listener = Listener(listening, hmp, framed=framed, limit=limit)
     except BaseException:
