@@ -49,7 +49,7 @@ DRIVERS = (
         rf"ne2k-pci 0000:00:\w\w\.0 eth0: RealTek RTL-8029\(AS\) found at 0x[0-9a-f]+, IRQ \d+, {MAC}",
         512 * KIB,
         carrier=False,
-        patience=3,
+        patience=10,
     ),
     Driver(
         "8139too",
