@@ -482,9 +482,11 @@ class Pcnet:
 
     def next_deadline(self) -> int | None:
         """When ``run`` is due: the poll, the end of a wait for a descriptor, a negotiation."""
-        due = [self.poll_at] if self._polling() else []
-        due += [when for when in (self.rings.rx.hold_until, self.phy.deadline) if when is not None]
-        return min(due) if due else None
+        soonest = self.poll_at if self._polling() else None
+        for due in (self.rings.rx.hold_until, self.phy.deadline):
+            if due is not None and (soonest is None or due < soonest):
+                soonest = due
+        return soonest
 
     def run(self, now: int) -> None:
         """Let the timers expire."""

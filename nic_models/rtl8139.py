@@ -398,8 +398,11 @@ class Rtl8139:
 
     def next_deadline(self) -> int | None:
         """When ``run`` is due, ns of the machine's clock."""
-        dues = (self.timer.due, self.phy.deadline, self.cplus.retry, self.rx.again)
-        return min((due for due in dues if due is not None), default=None)
+        soonest: int | None = self.timer.due
+        for due in (self.phy.deadline, self.cplus.retry, self.rx.again):
+            if due is not None and (soonest is None or due < soonest):
+                soonest = due
+        return soonest
 
     def run(self, now: int) -> None:
         """Let timers expire."""

@@ -36,6 +36,9 @@ from .qtest_wire import Device, Interpreter
 
 READ_SIZE = 64 << 10
 RETRY_S = 1.0
+LINGER_LOOKS = 40  # about 50 us
+LINGER_LINES = 64  # then the loop has its turn
+LINGER_PAUSE, LINGER_PAUSE_MAX = 16, 4096
 PREFIXES = ("/machine/i440fx/", "/machine/peripheral/")  # what QEMU's full paths begin with
 FORCED = "qtest"  # source of a line that set_irq_in drives
 _AGAIN = (BlockingIOError, InterruptedError)
@@ -212,6 +215,8 @@ class Session:
         self._stepping = False  # the stepper has our request
         self._flushing = False  # a flush is on its way
         self._reading = False
+        self._pause = 0  # so many lines more without _linger
+        self._waste = LINGER_PAUSE  # the last such number
         self._polled = False  # input that the loop cannot wait for: a file
         self._ended = False  # the client's input has ended
         bus.session = self
@@ -267,24 +272,57 @@ class Session:
         except OSError:
             self.close()
             return
-        if data:
-            self._inside = True
-            try:
-                answer = self._wire.only(data)
-            except BaseException:  # see _work
-                self.close()
-                raise
-            self._inside = False
-            if answer is None:
-                self._wire.feed(data)
-                self._work()
-            else:
-                self._put(answer)
-                self._kick()
-        else:
+        if self._received(data):
+            if self._pause:
+                self._pause -= 1
+            elif not self._polled:
+                self._linger()
+
+    def _received(self, data: bytes) -> bool:
+        """What a client sent, or its end (empty). Whether it was one plain access, answered whole."""
+        if not data:
             self._ended = True
             self._listen(False)
             self._settle()
+            return False
+        self._inside = True
+        try:
+            answer = self._wire.only(data)
+        except BaseException:  # see _work
+            self.close()
+            raise
+        self._inside = False
+        if answer is None:
+            self._wire.feed(data)
+            self._work()
+            return False
+        self._put(answer)
+        self._kick()
+        return self._reading
+
+    def _linger(self) -> None:
+        """Look for the next line a little while: to sleep and wake up costs more than an access. A client that
+        was not so quick is not waited for again at its next ``LINGER_PAUSE`` lines, twice as many each time: one
+        processor for both, or others at work on it.
+        """
+        recv = self._recv
+        for _ in range(LINGER_LINES):
+            for _ in range(LINGER_LOOKS):
+                try:
+                    data = recv()
+                    break
+                except _AGAIN:
+                    pass
+                except OSError:
+                    self.close()
+                    return
+            else:
+                self._waste = min(2 * self._waste, LINGER_PAUSE_MAX)
+                self._pause = self._waste
+                return
+            self._waste = LINGER_PAUSE
+            if not self._received(data):
+                return
 
     # ---- work ----------------------------------------------------------------------------------------------
 

@@ -11,7 +11,15 @@ import pytest
 
 from tapnet.config import Chardev, Endpoint, UnixPath
 from tapnet.guest import qtest
-from tapnet.guest.qtest import Session, StdioChannel, open_qtest
+from tapnet.guest.qtest import (
+    LINGER_LINES,
+    LINGER_LOOKS,
+    LINGER_PAUSE,
+    LINGER_PAUSE_MAX,
+    Session,
+    StdioChannel,
+    open_qtest,
+)
 from tapnet.guest.qtest_wire import IRQ_MAX, LINE_MAX, OTHER, RUN_BYTES, TRANSFER_MAX
 from tapnet.monitor import guard
 from tests.tapnet.qtest_kit import IO, LOOPS, MAC, Client, Rig, play, rig, until
@@ -530,5 +538,71 @@ def test_no_descriptors_left_is_survived(tmp_path, monkeypatch):
         finally:
             server.close()
             made.close()
+
+    play("asyncio", scene)
+
+
+class Quick:
+    """A channel whose client has ``ready`` lines at once, then one more whenever ``tick`` is called."""
+
+    def __init__(self):
+        self.sink, self.source = socket.socketpair()
+        self.lines, self.looks, self.answers = 0, 0, 0
+        self.sink = self.sink.detach()
+        self.source = self.source.detach()
+
+    def recv(self):
+        self.looks += 1
+        if not self.lines:
+            raise BlockingIOError
+        self.lines -= 1
+        return b"inb 0xc007\n"
+
+    def send(self, data):
+        self.answers += 1
+        return len(data)
+
+    def close(self):
+        if self.source >= 0:
+            os.close(self.source)
+            os.close(self.sink)
+            self.source = self.sink = -1
+
+
+def test_a_quick_client_is_waited_for_a_slow_one_less_and_less():
+    async def scene():
+        made = Rig()
+        channel = Quick()
+        session = Session(made.bus, channel, made.gone)
+        channel.lines = 2  # the first two are learnt from
+        for _ in range(2):
+            session._readable()
+        channel.lines = 1000
+        session._readable()
+        assert channel.answers == 2 + 1 + LINGER_LINES  # then the loop has its turn
+        channel.lines = 0
+        bursts = []  # lines between two times that a slow client was waited for
+        since = 0
+        for _ in range(4 * LINGER_PAUSE_MAX):
+            channel.lines, channel.looks = 1, 0
+            session._readable()
+            since += 1
+            if channel.looks > 1:
+                assert channel.looks == 1 + LINGER_LOOKS
+                bursts.append(since)
+                since = 0
+        assert bursts[1:4] == [2 * LINGER_PAUSE + 1, 4 * LINGER_PAUSE + 1, 8 * LINGER_PAUSE + 1]
+        assert max(bursts) == LINGER_PAUSE_MAX + 1
+        channel.lines = 1 << 20
+        while channel.lines > 1:
+            before = channel.answers
+            session._readable()
+            if channel.answers - before > 1:  # quick again: waited for again
+                break
+        channel.lines = 1
+        session._readable()
+        assert channel.looks > 1
+        made.close()
+        session.close()
 
     play("asyncio", scene)
