@@ -273,8 +273,12 @@ class Instance:
                 raise BuildError(f"{nic.origin}: model=direct needs a namespace: netns=, or tapnet exec")
             direct = DirectAttachment(self._loop, device, nic.name)
             self._starters.append(direct.start)
+
+            def lost(device: Device = device) -> dict[str, int]:
+                return {"overflow": device.overflow()}
+
             self._closers.append(direct.close)
-            return Member(nic.name, NIC, lambda: f"direct macaddr={mac}", direct.port)
+            return Member(nic.name, NIC, lambda: f"direct macaddr={mac}", direct.port, events=lost)
         port = Port(nic.name, _not_yet, features=models.MODELS[nic.model].features)
         if nic.vfio_user is not None:
             return self._serve_nic(nic, port)

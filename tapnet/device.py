@@ -62,9 +62,11 @@ _TUNSETCARRIER = 0x400454E2
 
 
 _SOL_PACKET = 263
+_PACKET_STATISTICS = 6
 _PACKET_AUXDATA, _PACKET_VNET_HDR, _PACKET_IGNORE_OUTGOING = 8, 15, 23
 _SO_RCVBUFFORCE = 33
 _AUXDATA = struct.Struct("=IIIHHHH")  # tp_status, len, snaplen, mac, net, vlan_tci, vlan_tpid
+_STATISTICS = struct.Struct("=II")  # frames, of these lost
 _TP_STATUS_VLAN_VALID, _TP_STATUS_VLAN_TPID_VALID = 1 << 4, 1 << 6
 _AUX_SPACE = socket.CMSG_SPACE(_AUXDATA.size)
 _ETH_P_ALL = 3
@@ -127,6 +129,9 @@ class Device(Protocol):
     def set_link(self, up: bool) -> None:
         """Give or take the carrier that the guest sees."""
 
+    def overflow(self) -> int:
+        """Frames so far that the kernel lost because ``read`` came too late; 0 where it tells only the guest."""
+
     def close(self) -> None:
         """Give the descriptors back. Idempotent."""
 
@@ -140,6 +145,10 @@ class _Drops:
 
     def drop(self, reason: str) -> None:
         self.drops[reason] = self.drops.get(reason, 0) + 1
+
+    def overflow(self) -> int:
+        """See ``Device``: a TAP's are on its interface, TX dropped."""
+        return 0
 
     def refused(self, error: OSError) -> bool:
         """Judge a failed write: False to try again, True when the frame is lost (counted)."""
@@ -313,6 +322,7 @@ class PacketDevice(_Drops):
         self._peer_control = peer_control
         self._far_control = far_control
         self._feature_bits: dict[str, int] | None = None
+        self._overflow = 0
         self._header = bytearray(VNET_LEN)
         self._body = bytearray(FRAME_MAX + 1)
         self._view = memoryview(self._body)
@@ -383,6 +393,13 @@ class PacketDevice(_Drops):
                 flags, kind, length + _VLAN_LEN if length else 0, size, start + _VLAN_LEN, offset
             )
         return frame, vnet
+
+    def overflow(self) -> int:
+        if self._fd >= 0:
+            with contextlib.suppress(OSError):  # the kernel forgets what it has told
+                words = self._socket.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, _STATISTICS.size)
+                self._overflow += _STATISTICS.unpack(words)[1]
+        return self._overflow
 
     def _alive(self) -> bool:
         try:

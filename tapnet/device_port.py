@@ -124,6 +124,7 @@ class DirectAttachment(DeviceEnd):
             offer=device.set_offload,
             export=export,
         )
+        device.drops = self.port.counters.drops  # what the kernel did not take is lost at this port
         if link:
             self.port.on_link = self.set_link
 

@@ -16,6 +16,7 @@ import struct
 IFF_UP = 1
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _SIOCETHTOOL = 0x8913, 0x8914, 0x8946
 _SIOCGIFMTU, _SIOCSIFMTU, _SIOCSIFHWADDR = 0x8921, 0x8922, 0x8924
+_SIOCSIFTXQLEN = 0x8943
 _SIOCBRADDIF, _SIOCBRDELIF = 0x89A2, 0x89A3
 _ARPHRD_ETHER = 1
 _ETHTOOL_GSTRINGS, _ETHTOOL_GSSET_INFO, _ETHTOOL_SFEATURES = 0x1B, 0x37, 0x3B
@@ -30,6 +31,11 @@ def control_socket() -> socket.socket:
 def set_mtu(control: socket.socket, ifname: str, mtu: int) -> None:
     """Set an interface's MTU. Raises OSError (EINVAL: out of the device's range)."""
     fcntl.ioctl(control, _SIOCSIFMTU, struct.pack("=16si20x", ifname.encode(), mtu))
+
+
+def set_queue(control: socket.socket, ifname: str, frames: int) -> None:
+    """Set how many frames wait in an interface for its reader (txqueuelen). Raises OSError."""
+    fcntl.ioctl(control, _SIOCSIFTXQLEN, struct.pack("=16si20x", ifname.encode(), frames))
 
 
 def set_mac(control: socket.socket, ifname: str, mac: bytes) -> None:

@@ -70,10 +70,19 @@ def _attach(nic: Nic) -> NamespaceGuest:
     """The guest of ``netns=``. Raises BuildError that names the option."""
     try:
         return NamespaceGuest.attach(
-            str(nic.netns), ifname=nic.ifname or "eth0", mac=nic.mac, mtu=nic.mtu or 1500, dhcp=nic.dhcp
+            str(nic.netns),
+            ifname=nic.ifname or "eth0",
+            mac=nic.mac,
+            mtu=nic.mtu or 1500,
+            dhcp=nic.dhcp,
+            direct=nic.model == "direct",
         )
     except GuestError as error:
         raise BuildError(f"{nic.origin}: {error}") from None
+
+
+def _spec(nic: Nic, ifname: str) -> NicSpec:
+    return NicSpec(nic.ifname or ifname, nic.mac, nic.mtu or 1500, nic.dhcp, nic.model == "direct")
 
 
 def prepare(config: Config, *, exec_: bool = False, mask: Collection[int] | None = None) -> Prepared:
@@ -87,7 +96,7 @@ def prepare(config: Config, *, exec_: bool = False, mask: Collection[int] | None
             if nic.netns is not None:
                 prepared.attached[nic.name] = _attach(nic)
             elif exec_ and nic.vfio_user is None:
-                own.append(NicSpec(nic.ifname or f"eth{len(own)}", nic.mac, nic.mtu or 1500, nic.dhcp))
+                own.append(_spec(nic, f"eth{len(own)}"))
         if exec_:
             dns = [str(n.v4.dns) for n in config.nets if isinstance(n, UserNet) and n.v4 and n.plugged]
             search = [s for n in config.nets if isinstance(n, UserNet) for s in n.dhcp.search]

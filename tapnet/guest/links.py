@@ -5,6 +5,10 @@
            *peer* namespace), held by nothing but the packet socket and the control sockets, so that it ends
            with tapnet
 
+A TAP has no back-pressure: what its queue does not take, the guest's kernel drops (``ip -s link``: TX dropped). A card is
+slow, and a short queue keeps its delay short; without a card the queue holds the whole window of a TCP connection
+(6 MB by default), so that a wire that loses nothing is seen to lose nothing.
+
 ``create`` returns, for each interface, what ``adopt`` in tapnet's own process makes a ``Device`` of.
 Limits: ``NICS_MAX`` interfaces (their descriptors travel in one message).
 """
@@ -20,10 +24,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..device import Device, PacketDevice, TapDevice
-from ..ifctl import IFF_UP, control_socket, set_flags, set_mac, set_mtu
+from ..ifctl import IFF_UP, control_socket, set_flags, set_mac, set_mtu, set_queue
 from . import syscalls
 
 NICS_MAX = 64
+QUEUE_CARD, QUEUE_DIRECT = 1000, 5000  # frames
 MTU_MIN, MTU_MAX = 68, 65520
 _PEER = "peer0"
 # Where both ends of a pair have the same index, the kernel takes them for no pair and lets carrier changes
@@ -40,14 +45,16 @@ class LinkError(Exception):
 class NicSpec:
     """One interface of a guest.
 
-    mac   six bytes; the interface's own address, the same as the emulated card's
-    dhcp  whether tapnet's DHCP client configures it
+    mac     six bytes; the interface's own address, the same as the emulated card's
+    dhcp    whether tapnet's DHCP client configures it
+    direct  no card behind it: a long queue
     """
 
     ifname: str
     mac: bytes
     mtu: int = 1500
     dhcp: bool = True
+    direct: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able copy."""
@@ -56,7 +63,7 @@ class NicSpec:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> NicSpec:
         """The inverse of ``as_dict``."""
-        return cls(data["ifname"], bytes.fromhex(data["mac"]), data["mtu"], data["dhcp"])
+        return cls(data["ifname"], bytes.fromhex(data["mac"]), data["mtu"], data["dhcp"], data["direct"])
 
 
 def tun_usable() -> bool:
@@ -105,6 +112,7 @@ def _create_taps(nics: Sequence[NicSpec]) -> list[tuple[dict[str, Any], list[int
                     raise _exists(nic) from None
                 raise
             _dress(control, nic)
+            set_queue(control, nic.ifname, QUEUE_DIRECT if nic.direct else QUEUE_CARD)
             set_flags(control, nic.ifname, IFF_UP, IFF_UP)
             fd = os.dup(tap.fileno())
             tap.close()

@@ -135,6 +135,7 @@ class NamespaceGuest:
         mac: bytes,
         mtu: int = 1500,
         dhcp: bool = False,
+        direct: bool = False,
         kind: str = "auto",
     ) -> NamespaceGuest:
         """Make one interface in the existing namespace ``netns`` (a path, or the pid of a process in it).
@@ -143,7 +144,7 @@ class NamespaceGuest:
         Needs CAP_NET_ADMIN over that namespace: root, or the user who made its user namespace. Raises
         GuestError.
         """
-        nic = NicSpec(ifname, mac, mtu, dhcp)
+        nic = NicSpec(ifname, mac, mtu, dhcp, direct)
         fds = _open_namespace(netns)
         ours, theirs = Channel.pair()
 

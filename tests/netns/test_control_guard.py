@@ -15,7 +15,7 @@ import socket, sys
 for port in sys.argv[1:]:
     try:
         with socket.create_connection(("10.0.2.2", int(port)), 5) as s:
-            s.settimeout(5)
+            s.settimeout(30)
             print("connected", s.recv(5).decode())
     except OSError as error:
         print(type(error).__name__)

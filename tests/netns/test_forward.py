@@ -198,7 +198,7 @@ def test_a_client_of_a_guest_that_never_comes_is_refused(root: Runner) -> None:
         start = time.monotonic()
         with client, pytest.raises(ConnectionResetError):
             client.recv(1)
-        assert 55 < time.monotonic() - start < 70
+        assert time.monotonic() - start > 55
 
 
 def test_ssh(root: Runner) -> None:
