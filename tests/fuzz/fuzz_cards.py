@@ -11,7 +11,6 @@ Half of the accesses are aimed: at the card's own windows, often at registers th
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import sys
@@ -22,6 +21,7 @@ from nic_models.chipset import CONFIG_ADDRESS, CONFIG_DATA
 from nic_models.machine import IsaLocation, Machine
 from nic_models.models import MODELS, plug
 from tapnet.guest.drivers import DRIVERS
+from tests.fuzz import runner
 
 STEPS = 400  # per case
 SLOW = 2.0  # seconds for one call
@@ -239,31 +239,13 @@ class Case:
             self.done[action.__name__[3:]] += 1
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Fuzz until the time is over."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=10)
-    parser.add_argument("--seed", type=int, default=None, help="run one case only")
-    parser.add_argument("--model", action="append", choices=sorted(MODELS), help="default: all")
-    options = parser.parse_args(argv)
-    end = time.monotonic() + options.seconds
-    seed = options.seed if options.seed is not None else int(time.time()) << 20
-    done: Counter[str] = Counter()
-    models = options.model or list(MODELS)
-    while True:
-        for model in models:
-            done[f"{model} cases"] += 1
-            try:
-                Case(model, random.Random(f"{model} {seed}"), done).run()
-            except Exception:
-                print(f"finding: --model {model} --seed {seed}", file=sys.stderr)
-                raise
-        if options.seed is not None or time.monotonic() > end:
-            break
-        seed += 1
-    print(", ".join(f"{count} {name}" for name, count in sorted(done.items())))
-    return 0
+def case(seed: int, done: runner.Done) -> int:
+    """One case of every model; the number of operations."""
+    for model in MODELS:
+        done[f"{model} cases"] += 1
+        Case(model, random.Random(f"{model} {seed}"), done).run()
+    return STEPS * len(MODELS)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(runner.main("fuzz_cards", case))

@@ -8,16 +8,15 @@ payload bytes out than in. It is printed with its seed, and the exit status is 1
 
 from __future__ import annotations
 
-import argparse
 import random
 import sys
-import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from tapnet import offload
 from tapnet.hub import Hub
 from tapnet.port import Port
+from tests.fuzz import runner
 from tests.tapnet.offload_slow import Packet
 from tests.tapnet.test_offload import vnet_of
 
@@ -84,24 +83,10 @@ def attempt(rng: random.Random) -> None:
     assert sum(len(f) for f, _ in got) <= len(frame) + len(got) * headers, "bytes out of nowhere"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run until the time is over; 1 if something was found."""
-    parser = argparse.ArgumentParser(prog="fuzz_offload")
-    parser.add_argument("--seconds", type=float, default=10)
-    parser.add_argument("--seed", type=int, default=time.time_ns())
-    given = parser.parse_args(arguments)
-    end, count = time.monotonic() + given.seconds, 0
-    while time.monotonic() < end:
-        seed = given.seed + count
-        count += 1
-        try:
-            attempt(random.Random(seed))
-        except Exception as error:
-            print(f"fuzz_offload: seed {seed}: {type(error).__name__}: {error}")
-            return 1
-    print(f"fuzz_offload: {count} frames, nothing found (first seed {given.seed})")
-    return 0
+def case(seed: int, _done: runner.Done) -> None:
+    """One attempt."""
+    attempt(random.Random(seed))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(runner.main("fuzz_offload", case))

@@ -8,16 +8,15 @@ than half a second of processor time. It is printed with its seed, and the exit 
 
 from __future__ import annotations
 
-import argparse
 import random
 import sys
 import time
-from collections.abc import Sequence
 
 from tapnet import keys, words
 from tapnet.options import OptionError, apply, parse
 from tapnet.resolve import Setup, config
 from tapnet.sources import toml
+from tests.fuzz import runner
 
 VALUES = (
     *(
@@ -156,24 +155,10 @@ def attempt(rng: random.Random) -> None:
         raise AssertionError(f"took {took:.1f} s")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run until the time is over; 1 if something was found."""
-    parser = argparse.ArgumentParser(prog="fuzz_options")
-    parser.add_argument("--seconds", type=float, default=10)
-    parser.add_argument("--seed", type=int, default=time.time_ns())
-    given = parser.parse_args(arguments)
-    end, count = time.monotonic() + given.seconds, 0
-    while time.monotonic() < end:
-        seed = given.seed + count
-        count += 1
-        try:
-            attempt(random.Random(seed))
-        except Exception as error:
-            print(f"fuzz_options: seed {seed}: {type(error).__name__}: {error}")
-            return 1
-    print(f"fuzz_options: {count} parses, nothing found (first seed {given.seed})")
-    return 0
+def case(seed: int, _done: runner.Done) -> None:
+    """One attempt."""
+    attempt(random.Random(seed))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(runner.main("fuzz_options", case))

@@ -12,15 +12,14 @@ A finding is an exception; it is printed with its seed, and the exit status is 1
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import sys
-import time
 from collections import Counter
 
 from nic_models import pcnet_regs as r
 from nic_models.pcnet_rings import KICK_DESCRIPTORS
+from tests.fuzz import runner
 from tests.nic_models.pcnet_kit import MAC, PEER, Bench, Memory, frame
 
 STEPS = 250  # per case
@@ -175,28 +174,11 @@ class Case:
             self.done["bus operations"] += spent
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Fuzz until the time is over."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=10)
-    parser.add_argument("--seed", type=int, default=None, help="run one case only")
-    options = parser.parse_args(argv)
-    end = time.monotonic() + options.seconds
-    seed = options.seed if options.seed is not None else int(time.time()) << 20
-    done: Counter[str] = Counter()
-    while True:
-        done["cases"] += 1
-        try:
-            Case(random.Random(seed), done).run()
-        except Exception:
-            print(f"finding: --seed {seed}", file=sys.stderr)
-            raise
-        if options.seed is not None or time.monotonic() > end:
-            break
-        seed += 1
-    print(", ".join(f"{count} {name}" for name, count in sorted(done.items())))
-    return 0
+def case(seed: int, done: runner.Done) -> int:
+    """One case; the number of its operations."""
+    Case(random.Random(seed), done).run()
+    return STEPS
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(runner.main("fuzz_pcnet", case))

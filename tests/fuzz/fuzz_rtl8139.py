@@ -10,11 +10,9 @@ than ``RUN`` operations by itself, a FIFO that grows, or a snapshot that does no
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import sys
-import time
 from collections import Counter
 from struct import pack
 
@@ -23,6 +21,7 @@ from nic_models.machine import Ram
 from nic_models.models import pci_function
 from nic_models.rtl8139_rx import FIFO_FRAMES
 from nic_models.rtl8139_tx import LONGEST
+from tests.fuzz import runner
 from tests.nic_models.rtl8139_packets import tcp, udp
 
 STEPS = 500
@@ -241,28 +240,11 @@ class Case:
 NOTHING = object()
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Fuzz until the time is over."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=10)
-    parser.add_argument("--seed", type=int, default=None, help="run one case only")
-    options = parser.parse_args(argv)
-    end = time.monotonic() + options.seconds
-    seed = options.seed if options.seed is not None else int(time.time()) << 20
-    done: Counter[str] = Counter()
-    while True:
-        done["cases"] += 1
-        try:
-            Case(random.Random(seed), done).run()
-        except Exception:
-            print(f"finding: --seed {seed}", file=sys.stderr)
-            raise
-        if options.seed is not None or time.monotonic() > end:
-            break
-        seed += 1
-    print(", ".join(f"{count} {name}" for name, count in sorted(done.items())))
-    return 0
+def case(seed: int, done: runner.Done) -> int:
+    """One case; the number of its operations."""
+    Case(random.Random(seed), done).run()
+    return STEPS
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(runner.main("fuzz_rtl8139", case))
