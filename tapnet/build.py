@@ -123,7 +123,7 @@ class Instance:
         self.machine: Machine | None = None
         self.register_bus: RegisterBus | None = None  # for -qtest
         self.prepared = prepared
-        self.hmp = Hmp(Control(self))
+        self.control = Control(self)
         self._loop = loop
         self._now = now
         self._clock = clock or Clock(now)
@@ -370,7 +370,7 @@ class Instance:
 
     def monitor(self, line: str) -> str:
         """Answer one line of the human monitor."""
-        return self.hmp.execute(line).text
+        return Hmp(self.control).execute(line).text
 
     def unfinished(self) -> bool:
         """Whether a guest that has ended may still have TCP data on the way to the host."""

@@ -13,12 +13,15 @@ import socket
 
 from .config import Chardev, Endpoint, UnixPath
 from .monitor import guard
-from .monitor.server import ServerError
 from .unixsocket import UnixFile, alive, bind_private
 
 BACKLOG = 8
 CONNECT_S = 10.0
 _FLAGS = socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+
+
+class ServerError(Exception):
+    """A control socket, monitor or bus cannot be opened; the text names the option."""
 
 
 def shown(chardev: Chardev) -> str:
@@ -64,7 +67,7 @@ async def listen(chardev: Chardev) -> Listening:
     assert address is not None
     try:
         if isinstance(address, UnixPath):
-            return _listen_unix(address)
+            return listen_unix(address)
         return await _listen_tcp(address)
     except OSError as error:
         raise ServerError(f"{chardev.origin}: cannot listen: {error.strerror or error}") from None
@@ -103,7 +106,8 @@ async def _connected(family: int, target: str | tuple[object, ...]) -> socket.so
     return out
 
 
-def _listen_unix(address: UnixPath) -> Listening:
+def listen_unix(address: UnixPath) -> Listening:
+    """Listen on a UNIX socket. Raises OSError."""
     if not address.abstract and alive(address.path):
         raise OSError(errno.EADDRINUSE, "somebody listens there already")
     served = Listening(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | _FLAGS))

@@ -127,7 +127,7 @@ def _running(
     instance = Instance(config, prepared, asyncio.get_running_loop(), clock.real, shutdown, clock)
     served: list[Served | QtestServer] = []
     try:
-        served.append(open_control(instance.name, instance.hmp))
+        served.append(open_control(instance.name, instance.control))
         for line in config.warnings:  # not before: an error is the only line
             _say(f"warning: {line}")
         instance.start()
@@ -143,7 +143,7 @@ async def _monitors(
 ) -> None:
     """Open the -monitor and -qtest options; wait for the first client of those that say so."""
     for chardev in config.monitors:
-        one = await open_monitor(chardev, instance.hmp)
+        one = await open_monitor(chardev, instance.control)
         served.append(one)
         if chardev.server and chardev.wait:
             await _first_client(one, stop)

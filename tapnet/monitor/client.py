@@ -12,12 +12,13 @@ import socket
 import sys
 from pathlib import Path
 
-from . import hmp, paths
+from . import paths
+from .control import columns
+from .hmp import PROMPT
 
 ANSWER_MAX = 64 << 20
 TIMEOUT_S = 10.0
 PROBE_S = 2.0
-PROMPT = "(tapnet) "
 
 
 class ClientError(Exception):
@@ -106,9 +107,7 @@ def ps() -> int:
                     seen.get("mode", "") or fallback,
                 )
             )
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print(columns(rows))
     return 0
 
 
@@ -153,49 +152,24 @@ def _about(path: Path) -> dict[str, str] | None:
 
 def _talk(connection: Connection) -> int:
     """Line by line until the end of input or ``quit``. Status 1 if the last command failed."""
-    terminal = sys.stdin.isatty() and sys.stdout.isatty()
-    if terminal:
-        _complete()
+    from .complete import Terminal  # here: one command needs no terminal
+
+    terminal = Terminal(lambda line: connection.ask(line)[1]) if _on_terminal() else None
     ok = True
-    while True:
-        try:
-            if terminal:
-                line = input(PROMPT)
-            else:
-                line = sys.stdin.readline()
-                if not line:
-                    return 0 if ok else 1
-        except EOFError:
-            print()
-            return 0
-        except KeyboardInterrupt:
-            print()
-            continue
-        if not line.strip():
-            continue
-        ok, text = connection.ask(line.rstrip("\n"))
-        (sys.stdout if ok else sys.stderr).write(text)
-        sys.stdout.flush()
-        if line.split()[0] in ("quit", "q"):
-            return 0 if ok else 1
-
-
-def _complete() -> None:
-    """Tab completion of command names, where Python has readline."""
     try:
-        import readline
-    except ImportError:
-        return
-    words = [name for command in hmp.COMMANDS for name in command.names]
-    infos = [name for command in hmp.INFO for name in command.names]
+        for line in terminal.lines(PROMPT) if terminal is not None else sys.stdin:
+            if not line.strip():
+                continue
+            ok, text = connection.ask(line.rstrip("\n"))
+            (sys.stdout if ok else sys.stderr).write(text)
+            sys.stdout.flush()
+            if line.split()[0] in ("quit", "q"):
+                return 0 if ok else 1
+    finally:
+        if terminal is not None:
+            terminal.close()
+    return 0 if ok or terminal is not None else 1
 
-    def complete(text: str, state: int) -> str | None:
-        line = readline.get_line_buffer()[: readline.get_begidx()].split()
-        table = (
-            infos if line and line[-1] == "info" else words if not line or line[0] in ("help", "?") else []
-        )
-        found = [word for word in table if word.startswith(text)]
-        return found[state] + " " if state < len(found) else None
 
-    readline.set_completer(complete)
-    readline.parse_and_bind("tab: complete")
+def _on_terminal() -> bool:
+    return sys.stdin.isatty() and sys.stdout.isatty()

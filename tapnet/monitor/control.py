@@ -167,6 +167,20 @@ class Control:
             for number, devices in sorted(self.instance.vlans.items())
         )
 
+    def info_ports(self) -> str:
+        """Names for set_link and its like, one a line."""
+        rows = [("NAME", "KIND", "VLAN", "LINK", "WHAT")]
+        for number, devices in (
+            *sorted(self.instance.vlans.items()),
+            *((None, wire) for wire in self.instance.wires),
+        ):
+            for device in _ordered(devices):
+                link = "-" if device.port is None else "up" if device.port.link else "down"
+                rows.append(
+                    (device.name, device.kind, "-" if number is None else str(number), link, device.info)
+                )
+        return columns(rows)
+
     def info_usernet(self) -> str:
         """Flows of every NAT, with idle times and queue sizes."""
         tables = []
@@ -187,18 +201,20 @@ class Control:
         """Name of the instance."""
         return self.instance.name
 
+    def instance_data(self) -> dict[str, object]:
+        """Name, pid, VLANs and mode."""
+        instance = self.instance
+        return {
+            "name": instance.name,
+            "pid": instance.pid,
+            "vlans": sorted(instance.vlans),
+            "mode": instance.mode,
+        }
+
     def info_instance(self) -> str:
         """What ``tapnet ps`` shows, one "key: value" a line."""
-        instance = self.instance
-        vlans = ",".join(str(number) for number in sorted(instance.vlans)) or "-"
-        return "\n".join(
-            (
-                f"name: {instance.name}",
-                f"pid: {instance.pid}",
-                f"vlans: {vlans}",
-                f"mode: {instance.mode or '-'}",
-            )
-        )
+        data = self.instance_data() | {"vlans": ",".join(map(str, sorted(self.instance.vlans)))}
+        return "\n".join(f"{key}: {value or '-'}" for key, value in data.items())
 
     def devices(self) -> Iterator[Device]:
         """All devices, those on private wires included."""
@@ -248,13 +264,21 @@ class Control:
         except ValueError as error:
             raise Refused(f"Could not set up host forwarding rule '{rule}': {error}") from None
 
-    def hostfwd_remove(self, rule: str, name: str | None = None) -> str:
-        """End a redirection: by the text that added it, by its part before the guest, or by its number."""
+    def _hostfwd_remove(self, rule: str, name: str | None) -> bool:
         nat = self._usernet(name)
         matches = _matcher(rule)
         number = next((row.number for row in nat.forwards() if matches(row)), None)
-        gone = number is not None and nat.remove_forward(number)
+        return number is not None and nat.remove_forward(number)
+
+    def hostfwd_remove(self, rule: str, name: str | None = None) -> str:
+        """End a redirection: by the text that added it, by its part before the guest, or by its number."""
+        gone = self._hostfwd_remove(rule, name)
         return f"host forwarding rule for {rule} {'removed' if gone else 'not found'}"
+
+    def hostfwd_gone(self, rule: str, name: str | None = None) -> None:
+        """The same; Refused if there is none."""
+        if not self._hostfwd_remove(rule, name):
+            raise Refused(f"host forwarding rule for {rule} not found")
 
     def info_hostfwd(self) -> str:
         """Redirections of every NAT, with their numbers."""
@@ -273,6 +297,14 @@ class Control:
     def quit(self) -> None:
         """End the instance."""
         self.instance.shutdown()
+
+
+def columns(rows: Sequence[tuple[str, ...]]) -> str:
+    """A table, two blanks between the columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
 
 
 # How QEMU calls what our parser finds wrong with a rule (net/slirp.c).

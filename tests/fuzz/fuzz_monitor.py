@@ -15,13 +15,15 @@ import sys
 import time
 from collections.abc import Sequence
 
-from tapnet.monitor import server
+from tapnet.monitor import session as sessions
+from tapnet.monitor.commands import INFO
 from tapnet.monitor.control import Control
-from tapnet.monitor.hmp import COMMANDS, INFO, Hmp
+from tapnet.monitor.hmp import WORDS as COMMANDS
+from tapnet.monitor.hmp import Hmp
 from tests.tapnet.monitor.kit import seed_instance
 
 WORDS = (
-    *(name for command in (*COMMANDS, *INFO) for name in command.names if name not in ("quit", "q")),
+    *(name for name in (*COMMANDS, *INFO) if name not in ("quit", "q")),
     *(
         "-v",
         "on",
@@ -50,7 +52,7 @@ class FakeTransport(asyncio.Transport):
         self.rng = rng
         self.written = bytearray()
         self.closing = False
-        self.session: server.Session | None = None
+        self.session: sessions.Session | None = None
         self.stopped = False
 
     def write(self, data: bytes) -> None:  # type: ignore[override]
@@ -87,7 +89,7 @@ async def attempt(rng: random.Random) -> None:
     _, instance = seed_instance()
     framed = rng.random() < 0.5
     transport = FakeTransport(rng)
-    session = server.Session(Hmp(Control(instance)), framed, lambda _: None, lambda _: None)
+    session = sessions.LineSession(Hmp(Control(instance)), framed)
     session.connection_made(transport)
     transport.session = session
     data = stream(rng)

@@ -9,10 +9,9 @@ import stat
 
 import pytest
 
-from tapnet.chardev import connect, listen, shown
+from tapnet.chardev import ServerError, connect, listen, shown
 from tapnet.config import Chardev, Endpoint, UnixPath
 from tapnet.monitor import guard
-from tapnet.monitor.server import ServerError
 
 
 def unix(path, **options):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from tapnet.config import HostForward
 from tapnet.hub import Hub
-from tapnet.monitor.control import ACCEPTED, BACKEND, NIC, FlowRow
+from tapnet.monitor.control import ACCEPTED, BACKEND, NIC, FlowRow, ForwardRow
 from tapnet.port import Port
 from tests.tapnet.hub_kit import Loop
 
@@ -20,12 +21,30 @@ class FakeDevice:
 
 @dataclass
 class FakeNat:
+    """Keeps rules; port 0 becomes 40000, port 99 is in use."""
+
     name: str
     vlan: int | None
     flows: list[FlowRow] = field(default_factory=list)
 
+    rules: dict[int, HostForward] = field(default_factory=dict)
+    last: int = 0
+
     def rows(self) -> list[FlowRow]:
         return self.flows
+
+    def add_forward(self, forward: HostForward) -> int:
+        if getattr(forward.listen, "port", 0) == 99:
+            raise ValueError("cannot listen on 0.0.0.0:99: Address already in use")
+        self.last += 1
+        self.rules[self.last] = forward
+        return self.last
+
+    def remove_forward(self, number: int) -> bool:
+        return self.rules.pop(number, None) is not None
+
+    def forwards(self) -> list[ForwardRow]:
+        return [ForwardRow(n, f, getattr(f.listen, "port", 0) or 40000) for n, f in self.rules.items()]
 
 
 @dataclass

@@ -54,6 +54,22 @@ def test_info_network_v_shows_links_and_counters(lab) -> None:
     assert "  socket.0: no connection" in lines
 
 
+def test_info_ports_lists_names(lab) -> None:
+    lab[2].execute("set_link t1 off")
+    lines = lab[2].execute("info ports").text.splitlines()
+    assert [line.split()[:4] for line in lines] == [
+        ["NAME", "KIND", "VLAN", "LINK"],
+        ["user.0", "backend", "0", "up"],
+        ["tap.0", "backend", "0", "up"],
+        ["ne2k_pci.0", "nic", "0", "up"],
+        ["socket.0", "backend", "1", "-"],
+        ["ne2k_isa.0", "nic", "1", "up"],
+        ["c0", "accepted", "1", "up"],
+        ["t1", "backend", "-", "down"],
+        ["rtl8139.0", "nic", "-", "down"],
+    ]
+
+
 def test_info_usernet_is_libslirps_table_with_idle_times(lab) -> None:
     _, instance, hmp = lab
     instance.usernets[0].flows = [
@@ -142,7 +158,7 @@ def test_help_and_info_list_every_command(lab) -> None:
     listed = hmp.execute("info").text
     assert listed == hmp.execute("help info").text
     assert [line.split()[1] for line in listed.splitlines()] == [
-        "hostfwd", "instance", "name", "network", "status", "usernet", "version", "vlans"
+        "hostfwd", "instance", "name", "network", "ports", "status", "usernet", "version", "vlans"
     ]  # fmt: skip
 
 

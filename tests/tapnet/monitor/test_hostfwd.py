@@ -4,38 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from tapnet.config import HostForward
-from tapnet.monitor.control import Control, ForwardRow
+from tapnet.monitor.control import Control
 from tapnet.monitor.hmp import Hmp
-from tests.tapnet.monitor.kit import FakeInstance, FakeNat, seed_instance
-
-
-class Nat(FakeNat):
-    """Keeps rules; port 0 becomes 40000, port 99 is in use."""
-
-    def __init__(self, name: str, vlan: int | None) -> None:
-        super().__init__(name, vlan)
-        self.rules: dict[int, HostForward] = {}
-        self.last = 0
-
-    def add_forward(self, forward: HostForward) -> int:
-        if getattr(forward.listen, "port", 0) == 99:
-            raise ValueError("cannot listen on 0.0.0.0:99: Address already in use")
-        self.last += 1
-        self.rules[self.last] = forward
-        return self.last
-
-    def remove_forward(self, number: int) -> bool:
-        return self.rules.pop(number, None) is not None
-
-    def forwards(self) -> list[ForwardRow]:
-        return [ForwardRow(n, f, getattr(f.listen, "port", 0) or 40000) for n, f in self.rules.items()]
+from tests.tapnet.monitor.kit import FakeInstance, seed_instance
 
 
 @pytest.fixture
 def lab() -> tuple[FakeInstance, Hmp]:
     _, instance = seed_instance()
-    instance.usernets = [Nat("user.0", 0), Nat("u1", None)]
     return instance, Hmp(Control(instance))
 
 

@@ -17,10 +17,11 @@ from pathlib import Path
 import pytest
 import uvloop
 
+from tapnet import __version__
 from tapnet.config import Chardev, Endpoint, UnixPath
-from tapnet.monitor import client, guard, paths, server
+from tapnet.monitor import client, guard, paths, server, session
 from tapnet.monitor.control import Control, FlowRow
-from tapnet.monitor.hmp import Hmp
+from tapnet.monitor.hmp import PROMPT, Hmp
 from tests.tapnet.monitor.kit import FakeInstance, seed_instance
 
 PATIENCE = 10.0
@@ -81,7 +82,7 @@ def test_control_socket_answers_in_frames_and_is_private(place: Path) -> None:
     instance, hmp = hmp_of()
 
     async def scene() -> None:
-        served = server.open_control("lab", hmp)
+        served = server.open_control("lab", hmp.control)
         path = place / "lab.ctl"
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert stat.S_IMODE(place.stat().st_mode) == 0o700
@@ -104,7 +105,7 @@ def test_lines_in_pieces_and_several_at_once(place: Path) -> None:
     _, hmp = hmp_of()
 
     async def scene() -> None:
-        served = server.open_control("lab", hmp)
+        served = server.open_control("lab", hmp.control)
         reader, writer = await asyncio.open_unix_connection(place / "lab.ctl")
         for byte in b"info name\n":
             writer.write(bytes([byte]))
@@ -123,10 +124,10 @@ def test_a_line_without_end_is_cut_off(place: Path) -> None:
     _, hmp = hmp_of()
 
     async def scene() -> None:
-        served = server.open_control("lab", hmp)
+        served = server.open_control("lab", hmp.control)
         reader, writer = await asyncio.open_unix_connection(place / "lab.ctl")
-        writer.write(b"x" * (server.LINE_MAX + 1))
-        body = server.TOO_LONG.encode()
+        writer.write(b"x" * (session.LINE_MAX + 1))
+        body = session.TOO_LONG.encode()
         assert await reader.read() == b"error %d\n" % len(body) + body
         writer.close()
         served.close()
@@ -141,16 +142,16 @@ def test_a_stale_socket_is_replaced_and_a_live_one_refused(place: Path) -> None:
         place.mkdir(mode=0o700)
         with socket.socket(socket.AF_UNIX) as dead:
             dead.bind(str(place / "lab.ctl"))
-        served = server.open_control("lab", hmp)
+        served = server.open_control("lab", hmp.control)
         with pytest.raises(server.ServerError, match="--name lab: an instance of that name is running"):
-            server.open_control("lab", hmp)
+            server.open_control("lab", hmp.control)
         reader, writer = await asyncio.open_unix_connection(place / "lab.ctl")
         assert (await ask(reader, writer, "info name"))[0] == "ok"
         writer.close()
         served.close()
         (place / "lab.ctl").write_text("precious")
         with pytest.raises(server.ServerError, match="not a socket"):
-            server.open_control("lab", hmp)
+            server.open_control("lab", hmp.control)
         assert (place / "lab.ctl").read_text() == "precious"
 
     run(scene)
@@ -165,8 +166,8 @@ def test_sockets_of_killed_instances_are_swept_away(place: Path) -> None:
             with socket.socket(socket.AF_UNIX) as dead:
                 dead.bind(str(place / name))
         (place / "file.ctl").write_text("precious")
-        one = server.open_control("one", hmp_of()[1])
-        two = server.open_control("two", hmp_of()[1])
+        one = server.open_control("one", hmp_of()[1].control)
+        two = server.open_control("two", hmp_of()[1].control)
         assert sorted(path.name for path in place.iterdir()) == [
             ".lock", "file.ctl", "killed.sock", "one.ctl", "two.ctl",
         ]  # fmt: skip
@@ -180,9 +181,9 @@ def test_close_leaves_a_successors_socket_alone(place: Path) -> None:
     _, hmp = hmp_of()
 
     async def scene() -> None:
-        old = server.open_control("lab", hmp)
+        old = server.open_control("lab", hmp.control)
         (place / "lab.ctl").unlink()
-        new = server.open_control("lab", hmp)
+        new = server.open_control("lab", hmp.control)
         old.close()
         assert (place / "lab.ctl").exists()
         new.close()
@@ -196,7 +197,7 @@ def test_bad_names(place: Path, name: str) -> None:
 
     async def scene() -> None:
         with pytest.raises(server.ServerError, match="--name"):
-            server.open_control(name, hmp)
+            server.open_control(name, hmp.control)
 
     run(scene)
 
@@ -205,7 +206,7 @@ def test_clients_are_bounded_and_the_next_one_waits(place: Path) -> None:
     _, hmp = hmp_of()
 
     async def scene() -> None:
-        served = server.open_control("lab", hmp)
+        served = server.open_control("lab", hmp.control)
         clients = [await asyncio.open_unix_connection(place / "lab.ctl") for _ in range(server.CLIENTS_MAX)]
         for reader, writer in clients:
             assert (await ask(reader, writer, "info name"))[0] == "ok"
@@ -232,17 +233,17 @@ def test_a_slow_reader_is_bounded_and_then_served_or_cut_off(
     ] * 5000
     answer = len(hmp.execute("info usernet").text)
     executed = 0
-    real = hmp.execute
+    real = Hmp.start
 
-    def counting(line: str):
+    def counting(self: Hmp, line: str):
         nonlocal executed
         executed += 1
-        return real(line)
+        return real(self, line)
 
-    monkeypatch.setattr(hmp, "execute", counting)
+    monkeypatch.setattr(Hmp, "start", counting)
 
     async def scene() -> None:
-        served = server.open_control("lab", hmp)
+        served = server.open_control("lab", hmp.control)
         reader, writer = await asyncio.open_unix_connection(place / "lab.ctl", limit=1 << 16)
         writer.write(b"info usernet\n" * 50)
         await until(lambda: executed > 0)
@@ -254,7 +255,7 @@ def test_a_slow_reader_is_bounded_and_then_served_or_cut_off(
             assert status == b"ok" and int(size) == answer
             await reader.readexactly(answer)
         assert executed == 50
-        monkeypatch.setattr(server, "STALL_S", 0.05)
+        monkeypatch.setattr(session, "STALL_S", 0.05)
         writer.write(b"info usernet\n" * 50)
         assert served.listener is not None
         await until(lambda: not served.listener._sessions)
@@ -269,11 +270,14 @@ def test_a_slow_reader_is_bounded_and_then_served_or_cut_off(
 
 
 async def monitor(address: Endpoint | UnixPath | None, hmp: Hmp, **options: bool) -> server.Served:
-    return await server.open_monitor(Chardev(origin="-monitor", address=address, **options), hmp)
+    kind = "unix:" + address.path if isinstance(address, UnixPath) else f"tcp:{address}"
+    return await server.open_monitor(
+        Chardev(origin=f"-monitor {kind}", address=address, **options), hmp.control
+    )
 
 
 async def until_prompt(reader: asyncio.StreamReader) -> str:
-    return (await reader.readuntil(server.PROMPT.encode())).decode()
+    return (await reader.readuntil(PROMPT.encode())).decode()
 
 
 def test_tcp_server_greets_prompts_and_marks_its_port() -> None:
@@ -383,14 +387,14 @@ import asyncio, sys
 from tapnet.config import Chardev
 from tapnet.monitor import server
 from tapnet.monitor.control import Control
-from tapnet.monitor.hmp import Hmp
+from tapnet.monitor.hmp import PROMPT, Hmp
 from tests.tapnet.monitor.kit import seed_instance
 
 async def main():
     done = asyncio.Event()
     _, instance = seed_instance()
     instance.shutdown = done.set
-    await server.open_monitor(Chardev(origin="-monitor", address=None), Hmp(Control(instance)))
+    await server.open_monitor(Chardev(origin="-monitor", address=None), Control(instance))
     async with asyncio.timeout(10):
         await done.wait()
 
@@ -406,10 +410,10 @@ def test_stdio(lines: bytes) -> None:
     )  # fmt: skip
     assert child.returncode == 0, child.stderr.decode()
     out = child.stdout.decode()
-    assert out.startswith(server.GREETING + server.PROMPT)
+    assert out.startswith(session.GREETING + PROMPT)
     middle = "unknown command: 'bogus'\n(tapnet) "
     if lines.startswith(b"x"):
-        assert out.endswith(f"{server.TOO_LONG}(tapnet) lab\n(tapnet) ")
+        assert out.endswith(f"{session.TOO_LONG}(tapnet) lab\n(tapnet) ")
     else:
         assert out.endswith(f"(tapnet) lab\n(tapnet) {middle}")
 
@@ -421,7 +425,7 @@ def test_client_commands_and_their_exit_status(place: Path, capsys: pytest.Captu
     instance, hmp = hmp_of()
 
     async def scene() -> None:
-        served = server.open_control("lab", hmp)
+        served = server.open_control("lab", hmp.control)
         assert await in_thread(client.main, None, ["info", "name"]) == 0
         assert await in_thread(client.main, "lab", ["info status"]) == 0
         assert await in_thread(client.main, "4711", ["info", "version"]) == 0
@@ -435,7 +439,7 @@ def test_client_commands_and_their_exit_status(place: Path, capsys: pytest.Captu
 
     run(scene)
     seen = capsys.readouterr()
-    assert seen.out == f"lab\nVM status: running\n{server.__version__}\n"
+    assert seen.out == f"lab\nVM status: running\n{__version__}\n"
     assert seen.err.splitlines() == [
         "Error: Device 'no such' not found",
         "tapnet: monitor: -i nope: no such instance (running: lab)",
@@ -446,10 +450,10 @@ def test_client_commands_and_their_exit_status(place: Path, capsys: pytest.Captu
 
 def test_several_instances(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     async def scene() -> None:
-        one = server.open_control("one", hmp_of("one", 11)[1])
+        one = server.open_control("one", hmp_of("one", 11)[1].control)
         tap, hmp = hmp_of("two.b", 222)
         tap.mode, tap.vlans = "tap", {}
-        two = server.open_control("two.b", hmp)
+        two = server.open_control("two.b", hmp.control)
         with socket.socket(socket.AF_UNIX) as dead:
             dead.bind(str(place / "dead.ctl"))
         with socket.socket(socket.AF_UNIX) as hung:
@@ -516,7 +520,7 @@ def test_client_reads_lines_from_standard_input(place: Path, monkeypatch: pytest
 
     async def scene() -> None:
         instance, hmp = hmp_of()
-        served = server.open_control("lab", hmp)
+        served = server.open_control("lab", hmp.control)
         good = await asyncio.to_thread(play, b"bogus\n\ninfo name\n")
         assert (good.returncode, good.stdout, good.stderr) == (0, b"lab\n", b"unknown command: 'bogus'\n")
         bad = await asyncio.to_thread(play, b"info name\nbogus")
@@ -532,6 +536,7 @@ def test_client_on_a_terminal(place: Path) -> None:
     """A prompt, completion by the tab key, and the end of input."""
     script = "import sys; from tapnet.monitor import client; sys.exit(client.main(sys.argv[1], []))"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TERM": "dumb"}
+    environment["XDG_STATE_HOME"] = str(place.parent / "state")
 
     def play() -> tuple[int, bytes]:
         ours, theirs = pty.openpty()
@@ -552,16 +557,22 @@ def test_client_on_a_terminal(place: Path) -> None:
         until(b"(tapnet) ")
         os.write(ours, b"info na\t\n")
         until(b"lab\r\n(tapnet) ")
+        os.write(ours, b"set_link rtl\toff\n")
+        until(b"off\r\n(tapnet) ")
         os.write(ours, b"\x04")
         status = child.wait(PATIENCE)
         os.close(ours)
         return status, seen
 
     async def scene() -> None:
-        _, hmp = hmp_of()
-        served = server.open_control("lab", hmp)
-        status, seen = await asyncio.to_thread(play)
-        assert status == 0 and b"info name" in seen
+        instance, hmp = hmp_of()
+        served = server.open_control("lab", hmp.control)
+        status, _ = await asyncio.to_thread(play)
+        assert status == 0
+        assert not instance.wires[0][1].port.link, "the tab key knew the port's name"
+        history = place.parent / "state" / "tapnet" / "history"
+        assert history.read_text().splitlines()[-2:] == ["info name ", "set_link rtl8139.0 off"]
+        assert stat.S_IMODE(history.stat().st_mode) == 0o600
         served.close()
 
     run(scene)
