@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, ip_address
 
 from .host import Address
-from .wire import canonical
+from .rules import Rule, Rules
+from .wire import PROTO_UDP, canonical
 
 LEASE_TIME = 86400  # seconds
 LEASE_TIME_MIN, LEASE_TIME_MAX = 60, 0xFFFFFFFF  # the greatest means "for ever" (RFC 2131 3.3)
@@ -34,6 +35,7 @@ RESOLVERS_MAX = 8
 SEARCH_MAX = 32
 BOOTFILE_MAX = 127  # the "file" field of RFC 2131 is 128 bytes with its final 0
 NAME_MAX = 255
+DNS_PORT = 53
 
 _LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)\Z")
 
@@ -111,6 +113,7 @@ class Config:
     dnssearch: tuple[str, ...] = ()
     lease_time: int = LEASE_TIME
     restrict: bool = False
+    rules: tuple[Rule, ...] = ()  # allow and deny, in order
     hostloopback: bool = True
     resolver: tuple[Address, ...] = ()
     mtu: int = MTU
@@ -190,6 +193,16 @@ class Config:
                 raise ValueError(f"resolver={address}: not a numeric address") from None
             if not 0 < port < 65536:
                 raise ValueError(f"resolver={address}:{port}: not a port")
+
+    @property
+    def routed(self) -> bool:
+        """Whether guests can reach anything outside their net, and need a router."""
+        return not self.restrict or any(rule.allow for rule in self.rules)
+
+    @property
+    def named(self) -> bool:
+        """Whether guests can use our name server."""
+        return Rules(self.rules, self.restrict).permits(PROTO_UDP, self.dns_ip, DNS_PORT)
 
     @property
     def own(self) -> tuple[bytes, ...]:

@@ -17,7 +17,7 @@ guests go on at once.)
 An address that another station was heard using (ARP) is not offered. Replies go where RFC 2131 4.1 says: to
 the relay, to ciaddr, to everybody if the broadcast bit is set (or for a NAK), else to the new address at
 the client's MAC. Options come in the order of the client's parameter request list, mask before router;
-without a list: a usual set. ``restrict`` leaves out router and name server. The size limit of option 57
+without a list: a usual set. Router and name server are left out where rules let guests reach none. The size limit of option 57
 (576 without it) is kept, by overloading ``file`` and ``sname`` where need be.
 
 Limits: ``leases.LEASES``. Timers: none, leases run out by comparison. Malformed messages are counted and
@@ -90,8 +90,9 @@ class Dhcp:
             formats.BROADCAST: config.network.broadcast_address.packed,
             formats.INTERFACE_MTU: config.mtu.to_bytes(2, "big"),
         }
-        if not config.restrict:
+        if config.routed:
             values[formats.ROUTER] = config.host_ip
+        if config.named:
             values[formats.NAME_SERVER] = config.dns_ip
         for code, text in (
             (formats.HOSTNAME, config.hostname),

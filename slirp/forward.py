@@ -9,8 +9,8 @@ none: whoever has the first address of DHCP (10.0.2.15, leased or set by hand), 
 
 Who the guest sees: the client's own address and port, so that its logs and access rules mean something, where
 the guest can answer it: that is an address that the NAT itself would carry to. Otherwise ``host`` (10.0.2.2): clients
-on this host's loopback, on a UNIX socket, with an address of the guest's own net, and all of them under
-``restrict``, where guests have no route to anything else. A port that is taken is replaced.
+on this host's loopback, on a UNIX socket, with an address of the guest's own net, and all of them where guests
+have no route to anything else (``restrict``). A port that is taken is replaced.
 
 A guest that is not there yet: the client waits. Every ``POLL`` the guest is looked for (ARP asks for it), and
 a SYN goes out every two seconds once it was found; after ``tcp_state.OPEN_WAIT`` in all, client and guest are
@@ -297,7 +297,7 @@ class Forwards:
     def seen(self, client: Address) -> bytes:
         """The address by which a guest sees a client."""
         host = self._config.host_ip
-        if not client[0] or self._config.restrict:
+        if not client[0] or not self._config.routed:
             return host
         seen = self.network.seen_as(client[0])
         return seen if seen is not None and len(seen) == 4 else host

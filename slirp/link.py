@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from slirp.host import Address
+from slirp.host import Address, TcpEvents, TcpSocket
 
 F_CSUM = 1  # TUN_F_*: what the members of the hub take
 F_TSO4 = 2
@@ -39,6 +39,16 @@ class Unreachable(Exception):
         self.code = code  # CODE_*
 
 
+class Opener(Protocol):
+    """What answers a guest's connection in place of a host address: a program, a UNIX socket, a helper on the stream."""
+
+    def open(self, events: TcpEvents) -> TcpSocket:
+        """Begin; ``host_connected`` or ``host_failed`` follows. Raises OSError."""
+
+
+Target = Address | Opener
+
+
 class Path(Protocol):
     """How a packet reaches one guest address: templates of the Ethernet and IP headers, IPv4 and IPv6
     alike."""
@@ -63,8 +73,8 @@ class Link(Protocol):
     def send(self, frame: bytes, vnet: bytes = b"") -> bool:
         """Queue one frame for the guest. False: not taken; the stack calls ``tx_ready(now)`` later."""
 
-    def targets(self, dst: bytes, port: int) -> list[Address]:
-        """Numeric host addresses to try in order for a guest's SYN to ``dst`` (4 or 16 bytes) and ``port``.
+    def targets(self, dst: bytes, port: int) -> list[Target]:
+        """Numeric host addresses, or what stands for them, to try in order for a guest's SYN to ``dst`` (4 or 16 bytes) and ``port``.
 
         An empty list refuses (RST). Raises Unreachable for ICMP.
         """

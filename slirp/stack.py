@@ -13,7 +13,8 @@ Where a guest's destination leads (``targets``, ``udp_target``)
     host address    -> the host's 127.0.0.1 (``hostloopback=off``: refused)
     dns address     -> port 53: the resolvers; all else is refused
     other           -> itself, by an ordinary socket; refused where a tapnet instance's control plane listens
-    ``restrict``    -> nothing: TCP is reset, UDP gets ICMP "prohibited"; DHCP, ARP and ping of our own go on
+    ``permitted``   decides before: ``allow=``, ``deny=``, ``restrict`` (``rules.py``). What it refuses: TCP is reset, UDP and
+                    echo get ICMP "prohibited"; DHCP, TFTP, ARP and ping of our own go on
 
 Back-pressure: ``tx`` may answer False; frames that nobody would send again wait in a queue of
 ``QUEUE_FRAMES`` (more are dropped, counted) and TCP is told by ``tx_ready``.
@@ -39,13 +40,15 @@ from .forward import Forwards
 from .host import Address, Host
 from .icmp import Icmp
 from .ipv4 import Ipv4
-from .link import Path
+from .link import Path, Target
+from .rules import Rules
 from .tcp import Tcp
 from .tftp import PORT as TFTP_PORT
 from .tftp import Tftp
 from .train import Train
 from .udp import BLOCKED, Udp, descriptor
 from .wire import (
+    ECHO_REQUEST,
     ETH_LEN,
     NO_MAC,
     PORTS,
@@ -73,6 +76,7 @@ LOOPBACK = "127.0.0.1"
 DNS_PORT = 53
 DHCP_PORT = 67
 TCP_PORTS = 4
+ECHO = bytes((ECHO_REQUEST,))
 
 
 class Timed(Protocol):
@@ -111,6 +115,7 @@ class Stack:
         reserved = frozenset((config.network.network_address.packed, config.network.broadcast_address.packed))
         self._own = frozenset(own)
         self._macs = frozenset(own_mac(address) for address in own)
+        self.rules = Rules(config.rules, config.restrict)
         self.arp = Arp(own, self._inside, reserved, self.emit, self.count, now)
         self.ipv4 = Ipv4(config, self, self.arp, rng, self._local, self._remote)
         self.udp = Udp(self, host, now)
@@ -193,7 +198,7 @@ class Stack:
                 return
             sport, dport = PORTS.unpack_from(frame, off)
             service = self.services.get((dst, dport))
-            if service is not None and (not self.config.restrict or service is not self.dns):
+            if service is not None and (service is not self.dns or self.permitted(PROTO_UDP, dst, DNS_PORT)):
                 service.input(frame, off + UDP_LEN, end, src, sport, dst, now)
             elif not ours or src == b"\0\0\0\0":
                 self.count("broadcast_ignored")
@@ -230,6 +235,9 @@ class Stack:
             if end:
                 self.udp.input(self.ipv4, frame, vnet, off, end, ttl - 1, src, dst, now)
         elif protocol == PROTO_ICMP:
+            if frame[off : off + 1] == ECHO and not self.permitted(PROTO_ICMP, dst):
+                self.ipv4.error(frame, UNREACHABLE, PROHIBITED)
+                return
             checked = bool(vnet and vnet[0] & (VNET_NEEDS_CSUM | VNET_DATA_VALID))
             self.icmp.input(frame, off, end, src, dst, checked)
         else:
@@ -288,12 +296,19 @@ class Stack:
 
     # ---- the Link and Network that TCP and UDP see ---------------------------------------------------------
 
-    def targets(self, dst: bytes, port: int) -> list[Address]:
-        """Host addresses for a guest's connection; [] refuses it."""
+    def permitted(self, protocol: int, dst: bytes, port: int = 0) -> bool:
+        """Whether the rules let a guest open a flow to ``dst``; counts those that they do not."""
+        if self.rules.permits(protocol, dst, port):
+            return True
+        self.count("restricted")
+        return False
+
+    def targets(self, dst: bytes, port: int) -> list[Target]:
+        """Where a guest's connection leads; [] refuses it."""
+        return [*self._targets(dst, port)] if self.permitted(PROTO_TCP, dst, port) else []
+
+    def _targets(self, dst: bytes, port: int) -> list[Address]:
         config = self.config
-        if config.restrict:
-            self.count("restricted")
-            return []
         if dst == config.host_ip:
             found = [(LOOPBACK, port)] if config.hostloopback else []
         elif dst == config.dns_ip:
@@ -307,12 +322,11 @@ class Stack:
 
     def udp_target(self, dst: bytes, port: int) -> Address | None:
         """Host address for a guest's datagram; None refuses it."""
-        if self.config.restrict:
-            self.count("restricted")
+        if not self.permitted(PROTO_UDP, dst, port):
             return BLOCKED
         if dst == self.config.dns_ip or not port:
             return None
-        found = self.targets(dst, port)
+        found = self._targets(dst, port)
         return found[0] if found else None
 
     def seen_as(self, address: str) -> bytes | None:

@@ -22,8 +22,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from slirp.host import Address, TcpSocket
-from slirp.link import Path
+from slirp.host import TcpSocket
+from slirp.link import Path, Target
 from slirp.tcp_input import Segment, arrive
 from slirp.tcp_open import connect, connect_failed, send_syn
 from slirp.tcp_receiver import Receiver
@@ -109,7 +109,7 @@ class Flow:
         self.rcv = Receiver(tcp.buffers, irs + 1, tcp.limits.window_max, mss)
         self.sock: TcpSocket | None = None
         self.syn = b""  # the guest's SYN, kept for ICMP while the host connects
-        self.targets: list[Address] = []  # in use first, then those not tried yet
+        self.targets: list[Target] = []  # in use first, then those not tried yet
         self.sack_ok = False
         self.eof = False  # the host sent end of stream
         self.stalled = False  # reading from the host waits for the guest's window

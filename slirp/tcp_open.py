@@ -76,8 +76,9 @@ def connect(flow: Flow, now: int) -> None:
     """Try the next target of the host."""
     error = errno.ECONNREFUSED
     while flow.targets:
+        target = flow.targets[0]
         try:
-            flow.sock = flow.tcp.host.tcp(flow.targets[0], flow)
+            flow.sock = flow.tcp.host.tcp(target, flow) if isinstance(target, tuple) else target.open(flow)
         except OSError as failure:
             error = failure.errno or errno.ECONNREFUSED
             flow.targets.pop(0)

@@ -20,6 +20,7 @@ from typing import Any
 
 import slirp.config
 import slirp.forward
+import slirp.rules
 from slirp.hostio import AsyncHost
 from slirp.stack import Stack
 
@@ -47,6 +48,7 @@ def stack_config(net: UserNet) -> slirp.config.Config:
         dnssearch=net.dhcp.search,
         lease_time=net.dhcp.lease_time,
         restrict=net.restrict,
+        rules=tuple(slirp.rules.Rule(r.allow, r.protocol, r.net, r.ports, r.text) for r in net.rules),
         hostloopback=net.hostloopback,
         resolver=net.resolvers,
         mtu=net.mtu or slirp.config.MTU,
@@ -249,6 +251,10 @@ class UserBackend:
             )
             for row in self.stack.info()
         ]
+
+    def filters(self) -> list[dict[str, Any]]:
+        """What guests may reach, with counters: action, text, hits; [] without rules."""
+        return self.stack.rules.rows()
 
     def counters(self) -> dict[str, Any]:
         """Counters of the stack and of its TCP, for monitors."""

@@ -11,7 +11,7 @@ Formats: ``info network`` as QEMU 0.8 prints it, ``info usernet`` as libslirp do
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from .. import __version__, rules
 from ..config import Endpoint, HostForward
@@ -89,6 +89,9 @@ class UserNet(Protocol):
 
     def rows(self) -> Iterable[FlowRow]:
         """Its flows, newest first."""
+
+    def filters(self) -> Iterable[Mapping[str, Any]]:
+        """Its allow= and deny= list in order: action, text, hits; the last row, text "", is all else. Empty: no list."""
 
     def add_forward(self, forward: HostForward) -> int:
         """Redirect; the number of the rule. Raises ValueError with the reason."""
@@ -186,7 +189,10 @@ class Control:
         tables = []
         for nat in self.instance.usernets:
             number = -1 if nat.vlan is None else nat.vlan
-            tables.append("\n".join([f"VLAN {number} ({nat.name}):", *_usernet_table(list(nat.rows()))]))
+            lines = [f"VLAN {number} ({nat.name}):", *_usernet_table(list(nat.rows()))]
+            for row in nat.filters():
+                lines.append(f"  {row['action']} {row['text'] or 'all else'}: {row['hits']}")
+            tables.append("\n".join(lines))
         return "\n".join(tables)
 
     def info_status(self) -> str:

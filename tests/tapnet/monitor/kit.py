@@ -26,7 +26,7 @@ class FakeNat:
     name: str
     vlan: int | None
     flows: list[FlowRow] = field(default_factory=list)
-
+    access: list[dict[str, object]] = field(default_factory=list)
     rules: dict[int, HostForward] = field(default_factory=dict)
     last: int = 0
 
@@ -45,6 +45,9 @@ class FakeNat:
 
     def forwards(self) -> list[ForwardRow]:
         return [ForwardRow(n, f, getattr(f.listen, "port", 0) or 40000) for n, f in self.rules.items()]
+
+    def filters(self) -> list[dict[str, object]]:
+        return self.access
 
 
 @dataclass
