@@ -124,6 +124,7 @@ class Config:
     bootfile: str | None = None
     ftp: str = "auto"  # off: no help for FTP servers behind a redirection
     dhcp: bool = True
+    ipv4: bool = True
     network: IPv4Network = field(init=False, repr=False)
     host_ip: bytes = field(init=False, repr=False)
     dns_ip: bytes = field(init=False, repr=False)

@@ -21,9 +21,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from .arp import Neighbour
 from .formats import end_of_question
 from .host import Address, Host, UdpSocket
+from .neighbours import Neighbour
 from .udp import Network, descriptor
 from .wire import canonical, ip_text
 

@@ -4,12 +4,12 @@ Data flow, TCP and UNIX: a ``Listener`` of the host has a client -> the guest is
 to it -> from there on it is a flow like any other: half-closes and resets cross in both directions. UDP is in
 ``forward_udp``.
 
-Which guest: an address; a MAC or a DHCP host name, by the leases in force (a MAC also by what ARP heard); or
-none: whoever has the first address of DHCP (10.0.2.15, leased or set by hand), else the lowest lease in force.
+Which guest: see ``guests``. Listener and guest need not be of the same family.
 
 Who the guest sees: the client's own address and port, so that its logs and access rules mean something, where
-the guest can answer it: that is an address that the NAT itself would carry to. Otherwise ``host`` (10.0.2.2): clients
-on this host's loopback, on a UNIX socket, with an address of the guest's own net, and all of them where guests
+the guest can answer it: that is an address of its family that the NAT itself would carry to. Otherwise ``host``
+(10.0.2.2, fec0::2): clients on this host's loopback, on a UNIX socket, of the other family, with an address of the
+guest's own net, and all of them where guests
 have no route to anything else (``restrict``). A port that is taken is replaced.
 
 A guest that is not there yet: the client waits. Every ``POLL`` the guest is looked for (ARP asks for it), and
@@ -34,18 +34,17 @@ from random import Random
 from typing import Any, Protocol
 
 from . import ftp
-from .arp import Arp
 from .config import Config
+from .family import Families
 from .forward_udp import UdpPort
 from .ftp import Control
+from .guests import Guest, Guests
 from .host import AcceptedTcp, Address, Host, Listener
-from .ipv4 import Ipv4
-from .leases import Leases
 from .tcp import Tcp
 from .tcp_flow import Flow
 from .tcp_state import OPEN_WAIT, SYN_SENT
 from .udp import Udp, descriptor
-from .wire import NO_MAC, PROTO_TCP, U16, ip_text, mac_text
+from .wire import PROTO_TCP, U16
 
 SECOND = 1_000_000_000
 PORTS = 1024
@@ -62,11 +61,16 @@ class Rule:
     """One redirection. ``count`` ports in a row; ``text`` is what it is called in messages."""
 
     protocol: str  # tcp, udp, unix
-    listen: Address | str  # IPv4 address and port, or a path ("\\0name": abstract)
-    guest: bytes | str | None  # 4 bytes of address, 6 of MAC, a DHCP host name; None: the first guest
+    listen: Address | str  # address and port, or a path ("\\0name": abstract)
+    guest: Guest
     guest_port: int
     count: int = 1
     text: str = ""
+
+    @property
+    def prefer(self) -> int:
+        """The family that a guest is looked for in first."""
+        return 6 if not isinstance(self.listen, str) and ":" in self.listen[0] else 4
 
 
 class ForwardError(ValueError):
@@ -193,22 +197,20 @@ class Forwards:
         config: Config,
         network: Network,
         host: Host,
-        arp: Arp,
-        ip: Ipv4,
+        families: Families,
+        guests: Guests,
         tcp: Tcp,
         udp: Udp,
-        leases: Leases,
         rng: Random,
     ) -> None:
         self.host = host
         self.network = network
         self.rules: dict[int, Forward] = {}
         self._config = config
-        self._arp = arp
-        self.ip = ip
+        self.families = families
+        self.guests = guests
         self._tcp = tcp
         self.udp = udp
-        self._leases = leases
         self._rng = rng
         self._waiting: list[Client] = []
         self._resting: list[TcpPort] = []
@@ -238,14 +240,20 @@ class Forwards:
         rule = forward.rule
         guest_port = rule.guest_port + offset
         listen = rule.listen
-        where = listen if isinstance(listen, str) else f"{listen[0]}:{listen[1] + offset}"
+        if isinstance(listen, str):
+            where = listen
+        else:
+            where = f"[{listen[0]}]" if ":" in listen[0] else listen[0]
+            where += f":{listen[1] + offset}"
         try:
             if isinstance(listen, str):
                 forward.ports.append(TcpPort(self, rule, listen, guest_port))
             elif rule.protocol == "tcp":
                 forward.ports.append(TcpPort(self, rule, (listen[0], listen[1] + offset), guest_port))
             else:
-                forward.ports.append(UdpPort(self, rule.guest, (listen[0], listen[1] + offset), guest_port))
+                forward.ports.append(
+                    UdpPort(self, rule.guest, (listen[0], listen[1] + offset), guest_port, rule.prefer)
+                )
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno else str(error)
             raise ForwardError(f"cannot listen on {where.replace(chr(0), '@')}: {reason}") from None
@@ -267,40 +275,13 @@ class Forwards:
 
     # ---- guests --------------------------------------------------------------------------------------------
 
-    def find(self, guest: bytes | str | None, now: int) -> bytes | None:
-        """The address of the guest that a rule names, if it is there; else None, and it is being asked for."""
-        first = self._config.dhcp_first
-        if isinstance(guest, bytes) and len(guest) == 4:
-            return guest if self._arp.known(guest, now) else None
-        if guest is None and self._arp.known(first, now):
-            return first
-        leases = self._leases.bound(now)
-        if guest is None:
-            found = [lease.address for lease in leases]
-        elif isinstance(guest, str):
-            name = guest.lower()
-            found = [lease.address for lease in leases if lease.hostname.lower().rstrip(".") == name]
-        else:
-            found = [lease.address for lease in leases if lease.mac == guest]
-            found += [a for a, entry in self._arp.table.items() if entry.mac == guest and self.ip.inside(a)]
-        return next((address for address in found if self._arp.known(address, now)), None)
-
-    def likely(self, guest: bytes | str | None, now: int) -> bytes | None:
-        """The address where a rule's guest will be, present or not; None: nobody knows."""
-        found = self.find(guest, now)
-        if found is not None:
-            return found
-        if isinstance(guest, bytes) and len(guest) == 4:
-            return guest
-        return self._config.dhcp_first if guest is None else None
-
-    def seen(self, client: Address) -> bytes:
-        """The address by which a guest sees a client."""
-        host = self._config.host_ip
+    def seen(self, client: Address, guest: bytes) -> bytes:
+        """The address by which ``guest`` sees a client."""
+        host = self.families.gateway(guest)
         if not client[0] or not self._config.routed:
             return host
         seen = self.network.seen_as(client[0])
-        return seen if seen is not None and len(seen) == 4 else host
+        return seen if seen is not None and len(seen) == len(guest) else host
 
     def free_port(self, wanted: int, taken: Any) -> int | None:
         """``wanted``, or another port that ``taken(port)`` denies; None: there is none."""
@@ -328,7 +309,7 @@ class Forwards:
                 self._refuse(client, "forward_waiting_full")
                 return
         self.network.count("forward_accepted")
-        guest = self.find(port.rule.guest, now)
+        guest = self.guests.find(port.rule.guest, now, port.rule.prefer)
         if guest is None or self._open(client, guest, now):
             self._waiting.append(client)
             if self._poll is None:
@@ -337,12 +318,12 @@ class Forwards:
     def _open(self, client: Client, guest: bytes, now: int) -> bool:
         """Connect to the guest. False: there was no room, the client is reset."""
         tcp = self._tcp
-        src = self.seen(client.sock.peer)
+        src = self.seen(client.sock.peer, guest)
         head, middle = guest + src, U16.pack(client.port.guest_port)
         sport = self.free_port(client.sock.peer[1], lambda p: head + middle + U16.pack(p) in tcp)
         flow = None
         if sport is not None:
-            path = self.ip.path_to(guest, src, PROTO_TCP)
+            path = self.families.of(guest).path_to(guest, src, PROTO_TCP)
             flow = tcp.open(
                 client.sock, path, head + middle + U16.pack(sport), now, max(client.deadline - now, 0)
             )
@@ -441,7 +422,7 @@ class Forwards:
             if now >= client.deadline:
                 self._refuse(client, "forward_timed_out")
                 return
-            guest = self.find(client.port.rule.guest, now)
+            guest = self.guests.find(client.port.rule.guest, now, client.port.rule.prefer)
             if guest is not None:
                 self._open(client, guest, now)
 
@@ -466,7 +447,7 @@ class Forwards:
                         "fd": descriptor(port.socket),
                         "src": port.address[0].replace("\0", "@"),
                         "src_port": port.address[1],
-                        "dst": self._named(forward.rule.guest, now),
+                        "dst": self.guests.named(forward.rule.guest, now),
                         "dst_port": port.guest_port,
                         "recvq": 0,
                         "sendq": 0,
@@ -475,15 +456,3 @@ class Forwards:
                     }
                 )
         return rows
-
-    def _named(self, guest: bytes | str | None, now: int) -> str:
-        """What a rule's guest is called; asks nobody."""
-        if isinstance(guest, str):
-            return guest
-        if guest is None:
-            first = self._config.dhcp_first
-            entry = self._arp.table.get(first)
-            leases = self._leases.bound(now)
-            known = entry is not None and entry.mac != NO_MAC
-            return ip_text(first if known or not leases else leases[0].address)
-        return ip_text(guest) if len(guest) == 4 else mac_text(guest)

@@ -21,8 +21,10 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from .family import Families
+from .guests import Guest, Guests
 from .host import Address, Host, UdpError, UdpListener, UdpSocket
-from .ipv4 import Ipv4
+from .icmp_map import translated
 from .udp import IDLE, Flow, Udp
 from .wire import U16
 
@@ -49,13 +51,14 @@ class Forwards(Protocol):
         """UDP of the stack."""
 
     @property
-    def ip(self) -> Ipv4:
-        """IPv4 of the stack."""
+    def families(self) -> Families:
+        """The IP families of the stack."""
 
-    def likely(self, guest: bytes | str | None, now: int) -> bytes | None:
-        """Where a rule's guest is, or will be."""
+    @property
+    def guests(self) -> Guests:
+        """Where guests are."""
 
-    def seen(self, client: Address) -> bytes:
+    def seen(self, client: Address, guest: bytes) -> bytes:
         """The address by which a guest sees a client."""
 
     def hasten(self, deadline: int) -> None:
@@ -152,11 +155,13 @@ class UdpPort:
     """One UDP socket of the host that leads to a guest (``slirp.host.UdpEvents``)."""
 
     def __init__(
-        self, forwards: Forwards, guest: bytes | str | None, listen: Address, guest_port: int
+        self, forwards: Forwards, guest: Guest, listen: Address, guest_port: int, prefer: int = 4
     ) -> None:
         self.forwards = forwards
         self.guest_port = guest_port
         self._guest = guest
+        self._prefer = prefer
+        self._fixed = isinstance(guest, bytes) and len(guest) != 6
         self._where: bytes | None = None
         self._looked = 0
         self._clients: OrderedDict[tuple[Address, str], Client] = OrderedDict()  # longest idle first
@@ -184,11 +189,7 @@ class UdpPort:
             payload, remote, local = item
             key = (remote, local)
             client = self._clients.get(key)
-            if (
-                client is None
-                or (self._guest is not None and len(self._guest) != 4)
-                or now - client.last > LOOK
-            ):
+            if client is None or (self._guest is not None and not self._fixed) or now - client.last > LOOK:
                 client = self._find(key, now)
             if client is None:
                 network.count("forward_no_guest")
@@ -200,7 +201,7 @@ class UdpPort:
             flow.idle = IDLE
             flow.received += 1
             forwards.udp.touch(flow)
-            if not forwards.ip.datagram(flow.neighbour, client.src, client.sport, self.guest_port, payload):
+            if not flow.family.datagram(flow.neighbour, client.src, client.sport, self.guest_port, payload):
                 network.count("udp_to_guest_dropped")
         error = self.socket.error()
         while error is not None:
@@ -211,7 +212,7 @@ class UdpPort:
         """The client of a datagram, with the guest where it is now."""
         if self._where is None or now - self._looked > LOOK:
             self._looked = now
-            self._where = self.forwards.likely(self._guest, now)
+            self._where = self.forwards.guests.likely(self._guest, now, self._prefer)
         guest = self._where
         client = self._clients.get(key)
         if client is not None:
@@ -225,9 +226,9 @@ class UdpPort:
     def _new(self, key: tuple[Address, str], guest: bytes, now: int) -> Client | None:
         forwards = self.forwards
         remote, local = key
-        flow = forwards.udp.redirected(forwards.ip, guest, self.guest_port, now)
+        flow = forwards.udp.redirected(forwards.families.of(guest), guest, self.guest_port, now)
         fan = flow.socket if isinstance(flow.socket, Fan) else Fan(forwards.host, flow)
-        src = forwards.seen(remote)
+        src = forwards.seen(remote, guest)
         sport = forwards.free_port(
             remote[1], lambda p: src + U16.pack(p) in fan.clients or src + U16.pack(p) in flow.remotes
         )
@@ -253,15 +254,19 @@ class UdpPort:
             forwards.network.count("udp_error_dropped")
             return
         source = client.src
+        family = client.fan.flow.family
         if error.offender is not None and error.offender != error.remote[0]:
             seen = forwards.network.seen_as(error.offender)
-            source = seen if seen is not None and len(seen) == 4 else forwards.ip.gateway
+            source = seen if seen is not None and len(seen) == len(source) else family.gateway
+        kind, code = error.type, error.code
+        if family.family != (6 if ":" in error.remote[0] else 4):
+            kind, code = translated(family.family, kind, code)
         forwards.network.count("udp_errors")
-        forwards.ip.relayed_error(
+        family.relayed_error(
             client.fan.flow.neighbour,
             source,
-            error.type,
-            error.code,
+            kind,
+            code,
             error.info,
             client.src,
             self.guest_port,

@@ -201,13 +201,13 @@ class Host(Protocol):
         """A UDP socket on an own port; ``family`` is 4 or 6. Raises OSError."""
 
     def listen(self, local: Address | str, events: ListenEvents) -> Listener:
-        """Listen on an IPv4 address and port, or on the path of a UNIX socket ("\\0name": abstract).
+        """Listen on an address and port (IPv6: for IPv6 alone), or on the path of a UNIX socket ("\\0name": abstract).
 
         Raises OSError.
         """
 
     def listen_udp(self, local: Address, events: UdpEvents) -> UdpListener:
-        """A UDP socket on an IPv4 address and port. Raises OSError."""
+        """A UDP socket on an address and port (IPv6: for IPv6 alone). Raises OSError."""
 
     def directory(self, path: str) -> Directory:
         """A directory to serve files from. Raises OSError."""

@@ -42,6 +42,7 @@ from typing import Protocol
 from .host import Address, ListenEvents, TcpEvents, UdpError, UdpEvents
 from .hostfiles import HostDirectory
 from .hostlisten import IP_PKTINFO, HostListener, HostUdpListener, listen
+from .icmp_map import to_6
 
 EVENTS = 256
 DATAGRAM = 65536
@@ -282,6 +283,8 @@ def parse_error(level: int, kind: int, data: bytes, remote: Address, payload: by
             offender = socket.inet_ntop(socket.AF_INET6, where[8:24])
     elif origin == _ORIGIN_LOCAL:
         icmp, code = _LOCAL_CODES.get(number, (3, 1))
+        if level == socket.IPPROTO_IPV6:
+            icmp, code = to_6(icmp, code)
     else:
         return None
     return QueuedError(number, icmp, code, info, offender, remote, payload)
@@ -505,10 +508,16 @@ class AsyncHost:
     def listen_udp(self, local: Address, events: UdpEvents) -> HostUdpListener:
         """A UDP socket on a port that clients know. Raises OSError."""
         kind = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-        sock = socket.socket(socket.AF_INET, kind)
+        six = ":" in local[0]
+        sock = socket.socket(socket.AF_INET6 if six else socket.AF_INET, kind)
         try:
-            sock.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
-            sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
+            if six:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+            else:
+                sock.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
+                sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
             for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
                 sock.setsockopt(socket.SOL_SOCKET, option, UDP_BUFFER)
             sock.bind(local)

@@ -2,8 +2,10 @@
 
 TCP: SO_REUSEADDR, so that a restart need not wait for TIME-WAIT; clients come one by one by ``accept``. UNIX:
 a socket file that nobody listens on any more is replaced, any other file is not touched, and the file goes
-when the listener is closed if it is still the one that was made. UDP: IP_PKTINFO tells which of the host's
+when the listener is closed if it is still the one that was made. UDP: IP_PKTINFO (IPV6_PKTINFO) tells which of the host's
 addresses a client wrote to, and the answer leaves from that one.
+
+IPv6 sockets hear IPv6 only (IPV6_V6ONLY).
 
 Limits: ``BACKLOG`` clients wait in the kernel until they are accepted.
 
@@ -31,6 +33,7 @@ IP_PKTINFO = 8
 SKIPPED = 16  # soft errors in a row
 _IN = select.EPOLLIN
 _PKTINFO = struct.Struct("=I4s4s")  # struct in_pktinfo
+_PKTINFO6 = struct.Struct("=16sI")  # struct in6_pktinfo
 # of accept: the connection is at fault, not the listener
 _THEIRS = frozenset(
     (
@@ -71,13 +74,18 @@ class _Set(Protocol):
 
 def listen(host: _Set, local: Address | str, events: ListenEvents) -> HostListener:
     """Bind and listen. Raises OSError."""
-    family = socket.AF_UNIX if isinstance(local, str) else socket.AF_INET
+    if isinstance(local, str):
+        family = socket.AF_UNIX
+    else:
+        family = socket.AF_INET6 if ":" in local[0] else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
         if isinstance(local, str):
             _bind_path(sock, local)
         else:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             sock.bind(local)
         sock.listen(BACKLOG)
         return HostListener(host, sock, local, events)
@@ -105,6 +113,21 @@ def _abandoned(path: str) -> bool:
             return probe.connect_ex(path) == errno.ECONNREFUSED
     except OSError:
         return False
+
+
+def _remote(peer: tuple[str, int, int, int]) -> Address:
+    """A client's address as ``sendto`` takes it, with the interface of a link-local one."""
+    text, port, _, scope = peer
+    if scope and "%" not in text:
+        text = f"{text}%{scope}"
+    return text, port
+
+
+def _scoped(info: bytes) -> str:
+    """The address of an in6_pktinfo, with the interface of a link-local one."""
+    packed, index = _PKTINFO6.unpack(info[: _PKTINFO6.size])
+    text = socket.inet_ntop(socket.AF_INET6, packed)
+    return f"{text}%{index}" if packed[0] == 0xFE and packed[1] & 0xC0 == 0x80 else text
 
 
 class HostListener:
@@ -183,7 +206,18 @@ class HostListener:
 class HostUdpListener:
     """A UDP socket that clients know (``slirp.host.UdpListener``)."""
 
-    __slots__ = ("_errors", "_events", "_fd", "_host", "_next_error", "_sock", "_ttl", "address", "born")
+    __slots__ = (
+        "_errors",
+        "_events",
+        "_fd",
+        "_host",
+        "_next_error",
+        "_six",
+        "_sock",
+        "_ttl",
+        "address",
+        "born",
+    )
 
     def __init__(
         self,
@@ -199,6 +233,7 @@ class HostUdpListener:
         self._next_error = next_error
         self._errors = False
         self._ttl = 0
+        self._six = sock.family == socket.AF_INET6
         self.address: Address = sock.getsockname()[:2]
         self.born = host.enter(self._fd, self)
         host.register(self._fd, _IN)
@@ -221,21 +256,29 @@ class HostUdpListener:
             for level, kind, value in control:
                 if (level, kind) == (socket.IPPROTO_IP, IP_PKTINFO):
                     return data, peer[:2], socket.inet_ntoa(_PKTINFO.unpack(value[: _PKTINFO.size])[1])
-            return data, peer[:2], "0.0.0.0"
+                if (level, kind) == (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO):
+                    return data, _remote(peer), _scoped(value)
+            return data, peer[:2], "::" if self._six else "0.0.0.0"
         return None
 
     def sendto(self, data: bytes | memoryview, remote: Address, local: str, ttl: int = 64) -> int:
         """0, or errno."""
         if self._fd < 0:
             return errno.EBADF
-        info = _PKTINFO.pack(0, socket.inet_aton(local), b"\0\0\0\0")
+        if self._six:
+            address, _, scope = local.partition("%")
+            level, kind, hops = socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, socket.IPV6_UNICAST_HOPS
+            info = _PKTINFO6.pack(socket.inet_pton(socket.AF_INET6, address), int(scope or 0))
+        else:
+            level, kind, hops = socket.IPPROTO_IP, IP_PKTINFO, socket.IP_TTL
+            info = _PKTINFO.pack(0, socket.inet_aton(local), b"\0\0\0\0")
         failed = 0
         for _ in range(2):
             try:
                 if ttl != self._ttl:
-                    self._sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, ttl)
+                    self._sock.setsockopt(level, hops, ttl)
                     self._ttl = ttl
-                self._sock.sendmsg((data,), ((socket.IPPROTO_IP, IP_PKTINFO, info),), 0, remote)
+                self._sock.sendmsg((data,), ((level, kind, info),), 0, remote)
                 return 0
             except OSError as error:
                 failed = error.errno or errno.EIO

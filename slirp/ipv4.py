@@ -30,9 +30,11 @@ from random import Random
 from typing import Protocol
 
 from . import checksum
-from .arp import Arp, Neighbour
+from .arp import Arp
 from .config import Config
 from .fragments import Fragments
+from .limiter import Limiter
+from .neighbours import Neighbour
 from .wire import (
     DONT_FRAGMENT,
     ETH_IPV4,
@@ -70,13 +72,10 @@ from .wire import (
     own_mac,
 )
 
-SECOND = 1_000_000_000
 TTL = 64
 ICMP_TTL = 255
 ICMP_TOS = 0xC0  # internetwork control: RFC 1812 4.3.2.5
 QUOTE = 576 - IPV4_LEN - 8  # bytes of the offending packet in an ICMP error: RFC 1812 4.3.2.3
-ERRORS_BURST = 100
-ERRORS_PER_SECOND = 100
 ROUTES = 4096  # remembered destinations that may be forwarded to
 _USO = TUN_F_CSUM | TUN_F_USO4
 UNSPECIFIED = b"\0\0\0\0"
@@ -185,8 +184,12 @@ class Ipv4:
         self._gateway_mac = own_mac(config.host_ip)
         self._ids = Identification(rng.getrandbits(16))
         self._routes: set[bytes] = set()
-        self._tokens = ERRORS_BURST * SECOND  # nanoseconds of allowance, see _may_complain
-        self._refilled = below.now
+        self._limiter = Limiter(below.now)
+
+    @property
+    def neighbours(self) -> Arp:
+        """Who has which address."""
+        return self._arp
 
     def inside(self, address: bytes) -> bool:
         """Whether an address belongs to the net."""
@@ -478,17 +481,11 @@ class Ipv4:
         self.packet(mac, src, dst, PROTO_ICMP, body, ICMP_TTL, ICMP_TOS)
 
     def _may_complain(self) -> bool:
-        """The token bucket of ICMP errors: ``ERRORS_BURST`` at once, ``ERRORS_PER_SECOND`` for long."""
-        now = self._below.now
-        full = ERRORS_BURST * SECOND
-        tokens = min(full, self._tokens + (now - self._refilled) * ERRORS_PER_SECOND)
-        self._refilled = now
-        if tokens < SECOND:
-            self._tokens = tokens
-            self._below.count("icmp_limited")
-            return False
-        self._tokens = tokens - SECOND
-        return True
+        """Not too many errors."""
+        if self._limiter.take(self._below.now):
+            return True
+        self._below.count("icmp_limited")
+        return False
 
     # ---- time ----------------------------------------------------------------------------------------------
 

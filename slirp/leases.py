@@ -51,16 +51,23 @@ class Lease:
 class Leases:
     """Leases of ``first`` to ``last`` without ``excluded`` (all as numbers).
 
-    ``in_use(address, mac)``: whether a station other than ``mac`` was heard using the address.
+    ``in_use(address, mac)``: whether a station other than ``mac`` was heard using the address. ``size``: bytes of
+    an address.
     """
 
     def __init__(
-        self, first: int, last: int, excluded: frozenset[int], in_use: Callable[[bytes, bytes], bool]
+        self,
+        first: int,
+        last: int,
+        excluded: frozenset[int],
+        in_use: Callable[[bytes, bytes], bool],
+        size: int = 4,
     ) -> None:
         self.first = first
         self.last = last
         self._excluded = excluded
         self._in_use = in_use
+        self._size = size
         self._by_client: dict[bytes, Lease] = {}
         self._by_address: dict[bytes, Lease] = {}
 
@@ -140,7 +147,7 @@ class Leases:
         if len(self._by_address) >= LEASES:
             return None
         for number in range(self.first, min(self.last, self.first + SCAN) + 1):
-            address = number.to_bytes(4, "big")
+            address = number.to_bytes(self._size, "big")
             if (
                 address not in self._by_address
                 and number not in self._excluded

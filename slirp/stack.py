@@ -36,7 +36,9 @@ from .buffers import Buffers
 from .config import Config
 from .dhcp import Dhcp
 from .dns import Dns
+from .family import Families
 from .forward import Forwards
+from .guests import Guests
 from .host import Address, Host
 from .icmp import Icmp
 from .ipv4 import Ipv4
@@ -122,15 +124,15 @@ class Stack:
         self.icmp = Icmp(self, self.ipv4, own, self.udp.guest_error)
         self.tcp = Tcp(self, host, rng, buffers=Buffers(config.buffers))
         self.dhcp = Dhcp(config, self, self.ipv4, self.arp)
-        self.dns = Dns(self, host, self.ipv4, self.resolvers)
-        self.forwards = Forwards(
-            config, self, host, self.arp, self.ipv4, self.tcp, self.udp, self.dhcp.leases, rng
-        )
+        self.families = Families(self.ipv4)
+        self.guests = Guests(config, self.families, self.dhcp.leases)
+        self.dns = Dns(self, host, self.families, self.resolvers)
+        self.forwards = Forwards(config, self, host, self.families, self.guests, self.tcp, self.udp, rng)
         self.services: dict[tuple[bytes, int], Service] = {(config.dns_ip, DNS_PORT): self.dns}
         self.tftp: Tftp | None = None
         self._timed: list[Timed] = [self.ipv4, self.udp, self.tcp, self.dhcp, self.dns, self.forwards]
         if config.tftp is not None:
-            self.tftp = Tftp(config, self, self.ipv4, host.directory(config.tftp), rng)
+            self.tftp = Tftp(config, self, self.families, host.directory(config.tftp), rng)
             self.services[config.host_ip, TFTP_PORT] = self.tftp
             self._timed.append(self.tftp)
         if config.dhcp:

@@ -26,10 +26,10 @@ import os
 from random import Random
 from typing import TYPE_CHECKING, Protocol
 
-from .arp import Neighbour
 from .config import Config
+from .family import Families
 from .host import Directory
-from .ipv4 import Ipv4
+from .neighbours import Neighbour
 from .tftp_session import Reading, Session, Writing
 from .tftp_wire import (
     ACCESS,
@@ -93,10 +93,11 @@ class Network(Protocol):
 class Tftp:
     """The server; a ``slirp.stack.Service`` on port 69."""
 
-    def __init__(self, config: Config, network: Network, ip: Ipv4, directory: Directory, rng: Random) -> None:
+    def __init__(
+        self, config: Config, network: Network, ip: Families, directory: Directory, rng: Random
+    ) -> None:
         self.network = network
         self.ip = ip
-        self.address = config.host_ip
         self.write = config.tftp_write
         self.sessions: dict[bytes, Session] = {}  # by guest address and port; oldest first
         self._directory = directory
@@ -135,7 +136,7 @@ class Tftp:
         if not self._room(src):
             self.network.count("tftp_full")
             return
-        tid = self._tid()
+        tid = self._tid(self.ip.gateway(src))
         if tid is None:
             self.network.count("tftp_full")
             return
@@ -143,7 +144,7 @@ class Tftp:
         kind = Writing if request.write else Reading
         session = kind(self, key, neighbour, tid, sport, data, request, now)
         self.sessions[key] = session
-        self.network.services[self.address, tid] = session
+        self.network.services[self.ip.gateway(src), tid] = session
         if request.write:
             session.file = self._directory.create(parts, request.tsize or 0, session)
         else:
@@ -160,10 +161,10 @@ class Tftp:
                 self.forget(over)
         return True
 
-    def _tid(self) -> int | None:
+    def _tid(self, address: bytes) -> int | None:
         for _ in range(TID_TRIES):
             port = self._rng.randrange(TID_FIRST, TID_LAST + 1)
-            if (self.address, port) not in self.network.services:
+            if (address, port) not in self.network.services:
                 return port
         return None
 
@@ -171,7 +172,7 @@ class Tftp:
 
     def answer(self, to: Neighbour, sport: int, dport: int, message: bytes) -> bool:
         """Send a message to a guest; False: dropped."""
-        return self.ip.datagram(to, self.address, sport, dport, message)
+        return self.ip.datagram(to, self.ip.gateway(to.address), sport, dport, message)
 
     def failed(self, error: int) -> bytes:
         """The message for a host ``errno``."""
@@ -185,7 +186,7 @@ class Tftp:
     def forget(self, session: Session) -> None:
         """A session is over and gone."""
         self.sessions.pop(session.key, None)
-        self.network.services.pop((self.address, session.tid), None)
+        self.network.services.pop((self.ip.gateway(session.neighbour.address), session.tid), None)
         session.close()
 
     # ---- time ----------------------------------------------------------------------------------------------

@@ -29,8 +29,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from .arp import Neighbour
 from .host import File
+from .neighbours import Neighbour
 from .tftp_wire import (
     ACK,
     BLKSIZE,
@@ -67,7 +67,7 @@ class Server(Protocol):
 
     @property
     def ip(self) -> Ip:
-        """IPv4 of the stack."""
+        """The IP families of the stack."""
 
     @property
     def network(self) -> Counter:
@@ -89,7 +89,9 @@ class Server(Protocol):
 class Ip(Protocol):
     """Its MTU, and where guests are."""
 
-    mtu: int
+    @property
+    def mtu(self) -> int:
+        """Largest IP packet."""
 
     def neighbour(self, guest: bytes) -> Neighbour:
         """Where frames for a guest go."""

@@ -28,8 +28,9 @@ from collections import OrderedDict
 from typing import Any, Protocol
 
 from . import checksum
-from .arp import Neighbour
+from .family import Family
 from .host import Address, Host, UdpError, UdpSocket
+from .neighbours import Neighbour
 from .train import Train
 from .wire import (
     GSO_UDP_L4,
@@ -85,45 +86,6 @@ def descriptor(socket: object) -> int:
     """The descriptor behind a host socket, for ``info usernet``; -1: it has none to show."""
     fileno = getattr(socket, "fileno", None)
     return int(fileno()) if fileno is not None else -1
-
-
-class Family(Protocol):
-    """IPv4 or IPv6, as a UDP flow needs it."""
-
-    family: int
-    gateway: bytes
-
-    def pseudo(self, frame: bytes, off: int, end: int, protocol: int) -> int:
-        """Pseudo header sum of a guest's frame."""
-
-    def neighbour(self, guest: bytes) -> Neighbour:
-        """Where frames for a guest address go."""
-
-    def datagram(self, to: Neighbour, src: bytes, sport: int, dport: int, payload: bytes) -> bool:
-        """Send a UDP datagram to a guest."""
-
-    def segment_limit(self) -> int:
-        """The longest payload of a segment of a super-datagram to a guest; 0: the VLAN takes none."""
-
-    def datagrams(self, to: Neighbour, src: bytes, sport: int, dport: int, payload: bytes, size: int) -> bool:
-        """Send several UDP datagrams of ``size`` bytes (the last may be shorter) as one super-datagram."""
-
-    def error(self, frame: bytes, kind: int, code: int, info: int = 0) -> None:
-        """ICMP error from the gateway about a guest's frame."""
-
-    def relayed_error(
-        self,
-        to: Neighbour,
-        source: bytes,
-        kind: int,
-        code: int,
-        info: int,
-        dst: bytes,
-        sport: int,
-        dport: int,
-        payload: bytes,
-    ) -> None:
-        """ICMP error from ``source`` about a guest's datagram."""
 
 
 class Network(Protocol):
@@ -310,7 +272,7 @@ class Udp:
         end = off + length
         if (
             not (vnet and vnet[0] & (VNET_NEEDS_CSUM | VNET_DATA_VALID))
-            and frame[off + UDP_CHECKSUM : off + UDP_LEN] != b"\0\0"
+            and (frame[off + UDP_CHECKSUM : off + UDP_LEN] != b"\0\0" or family.family == 6)
             and not checksum.good(frame[off:end], family.pseudo(frame, off, end, PROTO_UDP))
         ):
             self.network.count("udp_checksum")

@@ -3,7 +3,8 @@
 import pytest
 
 from slirp import wire
-from slirp.arp import AGE, DEFEND, HOLD, NEIGHBOURS, PENDING, SWEEP
+from slirp.arp import DEFEND
+from slirp.neighbours import AGE, HOLD, NEIGHBOURS, PENDING, SWEEP
 from tests.slirp.fakes import BROADCAST, GUEST_MAC, HOST_MAC, SECOND, Net, arp, ip4, udp
 
 OTHER_MAC = bytes.fromhex("525400aaaaaa")

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from slirp import checksum, wire
 from slirp.config import Config
-from slirp.ipv4 import ERRORS_BURST, ROUTES
+from slirp.ipv4 import ROUTES
+from slirp.limiter import BURST as ERRORS_BURST
 from tests.slirp.fakes import (
     BROADCAST,
     DNS_MAC,
