@@ -23,6 +23,7 @@ from .backends.user import UserBackend
 from .clock import Clock
 from .config import Config, Net, Nic, TapNet, UserNet
 from .device import Device
+from .events import Events
 from .guest.attach import DirectAttachment, RegisterAttachment
 from .guest.board import Board
 from .guest.drivers import DRIVERS, DriverError
@@ -103,10 +104,12 @@ class Instance:
         now: Callable[[], int],
         shutdown: Callable[[], None],
         clock: Clock | None = None,
+        wall: Callable[[], float] = lambda: 0.0,
     ) -> None:
         """Wire everything; nothing runs before ``start``. Raises BuildError.
 
         now    real time, ns
+        wall   seconds since 1970, for events
         clock  the machine's time; None: one on ``now``
         """
         self.config = config
@@ -123,6 +126,7 @@ class Instance:
         self.machine: Machine | None = None
         self.register_bus: RegisterBus | None = None  # for -qtest
         self.prepared = prepared
+        self.events = Events(wall)
         self.control = Control(self)
         self._loop = loop
         self._now = now

@@ -323,7 +323,7 @@ OPTIONS: dict[str, Option] = {
         Option("config", "FILE", "read options from a TOML file first"),
         Option("name", "NAME", "name of this instance (its pid)"),
         Option("monitor", "DEV", "monitor on stdio, unix:PATH, tcp:HOST:PORT or none"),
-        Option("qmp", "DEV", "machine monitor, DEV as above", later=True),
+        Option("qmp", "DEV", "machine monitor (QMP), DEV as above"),
         Option("qtest", "DEV", "serve that bus by QEMU's qtest (DEV: -monitor)"),
         Option("metrics", "[HOST]:PORT", "serve counters to Prometheus", later=True),
         Option("d", "ITEM[,ITEM]...", "trace these (-d help lists them)", later=True),

@@ -164,8 +164,6 @@ def _chardev(setup: Setup, raw: Raw) -> None:
     target = setup.monitors if raw.option == "monitor" else setup.qmp
     if found is None:
         target.clear()
-        if raw.option == "qmp":
-            setup.later.pop()
     else:
         target.append(found)
 

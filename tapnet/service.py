@@ -22,7 +22,7 @@ from . import notify
 from .clock import Clock
 from .config import Config
 from .guest.namespace import GuestError, SignalRelay
-from .monitor.server import Served, ServerError, open_control, open_monitor
+from .monitor.server import Served, ServerError, open_control, open_monitor, open_qmp
 from .prepare import BuildError, Prepared, prepare
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def _running(
     from .build import Instance  # here, so that guests are forked before all of that is imported
 
     clock = Clock(time.monotonic_ns)
-    instance = Instance(config, prepared, asyncio.get_running_loop(), clock.real, shutdown, clock)
+    instance = Instance(config, prepared, asyncio.get_running_loop(), clock.real, shutdown, clock, time.time)
     served: list[Served | QtestServer] = []
     try:
         served.append(open_control(instance.name, instance.control))
@@ -141,9 +141,11 @@ def _running(
 async def _monitors(
     config: Config, instance: Instance, served: list[Served | QtestServer], stop: asyncio.Event
 ) -> None:
-    """Open the -monitor and -qtest options; wait for the first client of those that say so."""
-    for chardev in config.monitors:
-        one = await open_monitor(chardev, instance.control)
+    """Open the -monitor, -qmp and -qtest options; wait for the first client of those that say so."""
+    wanted = [(open_monitor, chardev) for chardev in config.monitors]
+    wanted += [(open_qmp, chardev) for chardev in config.qmp]
+    for opener, chardev in wanted:
+        one = await opener(chardev, instance.control)
         served.append(one)
         if chardev.server and chardev.wait:
             await _first_client(one, stop)

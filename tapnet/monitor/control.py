@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 
 from .. import __version__, rules
 from ..config import Endpoint, HostForward
+from ..events import LINK, SHUTDOWN, Events
 from ..port import Port
 
 BACKEND, NIC, ACCEPTED = "backend", "nic", "accepted"
@@ -25,7 +26,18 @@ _ADDRESS_WIDTH = 15
 
 
 class ControlError(Exception):
-    """A request that cannot be met; the text is for the person who made it."""
+    """A request that cannot be met; the text is for the person who made it. ``kind``: QMP's class."""
+
+    kind = "GenericError"
+
+
+class NotFound(ControlError):
+    """There is no such device."""
+
+    kind = "DeviceNotFound"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"Device '{name}' not found")
 
 
 class Refused(ControlError):
@@ -134,6 +146,10 @@ class Instance(Protocol):
     def usernets(self) -> Sequence[UserNet]:
         """The NATs in option order."""
 
+    @property
+    def events(self) -> Events:
+        """What happens, for QMP."""
+
     def shutdown(self) -> None:
         """End the instance soon; returns at once."""
 
@@ -232,12 +248,13 @@ class Control:
     def set_link(self, name: str, up: bool) -> None:
         """Plug or pull one device's cable. On a private wire a backend's cable is its NIC's as well.
 
-        Raises ControlError if nothing has that name.
+        Raises NotFound.
         """
         device = next((d for d in self.devices() if d.name == name and d.port is not None), None)
         if device is None or device.port is None:
-            raise ControlError(f"Device '{name}' not found")
+            raise NotFound(name)
         device.port.set_link(up)
+        self.instance.events.emit(LINK, name=name, up=up)
         for wire in self.instance.wires:
             if device.kind != NIC and device in wire:
                 for other in wire:
@@ -302,6 +319,7 @@ class Control:
 
     def quit(self) -> None:
         """End the instance."""
+        self.instance.events.emit(SHUTDOWN, guest=False, reason="host-qmp-quit")
         self.instance.shutdown()
 
 

@@ -30,9 +30,11 @@ from ..unixsocket import alive
 from . import paths
 from .control import Control
 from .hmp import Hmp
-from .session import Hook, LineSession, Session
+from .qmp import Qmp
+from .qmp_session import QmpSession
+from .session import Hook, LineSession, Session, nothing
 
-__all__ = ["Listener", "Served", "ServerError", "open_control", "open_monitor"]
+__all__ = ["Listener", "Served", "ServerError", "open_control", "open_monitor", "open_qmp"]
 
 CLIENTS_MAX = 16
 RETRY_S = 1.0
@@ -199,6 +201,20 @@ async def open_monitor(chardev: Chardev, control: Control) -> Served:
     return await _open(chardev, lambda opened, closed: LineSession(hmp, False, opened, closed))
 
 
+async def open_qmp(chardev: Chardev, control: Control) -> Served:
+    """Open one ``-qmp``, as ``open_monitor`` does. Raises ServerError."""
+    events, rights = control.instance.events, trusted(chardev)
+
+    def make(opened: Hook, closed: Hook) -> Session:
+        return QmpSession(Qmp(control, rights), events, opened, closed)
+
+    if chardev.address is None:
+        from .stdio import start_session
+
+        return Served("stdio", close=start_session(make(nothing, nothing)))
+    return await _open(chardev, make)
+
+
 async def _open(chardev: Chardev, make: Make) -> Served:
     """Serve sessions on a socket. Raises ServerError."""
     tcp = not isinstance(chardev.address, UnixPath)
@@ -211,14 +227,10 @@ async def _open(chardev: Chardev, make: Make) -> Served:
     if chardev.server:
         return Served(shown(chardev), Listener(await listen(chardev), made))
     connected = await connect(chardev)
-    session = made(_nothing, _nothing)
+    session = made(nothing, nothing)
     try:
         await asyncio.get_running_loop().connect_accepted_socket(lambda: session, connected)
     except BaseException:
         connected.close()
         raise
     return Served(shown(chardev), close=session.end)
-
-
-def _nothing(_session: Session) -> None:
-    pass

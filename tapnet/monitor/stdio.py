@@ -1,4 +1,5 @@
-"""Monitors on standard input and output: a thread that reads, has the loop answer, and writes.
+"""Monitors on standard input and output, by threads: a person's has the loop answer line by line; a program's session
+is fed by one thread and written out by another.
 
 So neither a terminal's mode nor a slow reader of our output touches the loop. The end of input is not the instance's
 end (as in QEMU). On a terminal lines are edited by readline, with history and completion (``complete``).
@@ -7,7 +8,9 @@ end (as in QEMU). On a terminal lines are edited by readline, with history and c
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import queue
 import sys
 import termios
 import threading
@@ -15,7 +18,102 @@ from collections.abc import Callable, Iterator
 
 from .complete import Terminal
 from .hmp import PROMPT, Hmp, Reply
-from .session import GREETING, LINE_MAX, TOO_LONG
+from .session import BUFFER_MAX, GREETING, LINE_MAX, TOO_LONG, Session
+
+READ_SIZE = 64 << 10
+FLUSH_S = 1.0
+
+
+class _Output(asyncio.Transport):
+    """Standard output, by a thread of its own, as a session's transport; standard input feeds the session."""
+
+    def __init__(self, session: Session, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        self._session, self._loop = session, loop
+        self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._waiting = 0  # bytes
+        self._high = BUFFER_MAX
+        self._full = self._closing = False
+        self._thread = threading.Thread(target=self._writer, name="qmp-out", daemon=True)
+        self._readable = threading.Event()
+        self._readable.set()
+
+    def begin(self) -> None:
+        """Start both threads."""
+        threading.Thread(target=self._reader, name="qmp-in", daemon=True).start()
+        self._thread.start()
+
+    def finish(self) -> None:
+        """Close, and give what was written a while to be read."""
+        self.close()
+        self._thread.join(FLUSH_S)
+
+    def _tell(self, function: Callable[..., object], *arguments: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(function, *arguments)
+
+    def _reader(self) -> None:
+        with contextlib.suppress(OSError):
+            while data := os.read(0, READ_SIZE):
+                self._readable.wait()
+                self._tell(self._received, data)
+
+    def _received(self, data: bytes) -> None:
+        if not self._closing:
+            self._session.data_received(data)
+
+    def _writer(self) -> None:
+        while (data := self._queue.get()) is not None:
+            try:
+                while data:
+                    count = os.write(1, data)
+                    data = data[count:]
+                    self._tell(self._written, count)
+            except OSError:  # nobody reads any more
+                self._tell(self.close)
+                return
+
+    def _written(self, count: int) -> None:
+        self._waiting -= count
+        if self._full and self._waiting <= self._high // 4:
+            self._full = False
+            self._session.resume_writing()
+
+    def write(self, data: bytes) -> None:  # type: ignore[override]
+        self._waiting += len(data)
+        self._queue.put(bytes(data))
+        if self._waiting > self._high and not self._full:
+            self._full = True
+            self._session.pause_writing()
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        self._high = high or BUFFER_MAX
+
+    def pause_reading(self) -> None:
+        self._readable.clear()
+
+    def resume_reading(self) -> None:
+        self._readable.set()
+
+    def is_closing(self) -> bool:
+        return self._closing
+
+    def close(self) -> None:
+        """Idempotent."""
+        if not self._closing:
+            self._closing = True
+            self._queue.put(None)
+            self._loop.call_soon(self._session.connection_lost, None)
+
+    abort = close
+
+
+def start_session(session: Session) -> Callable[[], None]:
+    """Serve a program on standard input and output. The answer ends it."""
+    output = _Output(session, asyncio.get_running_loop())
+    session.connection_made(output)
+    output.begin()
+    return output.finish
 
 
 def put(text: str) -> None:

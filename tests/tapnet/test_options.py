@@ -272,12 +272,9 @@ def test_dump_names_its_file_after_the_vlan():
 
 def test_what_has_no_engine_yet_is_said_and_nothing_else():
     config = parse(
-        "-net nic,model=pcnet -net ws,listen=:1 -net user,ipv6=off,ftp=auto,hostname=a,smb=/x -qmp stdio".split(
-            " "
-        )
+        "-net nic,model=pcnet -net ws,listen=:1 -net user,ipv6=off,ftp=auto,hostname=a,smb=/x".split(" ")
     )
     assert config.unbuilt == (
-        "-qmp: not built yet",
         "-net ws: not built yet",
         "-net user: smb= is not built yet",
     )

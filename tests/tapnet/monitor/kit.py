@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from tapnet.config import HostForward
+from tapnet.events import Events
 from tapnet.hub import Hub
 from tapnet.monitor.control import ACCEPTED, BACKEND, NIC, FlowRow, ForwardRow
 from tapnet.port import Port
@@ -59,6 +60,7 @@ class FakeInstance:
     vlans: dict[int, list[FakeDevice]] = field(default_factory=dict)
     wires: list[list[FakeDevice]] = field(default_factory=list)
     usernets: list[FakeNat] = field(default_factory=list)
+    events: Events = field(default_factory=lambda: Events(lambda: 1_000_000_000.25))
     ended: int = 0
 
     def shutdown(self) -> None:
