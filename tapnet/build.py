@@ -48,6 +48,7 @@ class Member:
     describe: Callable[[], str]
     port: Port | None
     undo: list[Callable[[], None]] = field(default_factory=list)  # last made last
+    finish: Callable[[], None] | None = None  # behind all of ``undo``; may block, may run in a thread
     events: Callable[[], Mapping[str, int]] | None = None  # what the card counted by itself, by reason
 
     @property
@@ -57,6 +58,12 @@ class Member:
 
     def close(self) -> None:
         """Give back what belongs to it. Idempotent."""
+        self.detach()
+        if self.finish is not None:
+            self.finish()
+
+    def detach(self) -> None:
+        """All of ``close`` that does not block; ``finish`` is left. Idempotent."""
         while self.undo:
             with contextlib.suppress(OSError):
                 self.undo.pop()()
@@ -257,8 +264,8 @@ class Instance:
             except TapError as error:
                 raise BuildError(f"{net.origin}: {error}") from None
             self._starters.append(tap.start)
-            self._closers.append(tap.close)
-            return Member(net.name, BACKEND, tap.info_line, tap.port)
+            self._closers.append(tap.detach)
+            return Member(net.name, BACKEND, tap.info_line, tap.port, finish=tap.finish)
         if isinstance(net, wires.KINDS):
             return self._wire_net(net, place)
         raise BuildError(f"{net.origin}: not built yet")

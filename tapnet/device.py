@@ -53,7 +53,10 @@ FRAME_MAX = 69632  # QEMU's NET_BUFSIZE: 64 KiB of IP and headers
 NAME_MAX = 15
 TUN_PATH = "/dev/net/tun"
 
-_TUNSETIFF_FLAGS_VNET = 0x4000
+_IFF_TAP, _IFF_NO_PI, _IFF_MULTI_QUEUE, _TUNSETIFF_FLAGS_VNET = 0x0002, 0x1000, 0x0100, 0x4000
+_TUNSETIFF = 0x400454CA
+_TUNSETSNDBUF, _TUNGETDEVNETNS = 0x400454D4, 0x54E3
+_INT_MAX = 2**31 - 1
 _TUNGETIFF = 0x800454D2
 _TUNSETOFFLOAD = 0x400454D0
 _TUNSETVNETHDRSZ = 0x400454D8
@@ -182,7 +185,7 @@ class TapDevice(_Drops):
         request = bytearray(40)
         fcntl.ioctl(fd, _TUNGETIFF, request)
         flags = struct.unpack_from("=H", request, 16)[0]
-        if flags & 0x0F != 0x02 or not flags & 0x1000:
+        if flags & 0x0F != _IFF_TAP or not flags & _IFF_NO_PI:
             raise ValueError("not a TAP device without packet information")
         super().__init__(name or request[:16].split(b"\0", 1)[0].decode(errors="replace"))
         self._fd = fd
@@ -206,10 +209,12 @@ class TapDevice(_Drops):
         self._into = (self._header, self._body) if self.vnet_hdr else (self._body,)
 
     @classmethod
-    def create(cls, name: str = "", *, vnet_hdr: bool = True, exclusive: bool = False) -> TapDevice:
+    def create(
+        cls, name: str = "", *, vnet_hdr: bool = True, exclusive: bool = False, multi_queue: bool = False
+    ) -> TapDevice:
         """Make the TAP ``name`` (a name with %d, or nothing: the kernel chooses), or open it if it is there.
 
-        ``exclusive``: EBUSY where it is there.
+        ``exclusive``: EBUSY where it is there. ``multi_queue``: one queue of a TAP that was made for several.
 
         Raises OSError: EPERM without CAP_NET_ADMIN (or as not the owner of a persistent one), EBUSY when
         somebody holds it, EINVAL for a bad name or other flags than the persistent device has, ENOENT without
@@ -221,6 +226,7 @@ class TapDevice(_Drops):
             raise OSError(errno.EINVAL, f"interface name {name!r} is longer than {NAME_MAX} bytes")
         flags = pytun.IFF_TAP | pytun.IFF_NO_PI
         flags |= (pytun.IFF_VNET_HDR if vnet_hdr else 0) | (pytun.IFF_TUN_EXCL if exclusive else 0)
+        flags |= _IFF_MULTI_QUEUE if multi_queue else 0
         try:
             device = pytun.TunTapDevice(name=name, flags=flags, dev=TUN_PATH)
         except pytun.Error as error:
@@ -228,6 +234,33 @@ class TapDevice(_Drops):
             raise OSError(number, os.strerror(number), name) from None
         os.set_inheritable(device.fileno(), False)
         return cls(device.fileno(), name=device.name, owner=device)
+
+    @classmethod
+    def open_macvtap(cls, path: str, ifname: str, *, vnet_hdr: bool = True) -> TapDevice:
+        """Open the character device ``path`` (/dev/tapN) of a macvtap interface. Raises OSError."""
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            flags = _IFF_TAP | _IFF_NO_PI | (_TUNSETIFF_FLAGS_VNET if vnet_hdr else 0)
+            fcntl.ioctl(fd, _TUNSETIFF, struct.pack("=16sH22x", ifname.encode(), flags))
+            return cls(fd, name=ifname)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def is_here(self) -> bool:
+        """Whether the interface is in this process's network namespace (False, too, where it may not be asked)."""
+        try:
+            other = fcntl.ioctl(self._fd, _TUNGETDEVNETNS)
+        except OSError:
+            return False
+        try:
+            return os.fstat(other).st_ino == os.stat("/proc/self/ns/net").st_ino
+        finally:
+            os.close(other)
+
+    def set_sndbuf(self, size: int) -> None:
+        """Bytes that the kernel takes from us before it says that there is no room. Raises OSError."""
+        fcntl.ioctl(self._fd, _TUNSETSNDBUF, struct.pack("=i", min(size, _INT_MAX)))
 
     def fileno(self) -> int:
         return self._fd

@@ -101,7 +101,7 @@ class DirectAttachment(DeviceEnd):
     """A device as a member of a hub: a namespace's NIC with model=direct, or the TAP backend.
 
     ``port`` is to be added to a hub, then ``start``. ``link``: whether the port's link is the guest's
-    carrier.
+    carrier. A given ``port`` is taken over from the attachment before, as it is plugged.
     """
 
     def __init__(
@@ -113,9 +113,16 @@ class DirectAttachment(DeviceEnd):
         link: bool = True,
         on_gone: Callable[[], None] = nothing,
         export: Callable[[], tuple[dict[str, Any], dict[str, int]]] | None = None,
+        port: Port | None = None,
     ) -> None:
         super().__init__(loop, device, on_gone)
         self._held: tuple[bytes, bytes] | None = None
+        if port is not None:
+            self.port = port
+            port.receive, port.ready, port.offer = self._write, self._ready, device.set_offload
+            port.set_features(device.features)
+            device.set_offload(max(port.offered, 0))
+            return
         self.port = Port(
             name,
             self._write,

@@ -15,9 +15,8 @@ import struct
 
 IFF_UP = 1
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _SIOCETHTOOL = 0x8913, 0x8914, 0x8946
-_SIOCGIFMTU, _SIOCSIFMTU, _SIOCSIFHWADDR = 0x8921, 0x8922, 0x8924
+_SIOCGIFMTU, _SIOCSIFMTU, _SIOCSIFHWADDR, _SIOCGIFHWADDR = 0x8921, 0x8922, 0x8924, 0x8927
 _SIOCSIFTXQLEN = 0x8943
-_SIOCBRADDIF, _SIOCBRDELIF = 0x89A2, 0x89A3
 _ARPHRD_ETHER = 1
 _ETHTOOL_GSTRINGS, _ETHTOOL_GSSET_INFO, _ETHTOOL_SFEATURES = 0x1B, 0x37, 0x3B
 _ETH_SS_FEATURES, _ETH_GSTRING_LEN = 4, 32
@@ -64,13 +63,10 @@ def get_mtu(control: socket.socket, ifname: str) -> int:
     return int(struct.unpack_from("=i", request, 16)[0])
 
 
-def set_bridge(control: socket.socket, bridge: str, ifname: str, member: bool) -> None:
-    """Put an interface into a bridge, or take it out. Raises OSError:
-
-    EBUSY (in another one), EOPNOTSUPP (no bridge).
-    """
-    request = struct.pack("=16si20x", bridge.encode(), socket.if_nametoindex(ifname))
-    fcntl.ioctl(control, _SIOCBRADDIF if member else _SIOCBRDELIF, request)
+def get_mac(control: socket.socket, ifname: str) -> bytes:
+    """An interface's Ethernet address. Raises OSError."""
+    request = fcntl.ioctl(control, _SIOCGIFHWADDR, struct.pack("=16s24x", ifname.encode()))
+    return bytes(request[18:24])
 
 
 def _ethtool(control: socket.socket, ifname: str, command: array.array[int]) -> None:

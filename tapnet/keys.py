@@ -126,18 +126,18 @@ USER = _table(
     Key("buffers", words.between(words.size(), 1 << 20, 1 << 36, "not between 1M and 64G"), "SIZE"),
 )
 
-_SCRIPT = Key("script", words.text, "FILE|no", later=True, idle=("no",))
-_HELPER = Key("helper", words.text, "PROGRAM", later=True)
+_SCRIPT = Key("script", words.text, "FILE|no")
+_HELPER = Key("helper", words.text, "PROGRAM")
 _BR = Key("br", words.interface, "BRIDGE")
 TAP = _table(
     Key("ifname", words.tap_interface, "NAME"),
     _BR,
     _SCRIPT,
-    Key("downscript", words.text, "FILE|no", later=True, idle=("no",)),
-    Key("fd", words.fd, "N", later=True),
+    Key("downscript", words.text, "FILE|no"),
+    Key("fd", words.fd, "N"),
     Key("fds", words.fds, "N:N...", later=True),
     _HELPER,
-    Key("sndbuf", words.size(), "SIZE", later=True),
+    Key("sndbuf", words.between(words.size(), 1, 2**31 - 1, "not 1..2147483647"), "SIZE"),
     _flag("vnet_hdr"),
     Key("queues", words.number(1, 256), "N", later=True),
     _flag("vhost", later=True),
@@ -220,7 +220,7 @@ NETS: dict[str, Kind] = {
     for kind in (
         Kind("user", "user-mode NAT with DHCP and DNS: no privilege needed", USER),
         Kind("tap", "TAP device of the host, on a bridge with br=", TAP),
-        Kind("bridge", "TAP device that a helper puts on a bridge", BRIDGE, later=True),
+        Kind("bridge", "TAP device that a helper puts on a bridge", BRIDGE),
         Kind("socket", "frames over TCP, UDP or multicast, as QEMU", SOCKET),
         Kind("stream", "frames over a TCP or UNIX stream socket, as QEMU", STREAM),
         Kind("dgram", "frames as UDP or UNIX datagrams, as QEMU", DGRAM),

@@ -1,16 +1,20 @@
 """The TAP backend: a VLAN on a real interface of the host, in its own network namespace.
 
     hub ◄──► Port ◄──► DirectAttachment ◄──► TapDevice ◄──► kernel: interface, perhaps a member of a bridge
+                            ▲ replaced when the interface was deleted and is there again; the port stays
 
-``ifname=`` that does not exist is made and ends with the descriptor; one that exists (persistent, made by an
-administrator, perhaps owned by this user) is opened, and on ``close`` gets back the state that it had: up or
-down, MTU, member of the bridge or not. ``br=`` joins a bridge that is there already.
+How a TAP is opened, configured and given back is ``tap_open``. Super-frames pass both ways (IFF_VNET_HDR), offered by
+the hub. The port's link is the interface's carrier.
 
-All calls are ioctls of microseconds, so nothing blocks the loop. Super-frames pass both ways (IFF_VNET_HDR),
-offered by the hub. The port's link is the interface's carrier.
+While it runs, the kernel is watched (``tap_watch``), and each of these is said once and mended when it can be:
 
-Later: ``script=``, ``downscript=``, ``fd=``, ``helper=`` (refused by ``build``). Ref: Linux
-Documentation/networking/tuntap.rst; QEMU's -net tap.
+    interface deleted     ours is made again, another's is opened when it is there again; the port has no link meanwhile
+    left the bridge       ``br=``: joined again, when there is such a bridge
+    the bridge's uplinks  none has a carrier, or one has again: only said
+
+A descriptor (``fd=``) cannot be had again: then the link stays down.
+
+Timers: those of ``Retry`` (0.1 s to 5 s, growing) and of ``LinkWatch``.
 """
 
 from __future__ import annotations
@@ -18,158 +22,191 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import logging
 import os
-import socket
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import replace
+from typing import Any
 
 from ..config import TapNet
-from ..device import TapDevice
 from ..device_port import DirectAttachment
-from ..ifctl import IFF_UP, control_socket, get_mtu, is_up, set_bridge, set_flags, set_mac, set_mtu
+from ..port import Port
+from .retry import Retry
+from .tap_open import OpenTap, TapError, index_of, join, master, open_tap, run_script
+from .tap_watch import LinkWatch, uplinks
 
-DEFAULT_NAME = "tap%d"
-_WAYS = (
-    "it needs CAP_NET_ADMIN: run as root or by the service, "
-    "or have root make it for you once (ip tuntap add dev {name} mode tap user {user}), "
-    "or use -net bridge with a helper, or user mode (-net user), which needs nothing"
-)
+__all__ = ["OpenTap", "TapBackend", "TapError", "open_tap"]
 
-
-class TapError(Exception):
-    """The interface cannot be had; one line that names key and value."""
+log = logging.getLogger("tapnet.tap")
 
 
 class TapBackend:
     """One TAP interface as a member of a hub: add ``port`` to the hub, then ``start``."""
 
-    def __init__(self, net: TapNet, loop: asyncio.AbstractEventLoop) -> None:
-        """Make or open the interface and bring it up. Raises TapError; nothing is left then."""
+    def __init__(self, net: TapNet, loop: asyncio.AbstractEventLoop, opened: OpenTap | None = None) -> None:
+        """Take over ``opened``, or open the interface now (that may block). Raises TapError; nothing is left then.
+
+        A caller on the loop has ``open_tap(net)`` called in a thread and passes what it answers.
+        """
         self.net = net
-        self._undo: list[Callable[[], None]] = []
+        self.opened: OpenTap | None = opened or open_tap(net)
+        self.ifname = self.opened.ifname
+        self._loop = loop
+        self._found = not self.opened.made
+        self._mac = None if self._found else self.opened.mac()  # the next one of ours has it again
+        self._had_link = True  # what the port's link shall be again
+        self._said = ""  # what is wrong with the bridge
         self._closed = False
-        wanted = net.ifname or DEFAULT_NAME
-        self.existed = _exists(wanted)
-        self.device = self._open(wanted)
-        self.ifname = self.device.name
-        self._control = control_socket()
-        try:
-            self._configure()
-        except BaseException:
-            self.close()
-            raise
-        self.attachment = DirectAttachment(loop, self.device, net.name, on_gone=self._gone)
-        self.port = self.attachment.port
+        self._finished = False
+        self._watch: LinkWatch | None = None
+        self.attachment = DirectAttachment(loop, self.opened.device, net.name, on_gone=self._gone)
+        self.port: Port = self.attachment.port
+        self.port.on_link = self._set_link
+        self.port.endpoint_export = self._export
+        what = f"{net.origin}: {self.ifname}"
+        self._opening = Retry(loop, what, self._open_again, again=not net.fds)
+        self._joining = Retry(loop, what, self._join_again)
 
-    def _open(self, name: str) -> TapDevice:
-        wish = self.net.vnet_hdr
-        try:
-            try:
-                return TapDevice.create(name, vnet_hdr=wish is not False)
-            except OSError as error:
-                if wish is not None or error.errno != errno.EINVAL:
-                    raise
-                return TapDevice.create(name, vnet_hdr=False)
-        except OSError as error:
-            raise TapError(self._explain(name, error)) from None
-
-    def _explain(self, name: str, error: OSError) -> str:
-        number = error.errno
-        if number in (errno.EPERM, errno.EACCES):
-            return f"ifname={name}: {error.strerror}: " + _WAYS.format(
-                name=name.replace("%d", "0"), user=_user()
-            )
-        if number == errno.EBUSY:
-            return f"ifname={name}: another program has it open"
-        if number in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
-            return f"ifname={name}: there is no /dev/net/tun (modprobe tun)"
-        if number == errno.EINVAL and self.existed:
-            return f"ifname={name}: exists, but is no TAP interface that one program can open"
-        return f"ifname={name}: {error.strerror}"
-
-    def _configure(self) -> None:
-        """What options ask for; what must be undone afterwards is noted first to last."""
-        net, name, control = self.net, self.ifname, self._control
-        if net.mac is not None:
-            self._set(f"macaddr={net.mac.hex(':')}", set_mac, net.mac)
-        if net.mtu is not None:
-            before = get_mtu(control, name)
-            if before != net.mtu:
-                self._set(f"mtu={net.mtu}", set_mtu, net.mtu)
-                self._undo.append(lambda: set_mtu(control, name, before))
-        if net.br is not None:
-            self._join(net.br)
-        if not is_up(control, name):
-            try:
-                set_flags(control, name, IFF_UP, IFF_UP)
-            except OSError as error:
-                raise TapError(
-                    f"ifname={name}: is down and cannot be brought up ({error.strerror}): "
-                    f"ip link set {name} up"
-                ) from None
-            self._undo.append(lambda: set_flags(control, name, 0, IFF_UP))
-
-    def _set(self, what: str, call: Callable[..., None], value: object) -> None:
-        try:
-            call(self._control, self.ifname, value)
-        except OSError as error:
-            raise TapError(f"{what}: {error.strerror}") from None
-
-    def _join(self, bridge: str) -> None:
-        control, name = self._control, self.ifname
-        master = Path(f"/sys/class/net/{name}/master")
-        now = os.path.basename(os.readlink(master)) if master.is_symlink() else None
-        if now == bridge:
-            return
-        if now is not None:
-            raise TapError(f"br={bridge}: {name} is a member of {now} already")
-        try:
-            set_bridge(control, bridge, name, True)
-        except OSError as error:
-            reason = {
-                errno.ENODEV: "no such interface (ip link add " + bridge + " type bridge)",
-                errno.EOPNOTSUPP: "is no bridge",
-                errno.EINVAL: "is no bridge, or does not take such an interface",
-                errno.EPERM: "joining it needs CAP_NET_ADMIN, or a TAP that is a member already",
-            }.get(error.errno or 0, error.strerror or "")
-            raise TapError(f"br={bridge}: {reason}") from None
-        self._undo.append(lambda: set_bridge(control, bridge, name, False))
+    # ---- life ----------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin to read from the interface."""
+        """Begin to read from the interface, and to watch it."""
         self.attachment.start()
+        self._opening.now()
+        self._joining.now()
+        with contextlib.suppress(OSError):
+            self._watch = LinkWatch(self._loop, self._look)
 
-    def _gone(self) -> None:
-        """Somebody deleted the interface: the cable is out."""
-        self.port.set_link(False)
-
-    def info_line(self) -> str:
-        """As ``info network`` says it."""
-        return f"tap: ifname={self.ifname} setup_script="
-
-    def close(self) -> None:
-        """Give the interface back: ours ends, another's is as it was. Idempotent."""
+    def detach(self) -> None:
+        """The part of ``close`` that belongs to the loop and does not block."""
         if self._closed:
             return
         self._closed = True
-        if self.existed:
-            for undo in reversed(self._undo):
-                with contextlib.suppress(OSError):
-                    undo()
-        if hasattr(self, "attachment"):
-            self.attachment.detach()
-        self.device.close()
-        self._control.close()
+        self._opening.close()
+        self._joining.close()
+        if self._watch is not None:
+            self._watch.close()
+        self.attachment.detach()
+
+    def finish(self) -> None:
+        """The part of ``close`` that may block: ``downscript=``, and the interface is given back. Any thread."""
+        if self._finished:
+            return
+        self._finished = True
+        opened, self.opened = self.opened, None
+        if self.net.downscript is not None:
+            try:
+                run_script("downscript", self.net.downscript, self.ifname)
+            except TapError as error:
+                log.warning("tapnet: %s: %s", self.net.origin, error)
+        if opened is not None:
+            opened.close()
+
+    def close(self) -> None:
+        """Give the interface back: ours ends, another's is as it was. Idempotent."""
+        self.detach()
+        self.finish()
+
+    def _export(self) -> tuple[dict[str, Any], dict[str, int]]:
+        """For a successor: ``OpenTap.adopt(fd, extra)``. The descriptor is a copy."""
+        if self.opened is None:
+            return {}, {}
+        return self.opened.saved(), {"tap": os.dup(self.opened.device.fileno())}
+
+    def _set_link(self, up: bool) -> None:
+        self.attachment.set_link(up)
+
+    # ---- what happens to the interface ---------------------------------------------------------------------
+
+    def _gone(self) -> None:
+        """Somebody deleted the interface: the cable is out."""
+        opened, self.opened = self.opened, None
+        self._had_link = self.port.link
+        self.port.set_link(False)
+        if opened is not None:
+            opened.device.close()
+        self._opening.lost("the interface was deleted")
+
+    async def _open_again(self) -> None:
+        """Raises OSError."""
+        if self.opened is not None:
+            return
+        net = replace(
+            self.net,
+            ifname=None if self.net.helper is not None else self.ifname,
+            mac=self.net.mac or self._mac,
+        )
+        if self._found and net.helper is None and not index_of(self.ifname):
+            raise OSError(errno.ENODEV, "there is no such interface")
+        opened = await in_thread(self._loop, lambda: open_tap(net), OpenTap.close)
+        if self._closed:
+            opened.close()
+            return
+        self.opened = opened
+        self.ifname = opened.ifname
+        port, link = self.port, self._had_link
+        self.attachment = DirectAttachment(
+            self._loop, opened.device, self.net.name, on_gone=self._gone, port=port
+        )
+        port.on_link = self._set_link
+        port.set_link(link)
+        self.attachment.start()
+
+    async def _join_again(self) -> None:
+        """Raises OSError."""
+        bridge = self.net.br
+        if bridge is None or self.net.helper is not None or master(self.ifname) == bridge:
+            return
+        if self.opened is None:
+            raise OSError(errno.ENODEV, "there is no such interface")
+        await in_thread(self._loop, lambda: join(self.ifname, bridge))
+
+    def _look(self) -> None:
+        """Something has changed among the host's interfaces."""
+        if self.opened is None:
+            if not self.net.fds:
+                self._opening.now()
+            return
+        bridge = self.net.br
+        if bridge is None:
+            return
+        if not self._joining.up:
+            self._joining.now()
+        elif index_of(self.ifname) and master(self.ifname) != bridge and self.net.helper is None:
+            gone = "" if index_of(bridge) else ", which is gone"
+            self._joining.lost(f"is no longer a member of {bridge}{gone}")
+        self._look_up(bridge)
+
+    def _look_up(self, bridge: str) -> None:
+        """Say it when the bridge loses its last uplink, and when it has one again."""
+        found = uplinks(bridge)
+        now = "" if any(found.values()) or not found else f"{bridge}: no carrier on {', '.join(found)}"
+        if now != self._said:
+            log.warning("tapnet: %s: %s", self.net.origin, now or f"{bridge}: the uplink is up again")
+            self._said = now
+
+    # ---- reports -------------------------------------------------------------------------------------------
+
+    def info_line(self) -> str:
+        """As ``info network`` says it; QEMU 0.8's words."""
+        net = self.net
+        if net.fds:
+            return f"tap: fd={net.fds[0]}"
+        if net.helper is not None:
+            return f"tap: ifname={self.ifname} helper={net.helper}"
+        return f"tap: ifname={self.ifname} setup_script={net.script or ''}"
 
 
-def _exists(name: str) -> bool:
-    """Whether there is such an interface."""
+async def in_thread(
+    loop: asyncio.AbstractEventLoop, work: Callable[[], Any], undo: Callable[[Any], None] | None = None
+) -> Any:
+    """``work()`` in a thread. Its TapError becomes an OSError; ``undo(result)`` if nobody waits for it any more."""
+    future = loop.run_in_executor(None, work)
     try:
-        socket.if_nametoindex(name)
-    except OSError:
-        return False
-    return True
-
-
-def _user() -> str:
-    return os.environ.get("USER") or str(os.getuid())
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        if undo is not None:
+            future.add_done_callback(lambda f: None if f.cancelled() or f.exception() else undo(f.result()))
+        raise
+    except TapError as error:
+        raise OSError(str(error)) from None

@@ -2,62 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.netns.exec_kit import Runner, daemon, root_runner, user_runner
+from tests.netns.exec_kit import Runner, daemon, user_runner
+from tests.netns.lan_kit import Running, inside, lan, links, namespace, tapnet
 from tests.netns.support import sh, until_sync
 
+__all__ = ["lan", "tapnet"]  # fixtures
+
 SECONDS = 60
-
-
-@contextlib.contextmanager
-def namespace(name: str) -> Iterator[str]:
-    """A named network namespace with lo up."""
-    name = f"{name}-{os.getpid()}"
-    sh(f"ip netns add {name}")
-    try:
-        sh(f"ip -n {name} link set lo up")
-        yield name
-    finally:
-        sh(f"ip netns del {name}", check=False)
-
-
-@pytest.fixture
-def lan() -> Iterator[str]:
-    """A host with a bridge br0, 192.168.77.1, whose LAN has a DHCP server."""
-    with namespace("lan") as name:
-        sh(f"ip -n {name} link add br0 type bridge")
-        sh(f"ip -n {name} addr add 192.168.77.1/24 dev br0")
-        sh(f"ip -n {name} link set br0 up")
-        words = (
-            f"ip netns exec {name} dnsmasq --no-daemon --user=root --port=0 --no-ping --conf-file=/dev/null "
-            "--dhcp-range=192.168.77.50,192.168.77.60,10m --dhcp-authoritative --interface=br0 --leasefile-ro "
-            "--bind-interfaces"
-        )
-        with daemon(words.split()):
-            yield name
-
-
-@pytest.fixture
-def tapnet(tmp_path: Path) -> Runner:
-    return root_runner(tmp_path)
-
-
-def inside(name: str, tapnet: Runner) -> Runner:
-    """The same, run in a namespace."""
-    return Runner(tapnet.name, ("ip", "netns", "exec", name, *tapnet.prefix), tapnet.env, tapnet.home)
-
-
-def links(name: str) -> dict[str, dict[str, object]]:
-    return {link["ifname"]: link for link in json.loads(sh(f"ip -n {name} -j -d link show"))}
 
 
 @pytest.mark.parametrize("model", ["ne2k_pci", "direct"])
@@ -159,40 +117,6 @@ def test_a_deleted_tap_does_not_stop_the_rest(lan: str, tapnet: Runner) -> None:
 # ---- netns= ------------------------------------------------------------------------------------------------
 
 
-class Running:
-    """``tapnet run`` that has said that it is ready."""
-
-    def __init__(self, tapnet: Runner, *options: str) -> None:
-        read, write = os.pipe()
-        self.process = subprocess.Popen(
-            tapnet.argv("run", *options, f"--ready-fd={write}"),
-            env=tapnet.env,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            pass_fds=[write],
-            cwd=tapnet.home,
-        )
-        os.close(write)
-        ready = os.read(read, 1)
-        os.close(read)
-        if not ready:
-            self.process.wait(10)
-            raise AssertionError(self.process.stdout.read() if self.process.stdout else "")
-
-    def __enter__(self) -> Running:
-        return self
-
-    def stop(self, number: int = signal.SIGTERM) -> int:
-        self.process.send_signal(number)
-        return self.process.wait(10)
-
-    def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.wait()
-
-
 def has_lease(name: str) -> bool:
     return "10.0.2.15" in sh(f"ip -n {name} -4 addr show", check=False)
 
@@ -205,8 +129,7 @@ def test_signals_during_the_end_are_quiet(tapnet: Runner) -> None:
             running.process.send_signal(signal.SIGTERM)
             running.process.send_signal(signal.SIGINT)
         assert running.process.returncode == 0
-        assert running.process.stdout is not None
-        said = running.process.stdout.read().splitlines()
+        said = running.said().splitlines()
         assert [line for line in said if "no guest is attached" not in line] == []
 
 
