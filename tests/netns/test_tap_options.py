@@ -300,7 +300,7 @@ def test_macvtap(lan: str, tapnet: Runner, model: str) -> None:
     sh(f"ip -n {lan} link set up0 up")
     words = tapnet.argv(
         *("exec", "-net", f"nic,model={model},macaddr={mac}", "-net", "tap,ifname=mv0", "--", "sh", "-c"),
-        f"{LEASE}; ping -c 1 -w 5 192.168.77.1",
+        f"{LEASE}; ping -c 1 -w 30 192.168.77.1",
     )
     said = among_private_mounts(lan, words, tapnet, nodes=f"mknod {node(lan, '$d')}")
     assert said.startswith("0 ") and "192.168.77." in said
