@@ -86,7 +86,7 @@ class Place:
         """Idempotent."""
         if member in self.members:
             self.members.remove(member)
-        if member.port is not None and member.port.hub is self.hub:
+        if member.port is not None and member.port.vlan is self.hub:
             self.hub.remove(member.port)
 
 

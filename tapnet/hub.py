@@ -18,10 +18,10 @@ frames or ``BUDGET_BYTES`` and asks for another, so that descriptors and timers 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from . import offload
-from .port import Port
+from .port import Frame, Port, Trace
 
 BUDGET = 256
 BUDGET_BYTES = 4 << 20  # 64 super-frames
@@ -41,6 +41,8 @@ class Hub:
         self._scheduled = False
         self._woken: dict[Port, None] = {}  # ports with frames to hand over, in order
         self._held: dict[Port, None] = {}  # senders to tell when there is room
+        self.traces: list[Trace] = []
+        self._lost: list[tuple[Port, str]] = []  # of one frame, for them
 
     @property
     def busy(self) -> bool:
@@ -51,22 +53,31 @@ class Hub:
         """Plug a port in. Raises ValueError if its name is taken or it is plugged elsewhere."""
         if port.hub is not None or any(p.name == port.name for p in self.ports):
             raise ValueError(f"port {port.name} is plugged already")
-        port.hub = self
-        port.offered = -1
-        self.ports.append(port)
-        self.rewire()
-        if port.queue and not port.refused:
-            self.wake(port)
-        self.negotiate()
+        self.put_in(port)
 
     def remove(self, port: Port) -> None:
         """Unplug a port; frames that wait for it are dropped and counted.
 
         If it was held back, its ``ready`` is called before this returns: it may send, into the void.
         """
-        self.ports.remove(port)
-        port.hub = None
+        if port.inline is not None and port.inline.hub is self:
+            port.inline.off()
         port.clear("unplugged")
+        _, held, _ = self.take_out(port)
+        self.negotiate()
+        if held:
+            port.ready()
+
+    def take_out(self, port: Port) -> tuple[list[Frame], bool, int]:
+        """Unplug a port that goes elsewhere with all that it has: the frames that wait for it, whether it waits to send
+        (it must be told by somebody else then), and its place. ``put_in`` or ``negotiate`` comes next.
+        """
+        place = self.ports.index(port)
+        del self.ports[place]
+        port.hub = None
+        frames = list(port.queue)
+        port.queue.clear()
+        port.queued_bytes = 0
         port.refused = False
         port.peers = port.dark = ()
         port.only = None
@@ -74,9 +85,23 @@ class Hub:
         held = port in self._held
         self._held.pop(port, None)
         self.rewire()
-        self.negotiate()
+        return frames, held, place
+
+    def put_in(
+        self, port: Port, frames: Iterable[Frame] = (), held: bool = False, place: int | None = None
+    ) -> None:
+        """Plug in a port, with what ``take_out`` gave."""
+        port.hub = self
+        port.offered = -1
+        self.ports.insert(len(self.ports) if place is None else place, port)
+        port.queue.extend(frames)
+        port.queued_bytes = sum(len(frame) for frame, _ in port.queue)
         if held:
-            port.ready()
+            self._held[port] = None
+        self.rewire()
+        if port.queue and not port.refused:
+            self.wake(port)
+        self.negotiate()
 
     def rewire(self) -> None:
         """Work out anew who gets each sender's frames."""
@@ -121,7 +146,14 @@ class Hub:
         counters = source.counters
         counters.tx_frames += 1
         counters.tx_bytes += size
+        if self.traces:
+            self._tell(source, frame, vnet)
         return True
+
+    def _tell(self, source: Port, frame: bytes, vnet: bytes) -> None:
+        for trace in tuple(self.traces):
+            trace.sent(source, frame, vnet, self._lost)
+        self._lost.clear()
 
     def _flood(self, source: Port, item: tuple[bytes, bytes], size: int) -> bool:
         takers = []
@@ -145,10 +177,11 @@ class Hub:
                 port.counters.queue_high = depth + 1
             if not depth and not port.refused:
                 self.wake(port)
-        for port in full:
-            port.counters.drop("queue")
-        for port in source.dark:
-            port.counters.drop("link")
+        for reason, losers in (("queue", full), ("link", source.dark)):
+            for port in losers:
+                port.counters.drop(reason)
+                if self.traces:
+                    self._lost.append((port, reason))
         return True
 
     def wake(self, port: Port) -> None:
@@ -187,19 +220,19 @@ class Hub:
     def _drain_port(self, port: Port, budget: int) -> int:
         queue = port.queue
         counters = port.counters
-        receive = port.receive
+        receive = self._traced(port) if self.traces else port.receive
         while queue and budget > 0:
             frame, vnet = item = queue.popleft()
             size = len(frame)
             port.queued_bytes -= size
             if vnet and not offload.accepted(vnet, port.features):
                 if port.wants is not None and not port.wants(frame):
-                    counters.drop("filtered")
+                    self._drop(port, item, "filtered")
                     continue
                 pieces = offload.complete(frame, vnet, port.features)
                 budget -= size // _COST
                 if not pieces:
-                    counters.drop("malformed")
+                    self._drop(port, item, "malformed")
                     continue
                 queue.extendleft(reversed(pieces))
                 port.queued_bytes += sum(len(piece) for piece, _ in pieces)
@@ -207,10 +240,10 @@ class Hub:
             budget -= 1 + size // _COST
             if not receive(frame, vnet):
                 if port.hub is not self:  # it unplugged itself
-                    counters.drop("unplugged")
+                    self._drop(port, item, "unplugged")
                     break
                 if not port.link:
-                    counters.drop("link")
+                    self._drop(port, item, "link")
                     break
                 queue.appendleft(item)
                 port.queued_bytes += size
@@ -219,6 +252,23 @@ class Hub:
             counters.rx_frames += 1
             counters.rx_bytes += size
         return budget
+
+    def _drop(self, port: Port, item: Frame, reason: str) -> None:
+        port.counters.drop(reason)
+        for trace in self.traces:
+            trace.dropped(port, *item, reason, False)
+
+    def _traced(self, port: Port) -> Callable[[bytes, bytes], bool]:
+        """``port.receive``, looked at."""
+
+        def receive(frame: bytes, vnet: bytes) -> bool:
+            taken = port.receive(frame, vnet)
+            if taken:
+                for trace in tuple(self.traces):
+                    trace.delivered(port, frame, vnet)
+            return taken
+
+        return receive
 
     def _release(self) -> None:
         for port in list(self._held):

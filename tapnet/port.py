@@ -21,9 +21,9 @@ of a frame whose checksum or segmentation is still owed (``tapnet.offload``).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from .hub import Hub
@@ -75,6 +75,28 @@ class PortState:
     fds: dict[str, int] = field(default_factory=dict)
 
 
+class Trace(Protocol):
+    """Who looks on at a hub (``Hub.traces``): captures. Called for each frame, so not for nothing."""
+
+    def sent(self, port: Port, frame: bytes, vnet: bytes, lost: Sequence[tuple[Port, str]]) -> None:
+        """``port`` has sent a frame into its hub; ``lost``: to whom it was not handed, and why."""
+
+    def delivered(self, port: Port, frame: bytes, vnet: bytes) -> None:
+        """The endpoint of ``port`` has taken a frame."""
+
+    def dropped(self, port: Port, frame: bytes, vnet: bytes, reason: str, inbound: bool) -> None:
+        """A frame was lost at ``port``: on its way into the hub (``inbound``) or out of it."""
+
+
+class Inline(Protocol):
+    """Something that was put between a port and its VLAN (``tapnet.faults``): the port itself sits on a wire of its own."""
+
+    hub: Hub  # of the VLAN
+
+    def off(self) -> None:
+        """Take it out: the port is on its VLAN again, with what was on the way."""
+
+
 class Port:
     """One member of a hub.
 
@@ -96,6 +118,7 @@ class Port:
         "endpoint_export",
         "features",
         "hub",
+        "inline",
         "link",
         "member",
         "name",
@@ -142,6 +165,7 @@ class Port:
         self.queue_frames = queue_frames
         self.queue_bytes = queue_bytes
         self.hub: Hub | None = None
+        self.inline: Inline | None = None  # what stands between this port and its VLAN
         self.link = True
         self.on_link: Callable[[bool], None] | None = None
         self.counters = Counters()
@@ -154,11 +178,19 @@ class Port:
         self.only: Port | None = None  # the one member that gets everything, if there is nobody else
         self.offered = -1  # the last offer made
 
+    @property
+    def vlan(self) -> Hub | None:
+        """The hub that it is a member of, whatever stands between."""
+        return self.hub if self.inline is None else self.inline.hub
+
     def send(self, frame: bytes, vnet: bytes = b"") -> bool:
         """From the endpoint into the hub. False: not taken, ``ready()`` follows."""
         hub = self.hub
         if hub is None or not self.link:
             self.counters.drop("link")
+            if hub is not None:
+                for trace in hub.traces:
+                    trace.dropped(self, frame, vnet, "link", True)
             return True
         return hub.forward(self, frame, vnet)
 
@@ -194,6 +226,9 @@ class Port:
     def clear(self, reason: str) -> None:
         """Drop what waits for the endpoint, counted under ``reason``."""
         if self.queue:
+            for trace in self.hub.traces if self.hub is not None else ():
+                for frame, vnet in self.queue:
+                    trace.dropped(self, frame, vnet, reason, False)
             self.counters.drop(reason, len(self.queue))
             self.queue.clear()
             self.queued_bytes = 0
