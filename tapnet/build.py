@@ -18,10 +18,11 @@ from dataclasses import dataclass, field, replace
 from nic_models import models
 from nic_models.machine import Machine, Slot
 
+from . import faults
 from .backends import wires
 from .backends.user import UserBackend
 from .clock import Clock
-from .config import Config, Net, Nic, TapNet, UserNet
+from .config import Config, Impairment, Net, Nic, TapNet, UserNet
 from .device import Device
 from .events import Events
 from .guest.attach import DirectAttachment, RegisterAttachment
@@ -191,6 +192,8 @@ class Instance:
         self._closers.append(member.close)
         place.plug(member)
         member.undo.append(lambda: place.unplug(member))
+        if what.impair is not None and member.port is not None:
+            faults.impair(member.port, what.impair, self._loop, self._now)
         return member
 
     # ---- while it runs -------------------------------------------------------------------------------------
@@ -220,6 +223,10 @@ class Instance:
         member.close()
         return True
 
+    def impair(self, port: Port, impairment: Impairment) -> None:
+        """Make, or change, the bad cable of a port."""
+        faults.impair(port, impairment, self._loop, self._now)
+
     def _backend(self, name: str) -> Member | None:
         everywhere = [*self.vlans.values(), *self.wires]
         return next((m for group in everywhere for m in group if m.kind == BACKEND and m.name == name), None)
@@ -232,6 +239,8 @@ class Instance:
             member = Member(port.name, ACCEPTED, lambda: info, port)
             place.plug(member)
             clients[port] = member
+            if net.impair is not None:
+                faults.impair(port, net.impair, self._loop, self._now)
 
         def left(port: Port) -> None:
             place.unplug(clients.pop(port))

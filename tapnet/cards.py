@@ -144,7 +144,7 @@ def place(cards: list[Card], command: str) -> list[Nic]:
                 ifname=interfaces[number],
                 mtu=given.get("mtu"),
                 dhcp=given.get("dhcp", in_guest and "netns" not in given.values),
-                impair=given.get("impair", ()),
+                impair=given.get("impair"),
             )
         )
     return nics

@@ -58,6 +58,40 @@ class Fd:
 SocketAddress = Endpoint | UnixPath | Fd
 
 
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Shares 0..1. ``r`` None: each frame is lost by ``p``; otherwise Gilbert-Elliott (``tapnet.impairments``)."""
+
+    p: float
+    r: float | None = None
+    h: float = 1.0
+    k: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Effects:
+    """What a cable does to the frames of one direction. Times in ns, shares 0..1, rate in bits per second."""
+
+    delay: int = 0
+    jitter: int = 0
+    loss: Loss | None = None
+    dup: float = 0.0
+    reorder: float = 0.0
+    corrupt: float = 0.0
+    rate: int | None = None
+    mtu: int | None = None  # bytes behind the Ethernet header
+    limit: int = 1000  # frames that wait
+
+
+@dataclass(frozen=True, slots=True)
+class Impairment:
+    """A bad cable: into the VLAN, out of it. None: that direction stays as it is; seed None: one is chosen."""
+
+    inbound: Effects | None
+    outbound: Effects | None
+    seed: int | None = None
+
+
 # ---- cards -------------------------------------------------------------------------------------------------
 
 
@@ -82,7 +116,7 @@ class Nic:
     ifname: str | None  # of the device in the guest's namespace; None: there is none
     mtu: int | None  # of that device; None: 1500
     dhcp: bool  # run the DHCP client on that device
-    impair: tuple[tuple[str, str], ...] = ()
+    impair: Impairment | None = None
 
 
 # ---- backends ----------------------------------------------------------------------------------------------
@@ -98,7 +132,7 @@ class Net:
     id: str | None
     vlan: int | None  # None: private wire
     plugged: bool = True  # False: valid, but kept out by --mode
-    impair: tuple[tuple[str, str], ...] = ()
+    impair: Impairment | None = None
 
 
 @dataclass(frozen=True, slots=True)

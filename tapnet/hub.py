@@ -60,8 +60,12 @@ class Hub:
 
         If it was held back, its ``ready`` is called before this returns: it may send, into the void.
         """
-        if port.inline is not None and port.inline.hub is self:
+        if port.inline is not None:
+            vlan = port.inline.hub
             port.inline.off()
+            if vlan is not self:
+                vlan.remove(port)
+                return
         port.clear("unplugged")
         _, held, _ = self.take_out(port)
         self.negotiate()
@@ -102,6 +106,10 @@ class Hub:
         if port.queue and not port.refused:
             self.wake(port)
         self.negotiate()
+
+    def holds(self, port: Port) -> bool:
+        """Whether a sender was told to wait for its ``ready``."""
+        return port in self._held
 
     def rewire(self) -> None:
         """Work out anew who gets each sender's frames."""

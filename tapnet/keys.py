@@ -57,7 +57,7 @@ def _flag(name: str, *, later: bool = False) -> Key:
 VLAN = Key("vlan", words.number(0, words.MAX_VLAN), "N")
 ID = Key("id", words.identifier, "ID")
 NAME = Key("name", words.name, "NAME")
-IMPAIR = Key("impair", rules.impair, "K=V+K=V...", later=True)
+IMPAIR = Key("impair", rules.impair, "[in+|out+]K=V[+K=V]...")
 MTU = Key("mtu", words.number(68, 65520), "N")
 
 # Keys of a card. -net nic spells the MAC "macaddr", -nic and -device "mac"; both are taken everywhere.

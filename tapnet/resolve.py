@@ -162,7 +162,7 @@ class Resolver:
                     id=given.get("id"),
                     name=given.get("name") or given.get("id") or "",
                     vlan=vlan,
-                    impair=given.get("impair", ()),
+                    impair=given.get("impair"),
                 )
             )
 
@@ -191,7 +191,7 @@ class Resolver:
         assert net is not None
         number = sum(isinstance(member, Card) for member in self.members)
         label = f"#nic{number}"
-        net = replace(net, id=label, name=card.get("id") or "", impair=entry.given.get("impair", ()))
+        net = replace(net, id=label, name=card.get("id") or "", impair=entry.given.get("impair"))
         self.members += [Card(card, None, label), net]
 
     # -- wires -------------------------------------------------------------------------------------------

@@ -14,8 +14,8 @@ from __future__ import annotations
 import re
 from ipaddress import IPv4Address, IPv4Network
 
-from . import words
-from .config import Chardev, Endpoint, GuestForward, HostForward, IpAddress, Lease, Rule, UnixPath
+from . import impairments, words
+from .config import Chardev, Endpoint, GuestForward, HostForward, Impairment, IpAddress, Lease, Rule, UnixPath
 
 MAX_PATH = 107  # bytes of a UNIX socket's path
 
@@ -288,26 +288,9 @@ def resolvers(value: str) -> tuple[tuple[str, int], ...]:
     return tuple(found)
 
 
-IMPAIR = ("delay", "jitter", "loss", "dup", "reorder", "corrupt", "rate", "mtu", "limit", "seed")
-
-
-def impair(value: str) -> tuple[tuple[str, str], ...]:
-    """[in+|out+]KEY=VALUE+KEY=VALUE...; the direction becomes ("direction", "in")."""
-    found = []
-    for part in re.split(r"[+ ]", value):
-        if part in ("in", "out"):
-            found.append(("direction", part))
-            continue
-        key, equals, content = part.partition("=")
-        if key not in IMPAIR:
-            near = words.nearest(key, IMPAIR) or f" (known: {' '.join(IMPAIR)})"
-            raise ValueError(f"unknown word {words.shown(part)}{near}")
-        if not equals or not content:
-            raise ValueError(f"{key} needs a value")
-        found.append((key, content))
-    if len({key for key, _ in found}) != len(found):
-        raise ValueError("names something twice")
-    return tuple(found)
+def impair(value: str) -> Impairment:
+    """[in+|out+]KEY=VALUE+KEY=VALUE..."""
+    return impairments.parse(re.split(r"[+ ]", value))
 
 
 def slot(value: str) -> int:

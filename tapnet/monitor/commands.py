@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from .cables import CABLES
 from .control import Control
 from .table import Arg, Arguments, Command, Kind
 
@@ -101,7 +102,7 @@ NETWORK = (
     ),
 )
 
-TABLES: tuple[Iterable[Command], ...] = (GENERAL, NETWORK)
+TABLES: tuple[Iterable[Command], ...] = (GENERAL, NETWORK, CABLES)
 
 COMMANDS: tuple[Command, ...] = tuple(command for table in TABLES for command in table)
 BY_WORD = {name: command for command in COMMANDS if not command.info for name in command.names}

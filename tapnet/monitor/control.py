@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from .. import __version__, rules
-from ..config import Endpoint, HostForward
+from ..config import Endpoint, HostForward, Impairment
 from ..events import LINK, SHUTDOWN, Events
 from ..port import Port
 
@@ -149,6 +149,9 @@ class Instance(Protocol):
     @property
     def events(self) -> Events:
         """What happens, for QMP."""
+
+    def impair(self, port: Port, impairment: Impairment) -> None:
+        """Make, or change, the bad cable of a port (``tapnet.faults``)."""
 
     def shutdown(self) -> None:
         """End the instance soon; returns at once."""

@@ -400,6 +400,31 @@ def test_a_dump_of_a_vlan_is_what_a_wire_would_carry(host: Lab) -> None:
     assert oct((host.folder / "qemu-vlan0.pcap").stat().st_mode & 0o777) == "0o600"
 
 
+# ---- bad cables --------------------------------------------------------------------------------------------
+
+
+def test_a_bad_cable_at_start_and_while_it_runs(host: Lab) -> None:
+    a = host.guest("a", "10.9.0.1", "socket,listen=localhost:1234,impair=in+delay=30ms+seed=5")
+    b = host.guest("b", "10.9.0.2", "socket,connect=localhost:1234")
+
+    def fastest() -> float:
+        text = b.run("ping -c 5 -i 0.05 10.9.0.1")
+        return float(re.search(r"= ([\d.]+)/", text)[1])  # type: ignore[index]
+
+    b.ping("10.9.0.1")
+    assert fastest() >= 30
+    assert "socket.0.1 in: delay=30ms limit=1000 seed=5" in a.monitor("info impair")
+    assert a.monitor("impair direct.0 out delay=0.04s") == ""
+    assert fastest() >= 70
+    assert a.monitor("impair direct.0 loss=100%") == ""
+    assert "100% packet loss" in b.run("ping -c 3 -i 0.05 -W 1 10.9.0.1", check=False)
+    assert re.search(r"direct.0: .* dropped impair-loss=\d+", a.monitor("info network -v"))
+    for name in ("direct.0", "socket.0.1"):
+        assert a.monitor(f"impair {name} off") == ""
+    b.ping("10.9.0.1", count=20)
+    assert a.monitor("info impair") == ""
+
+
 # ---- configuration -----------------------------------------------------------------------------------------
 
 

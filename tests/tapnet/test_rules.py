@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tapnet import rules
-from tapnet.config import Chardev, Endpoint, UnixPath
+from tapnet.config import Chardev, Effects, Endpoint, Impairment, Loss, UnixPath
 from tapnet.words import OptionError
 
 V4, V6 = IPv4Address("10.0.2.15"), IPv6Address("fec0::5")
@@ -105,7 +105,9 @@ def test_slots_are_hexadecimal_as_in_qemu():
 
 
 def test_impairments():
-    assert rules.impair("in+delay=10ms+loss=1%") == (("direction", "in"), ("delay", "10ms"), ("loss", "1%"))
+    assert rules.impair("in+delay=10ms+loss=1%") == Impairment(
+        Effects(delay=10_000_000, loss=Loss(0.01)), None
+    )
 
 
 CHARDEVS = [
