@@ -141,7 +141,7 @@ class Tapnet:
             )
         os.close(theirs)
         try:
-            if not select.select([ready], [], [], 30)[0] or not os.read(ready, 1):
+            if not select.select([ready], [], [], 90)[0] or not os.read(ready, 1):
                 end(self.process)
                 raise VmError(f"tapnet did not start: {self.output()}")
         finally:
@@ -319,7 +319,7 @@ class Vm:
     def qmp(self, command: str, **arguments: Any) -> Any:
         """One QMP command; its return value."""
         with socket.socket(socket.AF_UNIX) as sock:
-            sock.settimeout(10)
+            sock.settimeout(60)
             sock.connect(str(self.qmp_path))
             stream = sock.makefile("rwb")
             stream.readline()

@@ -23,7 +23,7 @@ from tapnet.guest.namespace import NamespaceGuest, NicSpec
 from tapnet.hub import Hub
 from tapnet.port import Port
 
-SECONDS = 30.0
+SECONDS = 60.0
 
 
 def mac(number: int) -> bytes:

@@ -18,7 +18,7 @@ import pytest
 
 from tests.netns.exec_kit import Runner, blob, root_runner, user_runner
 
-SECONDS = 30.0
+SECONDS = 60.0
 ECHO = """
 import socket, sys, threading
 tcp = socket.create_server(("", 7), backlog=100)

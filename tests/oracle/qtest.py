@@ -18,7 +18,7 @@ from nic_models.models import plug
 
 QEMU = shutil.which("qemu-system-x86_64")
 MAC = bytes.fromhex("525400123456")
-PATIENCE = 20.0  # seconds until an answer that does not come is an error
+PATIENCE = 60.0  # seconds until an answer that does not come is an error
 HALT = b"\xfa\xf4\xeb\xfd"  # cli; hlt; jmp to the hlt
 DEVICES = {
     "ne2k_pci": ("pc", "ne2k_pci,addr=3"),

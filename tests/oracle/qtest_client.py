@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 import time
 
-PATIENCE = 20.0  # seconds until an answer that does not come is an error
+PATIENCE = 60.0  # seconds until an answer that does not come is an error
 
 
 class Refused(Exception):

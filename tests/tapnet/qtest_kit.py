@@ -16,7 +16,7 @@ from tapnet.guest.qtest import RegisterBus, Session, SocketChannel
 from tapnet.hub import Hub
 from tapnet.port import Port
 
-PATIENCE = 10
+PATIENCE = 60
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 MAC = bytes.fromhex("525400123456")
 IO = 0xC000

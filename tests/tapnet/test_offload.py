@@ -280,7 +280,7 @@ def kernel_segments() -> None:
         for _ in range(count):
             got = b"\1" * 11
             while got[10] & 1:  # the bridge's own multicast reports
-                assert select.select([leave], [], [], 5)[0], "the kernel dropped it"
+                assert select.select([leave], [], [], 60)[0], "the kernel dropped it"
                 got = os.read(leave, 70000)
             stdout.write(struct.pack("!I", len(got)) + got)
         stdout.flush()

@@ -18,7 +18,7 @@ from nic_models.pci import Bar, Identity, PciFunction
 from tapnet.guest import vfio_wire as wire
 from tapnet.guest.vfio_user import VfioUserServer
 
-SECONDS = 5.0
+SECONDS = 60.0
 MASTER = 4  # of the PCI command register
 COMMAND = 4
 CAPABILITIES = {"max_msg_fds": 16, "max_data_xfer_size": 1 << 20, "write_multiple": True}

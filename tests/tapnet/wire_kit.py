@@ -18,7 +18,7 @@ from tapnet.hub import Hub
 from tapnet.port import Port
 from tests.tapnet.hub_kit import Endpoint as Card
 
-SECONDS = 10.0
+SECONDS = 60.0
 LOOPS = {"asyncio": None, "uvloop": uvloop.new_event_loop}
 LOCAL = Endpoint("127.0.0.1", 0)
 

@@ -24,7 +24,7 @@ from tapnet.monitor.control import Control, FlowRow
 from tapnet.monitor.hmp import PROMPT, Hmp
 from tests.tapnet.monitor.kit import FakeInstance, seed_instance
 
-PATIENCE = 10.0
+PATIENCE = 60.0
 
 
 @pytest.fixture
