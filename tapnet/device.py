@@ -116,6 +116,7 @@ class Device(Protocol):
     name: str
     features: int  # TUN_F_* bits that ``write`` takes
     drops: dict[str, int]  # reason -> frames
+    notices: tuple[socket.socket, int] | None  # what its kernel says of it: ``guest.watch``, and its index there
 
     def fileno(self) -> int:
         """Descriptor for the event loop."""
@@ -145,9 +146,16 @@ class _Drops:
     def __init__(self, name: str) -> None:
         self.name = name
         self.drops: dict[str, int] = {}
+        self.notices: tuple[socket.socket, int] | None = None
 
     def drop(self, reason: str) -> None:
         self.drops[reason] = self.drops.get(reason, 0) + 1
+
+    def ignore(self) -> None:
+        """Give ``notices`` back."""
+        if self.notices is not None:
+            self.notices[0].close()
+            self.notices = None
 
     def overflow(self) -> int:
         """See ``Device``: a TAP's are on its interface, TX dropped."""
@@ -320,6 +328,7 @@ class TapDevice(_Drops):
             fcntl.ioctl(self._fd, _TUNSETCARRIER, struct.pack("=i", up))
 
     def close(self) -> None:
+        self.ignore()
         if self._fd < 0:
             return
         fd, self._fd = self._fd, -1
@@ -470,6 +479,7 @@ class PacketDevice(_Drops):
             self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
 
     def close(self) -> None:
+        self.ignore()
         self._fd = -1
         self._socket.close()
         self._peer_control.close()

@@ -26,6 +26,7 @@ from ..device import Device, DeviceGone
 from ..device_port import BUDGET, DeviceEnd, DirectAttachment, nothing
 from .board import Board
 from .drivers.driver import Driver, DriverFactory
+from .watch import Watch
 
 __all__ = ["DirectAttachment", "RegisterAttachment"]
 
@@ -56,13 +57,28 @@ class RegisterAttachment(DeviceEnd):
             machine, location, deliver=self._deliver, writable=self._driver_writable, now=machine.now
         )
         self.driver.set_filter(False, None)
+        self._promiscuous = False
+        self._watch: Watch | None = None
         device.set_offload(0)
 
     def start(self) -> None:
         """Start the card and begin to read from the device."""
         self.driver.open()
         self.board.add(self.driver)
+        if self.device.notices is not None and self._watch is None:
+            self._watch = Watch(self.loop, *self.device.notices, self._changed)
         self._read_on(True)
+
+    def _changed(self, mac: bytes, promiscuous: bool) -> None:
+        """The guest's interface has another address, or is to hear everything: so has, so is the card."""
+        if self._closed:
+            return
+        if mac != self.driver.mac:
+            self.driver.set_address(mac)
+        if promiscuous != self._promiscuous:
+            self._promiscuous = promiscuous
+            self.driver.set_filter(promiscuous, None)
+        self.board.kick()
 
     def _deliver(self, frame: bytes) -> bool:
         return self._write(frame, b"")
@@ -123,6 +139,8 @@ class RegisterAttachment(DeviceEnd):
     def detach(self) -> None:
         if not self._closed:
             super().detach()
+            if self._watch is not None:
+                self._watch.close()
             if self.driver in self.board.drivers:
                 self.board.remove(self.driver)
             self.driver.close()

@@ -26,6 +26,7 @@ from typing import Any
 from ..device import Device, PacketDevice, TapDevice
 from ..ifctl import IFF_UP, control_socket, set_flags, set_mac, set_mtu, set_queue
 from . import syscalls
+from .watch import open_notices
 
 NICS_MAX = 64
 QUEUE_CARD, QUEUE_DIRECT = 1000, 5000  # frames
@@ -114,9 +115,9 @@ def _create_taps(nics: Sequence[NicSpec]) -> list[tuple[dict[str, Any], list[int
             _dress(control, nic)
             set_queue(control, nic.ifname, QUEUE_DIRECT if nic.direct else QUEUE_CARD)
             set_flags(control, nic.ifname, IFF_UP, IFF_UP)
-            fd = os.dup(tap.fileno())
+            fds = [os.dup(tap.fileno())]
             tap.close()
-            made.append(({"kind": "tap", "name": nic.ifname}, [fd]))
+            made.append(({"kind": "tap", "name": nic.ifname} | _notices(nic, fds), fds))
     return made
 
 
@@ -165,9 +166,17 @@ def _create_veths(nics: Sequence[NicSpec], fresh: bool) -> list[tuple[dict[str, 
             PacketDevice.bind(packet, _PEER)
             set_flags(control, nic.ifname, IFF_UP, IFF_UP)
             fds = [packet.detach(), peer_control.detach(), control_socket().detach()]
-            made.append(({"kind": "veth", "name": nic.ifname, "peer": _PEER}, fds))
+            made.append(({"kind": "veth", "name": nic.ifname, "peer": _PEER} | _notices(nic, fds), fds))
     os.close(guest)
     return made
+
+
+def _notices(nic: NicSpec, fds: list[int]) -> dict[str, int]:
+    """Open what a card follows its interface by, in the current namespace; nothing for ``direct``."""
+    if nic.direct:
+        return {}
+    fds.append(open_notices().detach())
+    return {"index": socket.if_nametoindex(nic.ifname)}
 
 
 def _this_namespace() -> int:
@@ -183,7 +192,12 @@ def silence_ipv6() -> None:
 
 def adopt(description: dict[str, Any], fds: Sequence[int]) -> Device:
     """What ``create`` made, as a device of this process."""
+    notices = (socket.socket(fileno=fds[-1]), description["index"]) if "index" in description else None
+    device: Device
     if description["kind"] == "tap":
-        return TapDevice(fds[0], name=description["name"])
-    packet, peer_control, far_control = (socket.socket(fileno=fd) for fd in fds)
-    return PacketDevice(packet, description["peer"], peer_control, description["name"], far_control)
+        device = TapDevice(fds[0], name=description["name"])
+    else:
+        packet, peer_control, far_control = (socket.socket(fileno=fd) for fd in fds[:3])
+        device = PacketDevice(packet, description["peer"], peer_control, description["name"], far_control)
+    device.notices = notices
+    return device

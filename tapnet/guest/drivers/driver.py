@@ -49,6 +49,9 @@ class Driver(Protocol):
     def set_filter(self, promiscuous: bool, multicast: Sequence[bytes] | None) -> None:
         """Which frames to receive beside own and broadcast; ``multicast`` None: all groups."""
 
+    def set_address(self, mac: bytes) -> None:
+        """Another station address, until the card is probed anew."""
+
     def next_deadline(self) -> int | None:
         """When ``run`` is due, ns; None: never."""
 

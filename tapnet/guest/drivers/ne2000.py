@@ -247,6 +247,17 @@ class Ne2000Driver:
         self._out(r.CR, r.PAGE0 | r.RD_ABORT | state)
         self._out(r.RCR, self._rcr)
 
+    def set_address(self, mac: bytes) -> None:
+        """Another station address."""
+        self.mac = mac
+        if not self._open:
+            return
+        state = r.STP if self._recover_at is not None else r.STA
+        self._out(r.CR, r.PAGE1 | r.RD_ABORT | state)
+        for index in range(6):
+            self._out(r.PAR0 + index, mac[index])
+        self._out(r.CR, r.PAGE0 | r.RD_ABORT | state)
+
     @property
     def link(self) -> bool:
         """False after a transmit that lost the carrier, until one succeeds or a frame comes in."""

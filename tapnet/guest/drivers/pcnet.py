@@ -214,6 +214,15 @@ class PcnetDriver:
             self._ladrf = 0
             for group in multicast:
                 self._ladrf |= 1 << hash_le(group)
+        self._reprogram()
+
+    def set_address(self, mac: bytes) -> None:
+        """Another station address."""
+        self.mac = mac
+        self._reprogram()
+
+    def _reprogram(self) -> None:
+        """Address, groups and mode into the running chip, in suspend; nothing is lost by it."""
         if not self._open:
             return
         csr5 = self._csr(5) & ~r.CSR5_CLEARABLE
@@ -227,6 +236,8 @@ class PcnetDriver:
             return
         for index in range(4):
             self._csr(8 + index, self._ladrf >> 16 * index & 0xFFFF)
+        for index in range(3):
+            self._csr(12 + index, int.from_bytes(self.mac[2 * index : 2 * index + 2], "little"))
         self._csr(15, self._mode)
         self._csr(5, csr5)
 

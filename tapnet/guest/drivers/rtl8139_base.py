@@ -138,10 +138,7 @@ class Rtl8139Base:
     def _start(self) -> None:
         self._reset_card()
         out = self._out
-        out(r.CR9346, 1, r.EEM_CONFIG)
-        out(r.IDR0, 4, int.from_bytes(self.mac[:4], "little"))
-        out(r.IDR0 + 4, 4, int.from_bytes(self.mac[4:], "little"))
-        out(r.CR9346, 1, 0)
+        self._write_address()
         self._start_rings()
         out(r.CR, 1, self.command)
         out(r.TCR, 4, _TCR)
@@ -156,6 +153,12 @@ class Rtl8139Base:
         self._out(r.RCR, 4, _RCR | self.rcr_extra | self._rcr)
         self._out(r.MAR0, 4, int.from_bytes(self._mar[:4], "little"))
         self._out(r.MAR0 + 4, 4, int.from_bytes(self._mar[4:], "little"))
+
+    def _write_address(self) -> None:
+        self._out(r.CR9346, 1, r.EEM_CONFIG)
+        self._out(r.IDR0, 4, int.from_bytes(self.mac[:4], "little"))
+        self._out(r.IDR0 + 4, 4, int.from_bytes(self.mac[4:], "little"))
+        self._out(r.CR9346, 1, 0)
 
     def _mask(self) -> int:
         mask = ODD_BITS
@@ -189,6 +192,12 @@ class Rtl8139Base:
             self._rcr |= r.RCR_AAP
         if self._open:
             self._write_filter()
+
+    def set_address(self, mac: bytes) -> None:
+        """Another station address."""
+        self.mac = mac
+        if self._open:
+            self._write_address()
 
     @property
     def link(self) -> bool:
