@@ -116,7 +116,7 @@ class Device(Protocol):
     name: str
     features: int  # TUN_F_* bits that ``write`` takes
     drops: dict[str, int]  # reason -> frames
-    notices: tuple[socket.socket, int] | None  # what its kernel says of it: ``guest.watch``, and its index there
+    notices: tuple[socket.socket, int] | None  # for guest.watch: a socket there, its index
 
     def fileno(self) -> int:
         """Descriptor for the event loop."""
