@@ -32,6 +32,12 @@ MTU_MIN, MTU_MAX = (
 BUFFERS = 64 << 20  # bytes held for guests, all flows together
 BUFFERS_MIN = 1 << 20
 RESOLVERS_MAX = 8
+FIXED_MAX = 1024
+NTP_MAX = 32
+IPXE = -1  # in place of an architecture: clients that are iPXE already
+SERVERS_OWN = frozenset(
+    (0, 50, 51, 52, 53, 54, 55, 57, 58, 59, 61, 82, 255)
+)  # options that only the server can know
 SEARCH_MAX = 32
 BOOTFILE_MAX = 127  # the "file" field of RFC 2131 is 128 bytes with its final 0
 NAME_MAX = 255
@@ -122,6 +128,12 @@ class Config:
     tftp_write: bool = False
     tftp_server_name: str | None = None
     bootfile: str | None = None
+    bootfiles: tuple[tuple[int, str], ...] = ()  # (client architecture of option 93, or IPXE; file or URL)
+    next_server: str | None = None  # address that boot files come from; None: host
+    fixed: tuple[tuple[bytes, str, str], ...] = ()  # leases: MAC, address, name ("": none)
+    ntp: tuple[str, ...] = ()
+    routes: tuple[tuple[str, str], ...] = ()  # classless: net, router
+    dhcp_options: tuple[tuple[int, bytes], ...] = ()  # by number; b"": leave it out
     ftp: str = "auto"  # off: no help for FTP servers behind a redirection
     dhcp: bool = True
     ipv4: bool = True
@@ -149,6 +161,7 @@ class Config:
         put(self, "warnings", (warning,) if warning else ())
         self._check_names()
         self._check_numbers()
+        self._check_dhcp()
 
     @staticmethod
     def _own(key: str, value: str | None, network: IPv4Network, default: int) -> IPv4Address:
@@ -194,6 +207,38 @@ class Config:
                 raise ValueError(f"resolver={address}: not a numeric address") from None
             if not 0 < port < 65536:
                 raise ValueError(f"resolver={address}:{port}: not a port")
+
+    def _check_dhcp(self) -> None:
+        for key, found, limit in (("lease", self.fixed, FIXED_MAX), ("ntp", self.ntp, NTP_MAX)):
+            if len(found) > limit:
+                raise ValueError(f"{key}={found[limit]}: more than {limit} of them")
+        for _, text, name in self.fixed:
+            address = self._own("lease", text, self.network, 0)
+            if address.packed in self.own:
+                raise ValueError(f"lease={address}: is an address of the NAT's own")
+            if name:
+                _name("lease", name)
+        if self.next_server is not None:
+            _address("next-server", self.next_server)
+        for text in self.ntp:
+            _address("ntp", text)
+        for net, router in self.routes:
+            try:
+                IPv4Network(net)
+            except ValueError:
+                raise ValueError(f"route={net}: not an IPv4 network") from None
+            _address("route", router)
+        for _, file in self.bootfiles:
+            if not file or len(file.encode()) > BOOTFILE_MAX:
+                raise ValueError(f"bootfile={file}: must be 1 to {BOOTFILE_MAX} bytes")
+        seen: set[int] = set()
+        for code, value in self.dhcp_options:
+            if code in SERVERS_OWN or code in seen:
+                why = "given twice" if code in seen else "the server's own"
+                raise ValueError(f"dhcp-option={code}: option {code} is {why}")
+            if not 0 < code < 255 or len(value) > 255:
+                raise ValueError(f"dhcp-option={code}: must be 1 to 254, with 255 bytes at most")
+            seen.add(code)
 
     @property
     def routed(self) -> bool:

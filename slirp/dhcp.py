@@ -20,17 +20,26 @@ the client's MAC. Options come in the order of the client's parameter request li
 without a list: a usual set. Router and name server are left out where rules let guests reach none. The size limit of option 57
 (576 without it) is kept, by overloading ``file`` and ``sname`` where need be.
 
+Network boot: ``siaddr`` is ``next_server``, the ``file`` field and option 67 the file for the client: by its
+architecture (option 93; iPXE by its user class, so that it does not load itself for ever), else the file for all. A client of
+UEFI HTTP boot (vendor class HTTPClient) is told so in option 60 and gets URLs only, a PXE client's firmware everything but URLs.
+Classless routes (121, and 249 for old Windows) carry the default route with them, since who takes them ignores option 3.
+What ``dhcp_options`` names goes to everybody, asked for or not, in place of ours.
+
 Limits: ``leases.LEASES``. Timers: none, leases run out by comparison. Malformed messages are counted and
 dropped.
 
-Ref: RFC 2131; RFC 2132; RFC 951; RFC 1542; RFC 3396; RFC 3397; RFC 6842 (client identifier in replies).
+Ref: RFC 2131; RFC 2132; RFC 951; RFC 1542; RFC 3396; RFC 3397; RFC 3442; RFC 4578 (PXE);
+RFC 5071; RFC 6842 (client identifier in replies); UEFI 2.10, 24.7 (HTTP boot).
 """
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address, IPv4Network
+
 from . import checksum, formats
 from .arp import Arp
-from .config import Config
+from .config import IPXE, Config
 from .formats import (
     BOOTP,
     BOOTP_MIN,
@@ -40,8 +49,8 @@ from .formats import (
     DhcpMessage,
 )
 from .ipv4 import Below, Ipv4
-from .leases import FOR_EVER, OFFERED, Lease, Leases
-from .wire import BROADCAST_MAC, NO_MAC, PROTO_UDP, UDP, UDP_LEN, ip_int
+from .leases import FOR_EVER, OFFERED, Fixed, Lease, Leases
+from .wire import BROADCAST_MAC, NO_MAC, PROTO_UDP, UDP, UDP_LEN, ip_bytes, ip_int
 from .wire import MAC_PREFIX as OUR_PREFIX
 
 SERVER_PORT, CLIENT_PORT = 67, 68
@@ -64,8 +73,12 @@ USUAL = bytes(
         formats.TFTP_NAME,
         formats.BOOTFILE,
         formats.SEARCH,
+        formats.NTP,
+        formats.ROUTES,
     )
 )
+HTTP_CLIENT, PXE_CLIENT = b"HTTPClient", b"PXEClient"
+URLS = ("http://", "https://")
 
 
 class Dhcp:
@@ -79,7 +92,10 @@ class Dhcp:
         self._server = config.host_ip
         last = ip_int(config.network.broadcast_address.packed) - 1
         own = frozenset(map(ip_int, config.own))
-        self.leases = Leases(ip_int(config.dhcp_first), last, own, self._in_use)
+        fixed = {mac: Fixed(ip_bytes(address), name) for mac, address, name in config.fixed}
+        self.leases = Leases(ip_int(config.dhcp_first), last, own, self._in_use, fixed=fixed)
+        self._boot_server = ip_bytes(config.next_server) if config.next_server else self._server
+        self._forced = [code for code, value in config.dhcp_options if value]
         self._values = self._fixed()
 
     def _fixed(self) -> dict[int, bytes]:
@@ -98,13 +114,25 @@ class Dhcp:
             (formats.HOSTNAME, config.hostname),
             (formats.DOMAIN, config.domainname),
             (formats.TFTP_NAME, config.tftp_server_name),
-            (formats.BOOTFILE, config.bootfile),
         ):
             if text:
                 values[code] = text.encode()
         if config.dnssearch:
             values[formats.SEARCH] = formats.encode_names(config.dnssearch)
-        return values
+        if config.ntp:
+            values[formats.NTP] = b"".join(map(ip_bytes, config.ntp))
+        if config.routes:
+            routes = [(IPv4Network(net), IPv4Address(router)) for net, router in config.routes]
+            if config.routed and not any(net.prefixlen == 0 for net, _ in routes):
+                routes.append((IPv4Network("0.0.0.0/0"), IPv4Address(config.host_ip)))
+            values[formats.ROUTES] = values[formats.ROUTES_MICROSOFT] = formats.encode_routes(routes)
+        return self._overridden(values)
+
+    def _overridden(self, values: dict[int, bytes]) -> dict[int, bytes]:
+        """Options by number win; empty ones are left out."""
+        for code, value in self._config.dhcp_options:
+            values[code] = value
+        return {code: value for code, value in values.items() if value}
 
     def _in_use(self, address: bytes, mac: bytes) -> bool:
         entry = self._arp.table.get(address)
@@ -177,10 +205,14 @@ class Dhcp:
         self._below.count("dhcp_request")
         self._reply(message, formats.ACK, lease)
 
-    @staticmethod
-    def _note(message: DhcpMessage, lease: Lease) -> None:
+    def _name_of(self, message: DhcpMessage) -> str:
+        """The name that the administrator gave the client, or ""."""
+        fixed = self.leases.fixed.get(message.chaddr)
+        return fixed.name if fixed else ""
+
+    def _note(self, message: DhcpMessage, lease: Lease) -> None:
         name = message.options.get(formats.HOSTNAME, b"").rstrip(b"\0")
-        if name:
+        if name and not self._name_of(message):
             lease.hostname = name.decode("ascii", "replace")
 
     def _seconds(self, message: DhcpMessage) -> int:
@@ -196,7 +228,10 @@ class Dhcp:
             self._below.count("dhcp_ignored")
             return
         self._below.count("dhcp_decline")
-        self.leases.decline(lease, now)
+        if lease.mac in self.leases.fixed:  # it shall have no other
+            self.leases.release(lease, now)
+        else:
+            self.leases.decline(lease, now)
 
     def _release(self, message: DhcpMessage, now: int) -> None:
         lease = self.leases.of(message.client)
@@ -219,11 +254,10 @@ class Dhcp:
     # ---- messages out --------------------------------------------------------------------------------------
 
     def _reply(self, message: DhcpMessage, kind: int | None, lease: Lease | None) -> None:
-        config = self._config
-        boot = b"" if kind == formats.NAK else (config.bootfile or "").encode()
+        boot = b"" if kind == formats.NAK else self._boot(message)
         room = self._room(message)
         if message.cookie:
-            items = self._items(message, kind, lease)
+            items = self._items(message, kind, lease, boot)
             area, file, sname, lost = formats.pack_options(items, room, not boot, True)
             for _ in range(lost):
                 self._below.count("dhcp_option_dropped")
@@ -244,7 +278,7 @@ class Dhcp:
             flags,
             ZERO if nak or kind in (None, formats.OFFER) else message.ciaddr,
             lease.address if lease is not None else ZERO,
-            ZERO if nak else self._server,
+            ZERO if nak else self._boot_server,
             message.giaddr,
             message.chaddr_field,
             sname,
@@ -258,8 +292,32 @@ class Dhcp:
         size = SIZE_MIN if asked is None else max(SIZE_MIN, int.from_bytes(asked, "big"))
         return min(size, self._config.mtu) - HEADERS - formats.BOOTP_LEN - len(COOKIE)
 
-    def _items(self, message: DhcpMessage, kind: int | None, lease: Lease | None) -> list[tuple[int, bytes]]:
+    def _boot(self, message: DhcpMessage) -> bytes:
+        """The boot file for a client, b"": none."""
+        config = self._config
+        vendor = message.options.get(formats.VENDOR_CLASS, b"")
+        ipxe = b"iPXE" in message.options.get(formats.USER_CLASS, b"")
+        found = message.options.get(formats.ARCHITECTURE, b"")
+        kinds = [int.from_bytes(found[at : at + 2], "big") for at in range(0, len(found) - 1, 2)]
+        special = dict(config.bootfiles)
+        file = next((special[kind] for kind in ([IPXE] if ipxe else []) + kinds if kind in special), None)
+        if file is None:
+            file = config.bootfile or ""
+            if (vendor.startswith(HTTP_CLIENT) and not file.startswith(URLS)) or (
+                vendor.startswith(PXE_CLIENT) and not ipxe and file.startswith(URLS)
+            ):
+                return b""
+        return file.encode()
+
+    def _items(
+        self, message: DhcpMessage, kind: int | None, lease: Lease | None, boot: bytes
+    ) -> list[tuple[int, bytes]]:
         values = dict(self._values)
+        if boot:
+            values.setdefault(formats.BOOTFILE, boot)
+        name = self._name_of(message)
+        if name:
+            values[formats.HOSTNAME] = name.encode()
         items: list[tuple[int, bytes]] = []
         if kind is not None:
             items += [(formats.MESSAGE, bytes([kind])), (formats.SERVER_ID, self._server)]
@@ -276,12 +334,15 @@ class Dhcp:
             items.append((formats.CLIENT_ID, client_id))
         if kind == formats.NAK:
             return items
-        wanted = message.options.get(formats.PARAMETERS) or USUAL
-        order = list(dict.fromkeys(wanted))
+        order = list(dict.fromkeys(message.options.get(formats.PARAMETERS) or USUAL))
         if formats.MASK in order and formats.ROUTER in order:
             mask, router = order.index(formats.MASK), order.index(formats.ROUTER)
             if router < mask:  # RFC 2132 3.3
                 order.insert(router, order.pop(mask))
+        if boot and message.options.get(formats.VENDOR_CLASS, b"").startswith(HTTP_CLIENT):
+            values.setdefault(formats.VENDOR_CLASS, HTTP_CLIENT)
+            order[:0] = [formats.VENDOR_CLASS, formats.BOOTFILE]
+        order = list(dict.fromkeys(order + self._forced))
         items += [(code, values[code]) for code in order if code in values]
         return items
 

@@ -5,13 +5,15 @@ join split options (RFC 3396), reads past the end of a truncated one, and cannot
 does ``dpkt.dns`` write the compressed search list of option 119. Both are a page each below, bounded, and
 raise ValueError only.
 
-Ref: RFC 2131 2, 4.1; RFC 2132 (options); RFC 3396 (long options); RFC 3397 (search list); RFC 1035 4.1.4.
+Ref: RFC 2131 2, 4.1; RFC 2132 (options); RFC 3396 (long options); RFC 3397 (search list);
+RFC 3442 (classless routes); RFC 1035 4.1.4.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Network
 from struct import Struct
 
 # ---- DHCP --------------------------------------------------------------------------------------------------
@@ -26,6 +28,7 @@ HOPS_MAX = 16
 (PAD, MASK, ROUTER, NAME_SERVER, HOSTNAME, DOMAIN, INTERFACE_MTU, BROADCAST) = (0, 1, 3, 6, 12, 15, 26, 28)
 (REQUESTED, LEASE_TIME, OVERLOAD, MESSAGE, SERVER_ID, PARAMETERS, TEXT) = (50, 51, 52, 53, 54, 55, 56)
 (MAX_SIZE, T1, T2, CLIENT_ID, TFTP_NAME, BOOTFILE, SEARCH, END) = (57, 58, 59, 61, 66, 67, 119, 255)
+(NTP, VENDOR_CLASS, USER_CLASS, ARCHITECTURE, ROUTES, ROUTES_MICROSOFT) = (42, 60, 77, 93, 121, 249)
 DISCOVER, OFFER, REQUEST, DECLINE, ACK, NAK, RELEASE, INFORM = range(1, 9)
 _OPTION_LEN = {REQUESTED: 4, LEASE_TIME: 4, MESSAGE: 1, SERVER_ID: 4, MAX_SIZE: 2}
 
@@ -140,6 +143,15 @@ def pack_options(
         areas[0].append(bytes((OVERLOAD, 1, overload)))
     main, first, second = (b"".join(area) + bytes([END]) if area else b"" for area in areas)
     return main or bytes([END]), first, second, lost
+
+
+def encode_routes(routes: Iterable[tuple[IPv4Network, IPv4Address]]) -> bytes:
+    """Classless static routes: net and router each (RFC 3442)."""
+    out = bytearray()
+    for net, router in routes:
+        out.append(net.prefixlen)
+        out += net.network_address.packed[: (net.prefixlen + 7) // 8] + router.packed
+    return bytes(out)
 
 
 # ---- domain names ------------------------------------------------------------------------------------------

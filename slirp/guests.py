@@ -1,8 +1,8 @@
 """Which address the guest of a rule has: redirections name guests by address, MAC, DHCP host name, or not at all.
 
     address      itself
-    MAC          by the leases in force, and by what neighbours said
-    name         by the leases in force
+    MAC          by the leases in force or fixed, and by what neighbours said
+    name         by the leases in force or fixed
     none         who has the first address of DHCP (10.0.2.15, leased or set by hand), else the lowest lease
 
 A listener on an IPv6 address prefers the IPv6 address of that guest, and takes the IPv4 one where none is known. A
@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 
 from .config import Config
 from .family import Families, Family
-from .leases import Lease, Leases
+from .leases import Leases
 from .wire import NO_MAC, ip_text, mac_text
 
 Guest = bytes | str | None
@@ -87,30 +87,29 @@ class Guests:
 
     def _four(self, guest: Guest, now: int) -> Iterator[bytes]:
         """IPv4 addresses that the guest may have, best first."""
+        if isinstance(guest, str):
+            yield from self._leases.called(guest, now)
+            return
         if guest is None:
             yield self._config.dhcp_first
+        elif guest in self._leases.fixed:
+            yield self._leases.fixed[guest].address
         for lease in self._leases.bound(now):
-            if guest is None or self._is(lease, guest):
+            if guest in (None, lease.mac):
                 yield lease.address
         if isinstance(guest, bytes):
             yield from _heard(self._families.v4, guest)
-
-    @staticmethod
-    def _is(lease: Lease, guest: bytes | str) -> bool:
-        if isinstance(guest, str):
-            return lease.hostname.lower().rstrip(".") == guest.lower()
-        return lease.mac == guest
 
     def _six(self, v6: Family, guest: Guest, four: bytes | None, now: int) -> Iterator[bytes]:
         """IPv6 addresses that the guest may have; ``four`` is its IPv4 address, if that is known."""
         leases = self._leases6.bound(now) if self._leases6 is not None else []
         mac = guest if isinstance(guest, bytes) else None
         if isinstance(guest, str):
-            yield from (lease.address for lease in leases if self._is(lease, guest))
-            named = [lease.mac for lease in self._leases.bound(now) if self._is(lease, guest)]
-            if not named:
+            if self._leases6 is not None:
+                yield from self._leases6.called(guest, now)
+            mac = self._leases.station(guest, now)
+            if mac is None:
                 return
-            mac = named[0]
         elif guest is None and four is not None:
             entry = self._families.v4.neighbours.table.get(four)
             mac = entry.mac if entry is not None else None

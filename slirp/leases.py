@@ -5,9 +5,14 @@ outlives its end: the client that comes back gets the same address until somebod
 client gets the address that its station had under another identity (see ``_earlier_self``), else the one that
 it asks for if that is free, else the lowest never used, else the one that has been free longest.
 
+A station with a fixed lease (``lease=``) gets that address and no other, under whatever identity, and nobody else gets
+it; it may lie outside the pool.
+
 States: OFFERED (for ``OFFER_TIME``), BOUND (to ``expires``, None: for ever), RELEASED, DECLINED (somebody
 else uses the address: quarantine for ``DECLINE_TIME``). What has run out is free. Nothing needs a timer:
 ``now`` decides on use.
+
+``changed`` is called when what a restart should know has changed; ``rows`` and ``restore`` are the way out and in.
 
 Limits: ``LEASES`` records; from there on only old ones are used again.
 
@@ -16,11 +21,11 @@ Ref: RFC 2131 4.3.1.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .wire import ip_text, mac_text
+from .wire import ip_bytes, ip_text, mac_text
 
 SECOND = 1_000_000_000
 LEASES = 4096
@@ -28,6 +33,7 @@ SCAN = 8192  # addresses looked at for one allocation
 OFFER_TIME = 10 * SECOND
 DECLINE_TIME = 600 * SECOND
 FOR_EVER = 0xFFFFFFFF
+NAME = 255  # of a client's name
 
 OFFERED, BOUND, RELEASED, DECLINED = "offered", "bound", "released", "declined"
 
@@ -48,11 +54,29 @@ class Lease:
         return self.state == RELEASED or (self.expires is not None and self.expires <= now)
 
 
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """The address, and perhaps the name, of one station."""
+
+    address: bytes
+    name: str = ""
+
+
+def _nobody() -> None:
+    """Nobody wants to know."""
+
+
+def _is_called(hostname: str, name: str) -> bool:
+    """Whether a client that calls itself ``hostname`` (perhaps with its domain) is meant by ``name`` (in small letters)."""
+    own = hostname.lower().rstrip(".")
+    return name in (own, own.partition(".")[0])
+
+
 class Leases:
     """Leases of ``first`` to ``last`` without ``excluded`` (all as numbers).
 
     ``in_use(address, mac)``: whether a station other than ``mac`` was heard using the address. ``size``: bytes of
-    an address.
+    an address. ``fixed``: by MAC.
     """
 
     def __init__(
@@ -62,10 +86,13 @@ class Leases:
         excluded: frozenset[int],
         in_use: Callable[[bytes, bytes], bool],
         size: int = 4,
+        fixed: Mapping[bytes, Fixed] | None = None,
     ) -> None:
         self.first = first
         self.last = last
-        self._excluded = excluded
+        self.fixed = dict(fixed or {})
+        self.changed: Callable[[], None] = _nobody
+        self._excluded = excluded | {int.from_bytes(f.address, "big") for f in self.fixed.values()}
         self._in_use = in_use
         self._size = size
         self._by_client: dict[bytes, Lease] = {}
@@ -87,6 +114,22 @@ class Leases:
         found = [x for x in self._by_address.values() if x.state == BOUND and not x.free(now)]
         return sorted(found, key=lambda lease: lease.address)
 
+    def called(self, name: str, now: int) -> list[bytes]:
+        """Addresses of who is called ``name``: by the administrator, or by itself and with a lease in force."""
+        name = name.lower().rstrip(".")
+        found = [fixed.address for fixed in self.fixed.values() if fixed.name.lower().rstrip(".") == name]
+        for lease in self.bound(now):
+            if _is_called(lease.hostname, name) and lease.address not in found:
+                found.append(lease.address)
+        return found
+
+    def station(self, name: str, now: int) -> bytes | None:
+        """The MAC of who is called ``name``; None: nobody is."""
+        name = name.lower().rstrip(".")
+        fixed = [mac for mac, entry in self.fixed.items() if entry.name.lower().rstrip(".") == name]
+        found = fixed + [lease.mac for lease in self.bound(now) if _is_called(lease.hostname, name)]
+        return found[0] if found else None
+
     def contains(self, address: bytes) -> bool:
         """Whether the address is ours to give."""
         number = int.from_bytes(address, "big")
@@ -94,6 +137,9 @@ class Leases:
 
     def claim(self, client: bytes, mac: bytes, address: bytes, now: int) -> Lease | None:
         """This very address for this client; None: it may not have it."""
+        fixed = self.fixed.get(mac)
+        if fixed is not None:
+            return self._assign(client, mac, address, now) if address == fixed.address else None
         if not self.contains(address) or self._in_use(address, mac):
             return None
         lease = self._by_address.get(address)
@@ -108,6 +154,9 @@ class Leases:
 
     def offer(self, client: bytes, mac: bytes, wanted: bytes | None, now: int) -> Lease | None:
         """An address for a client, reserved shortly unless it is bound already; None: there is none left."""
+        fixed = self.fixed.get(mac)
+        if fixed is not None:
+            return self._assign(client, mac, fixed.address, now)
         known = self._by_client.get(client)
         if known is not None and not known.free(now) and known.state != DECLINED:
             if not self._in_use(known.address, mac):
@@ -179,7 +228,9 @@ class Leases:
                 holder.mac = mac
                 return holder
             self._forget(holder)
-        lease = Lease(address, client, mac, OFFERED, now + OFFER_TIME, holder.hostname if holder else "")
+        fixed = self.fixed.get(mac)
+        name = fixed.name if fixed and fixed.name else holder.hostname if holder else ""
+        lease = Lease(address, client, mac, OFFERED, now + OFFER_TIME, name)
         self._by_client[client] = self._by_address[address] = lease
         return lease
 
@@ -192,11 +243,13 @@ class Leases:
         """The client has it, for ``seconds`` (``FOR_EVER``: without end)."""
         lease.state = BOUND
         lease.expires = None if seconds == FOR_EVER else now + seconds * SECOND
+        self.changed()
 
     def release(self, lease: Lease, now: int) -> None:
         """The client gave it back; it stays the client's favourite."""
         lease.state = RELEASED
         lease.expires = now
+        self.changed()
 
     def decline(self, lease: Lease, now: int) -> None:
         """Somebody else uses the address."""
@@ -204,6 +257,36 @@ class Leases:
         lease.expires = now + DECLINE_TIME
         if self._by_client.get(lease.client) is lease:
             del self._by_client[lease.client]
+
+    def restore(self, rows: Iterable[Mapping[str, Any]], now: int) -> int:
+        """Take up leases of an earlier run, as ``rows`` gave them; how many of them could be.
+
+        One whose address is not ours to give any more, or has run out, is forgotten, or free. Raises ValueError, KeyError
+        or TypeError for rows that are no such thing.
+        """
+        taken = 0
+        for row in rows:
+            address, mac = ip_bytes(row["address"]), bytes.fromhex(row["mac"].replace(":", ""))
+            client, left, name = bytes.fromhex(row["client_id"]), row["expires"], str(row["hostname"])
+            fixed = self.fixed.get(mac)
+            mine = fixed.address == address if fixed else self.contains(address)
+            if (
+                row["state"] not in (BOUND, RELEASED)
+                or not mine
+                or len(mac) != 6
+                or not client
+                or len(address) != self._size
+            ):
+                continue
+            if len(self._by_address) >= LEASES or address in self._by_address or client in self._by_client:
+                continue
+            expires = None if left is None else now + int(min(float(left), FOR_EVER) * SECOND)
+            state = BOUND if row["state"] == BOUND and (expires is None or expires > now) else RELEASED
+            name = fixed.name if fixed and fixed.name else name[:NAME]
+            lease = Lease(address, client, mac, state, now if state == RELEASED else expires, name)
+            self._by_client[client] = self._by_address[address] = lease
+            taken += 1
+        return taken
 
     def rows(self, now: int) -> list[dict[str, Any]]:
         """JSON-able, by address."""

@@ -173,8 +173,9 @@ class Dhcp:
     lease_time: int = 86400  # seconds
     leases: tuple[Lease, ...] = ()
     bootfile: str | None = None
-    bootfiles: tuple[tuple[int, str], ...] = ()  # (client architecture of option 93, file)
+    bootfiles: tuple[tuple[int, str], ...] = ()  # (client architecture of option 93, or -1: iPXE; file)
     tftp_server_name: str | None = None
+    next_server: IPv4Address | None = None
     ntp: tuple[IPv4Address, ...] = ()
     routes: tuple[tuple[IPv4Network, IPv4Address], ...] = ()  # classless: (net, router)
     options: tuple[tuple[int, bytes], ...] = ()  # (number, value)

@@ -193,6 +193,10 @@ def _user_dhcp(given: Given, v4: UserV4 | None) -> Dhcp:
             raise given.error(
                 f"lease={words.mac_text(lease.mac)}={lease.address} is an address of the NAT's own"
             )
+        if v4 is not None and lease.address in (v4.net.network_address, v4.net.broadcast_address):
+            raise given.error(
+                f"lease={words.mac_text(lease.mac)}={lease.address} is the net's own or broadcast address"
+            )
         for what in (lease.mac, lease.address):
             if what in seen:
                 raise given.error(f"lease={words.mac_text(lease.mac)}={lease.address}: given twice")
@@ -202,6 +206,11 @@ def _user_dhcp(given: Given, v4: UserV4 | None) -> Dhcp:
     special = tuple((arch, name) for arch, name in files if arch is not None)
     if len(plain) > 1 or len({arch for arch, _ in special}) < len(special):
         raise given.error(f"bootfile={files[-1][1]}: given twice for one architecture")
+    options = tuple(given.get("dhcp-option", ()))
+    numbers = [number for number, _ in options]
+    for number in numbers:
+        if numbers.count(number) > 1:
+            raise given.error(f"dhcp-option={number}: given twice (+ joins addresses)")
     return Dhcp(
         hostname=given.get("hostname"),
         domainname=given.get("domainname"),
@@ -211,9 +220,10 @@ def _user_dhcp(given: Given, v4: UserV4 | None) -> Dhcp:
         bootfile=plain[0] if plain else None,
         bootfiles=special,
         tftp_server_name=given.get("tftp-server-name"),
+        next_server=given.get("next-server"),
         ntp=tuple(given.get("ntp", ())),
         routes=tuple(given.get("route", ())),
-        options=tuple(given.get("dhcp-option", ())),
+        options=options,
         state=given.get("state"),
     )
 

@@ -245,12 +245,17 @@ def route(value: str) -> tuple[IPv4Network, IPv4Address]:
     return words.net4(net), words.ip4(router)
 
 
+SERVERS_OWN = (50, 51, 52, 53, 54, 55, 57, 58, 59, 61, 82)
+
+
 def dhcp_option(value: str) -> tuple[int, bytes]:
-    """NUMBER=VALUE: an IPv4 address (several with + between), 0xHEX, or text."""
+    """NUMBER=VALUE: an IPv4 address (several with + between), 0xHEX, or text; nothing: leave the option out."""
     digits, equals, content = value.partition("=")
     if not equals:
         raise ValueError("not NUMBER=VALUE")
     number = words.number(1, 254, "an option number")(digits)
+    if number in SERVERS_OWN:
+        raise ValueError(f"option {number} is the DHCP server's own")
     if content.startswith("0x"):
         if not re.fullmatch(r"0x([0-9a-fA-F]{2})*", content):
             raise ValueError("not pairs of hexadecimal digits")
@@ -265,7 +270,9 @@ def dhcp_option(value: str) -> tuple[int, bytes]:
 
 
 def bootfile(value: str) -> tuple[int | None, str]:
-    """FILE, or ARCH=FILE for a client architecture of option 93."""
+    """FILE, or ARCH=FILE for a client architecture of option 93, or ipxe=FILE (-1) for clients that are iPXE."""
+    if value.startswith("ipxe="):
+        return -1, words.limited(127)(value[5:])
     match = re.fullmatch(r"(0x[0-9a-fA-F]{1,4}|[0-9]{1,5})=(.+)", value, re.DOTALL)
     arch = words.number(0, 65535, "an architecture")(match[1]) if match else None
     return arch, words.limited(127)(match[2] if match else value)

@@ -28,6 +28,7 @@ from ..config import Endpoint, HostForward, UnixPath, UserNet
 from ..monitor.control import FlowRow, ForwardRow
 from ..offload import TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_F_TSO_ECN, TUN_F_USO4, TUN_F_USO6
 from ..port import Port
+from .leasefile import LeaseFile
 
 FEATURES = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN | TUN_F_USO4 | TUN_F_USO6
 SECOND = 1_000_000_000
@@ -58,6 +59,12 @@ def stack_config(net: UserNet) -> slirp.config.Config:
         tftp_write=net.tftp is not None and net.tftp.write,
         tftp_server_name=net.dhcp.tftp_server_name,
         bootfile=net.dhcp.bootfile,
+        bootfiles=net.dhcp.bootfiles,
+        next_server=str(net.dhcp.next_server) if net.dhcp.next_server else None,
+        fixed=tuple((lease.mac, str(lease.address), lease.name or "") for lease in net.dhcp.leases),
+        ntp=tuple(map(str, net.dhcp.ntp)),
+        routes=tuple((str(to), str(router)) for to, router in net.dhcp.routes),
+        dhcp_options=net.dhcp.options,
     )
 
 
@@ -108,6 +115,13 @@ class UserBackend:
         except OSError as error:  # of the TFTP directory: nothing else is opened there
             self.host.close()
             raise ValueError(f"tftp={net.tftp.directory if net.tftp else ''}: {error.strerror}") from None
+        self._lease_file: LeaseFile | None = None
+        if net.dhcp.state is not None:
+            try:
+                self._lease_file = LeaseFile(net.dhcp.state, net.name, self.stack.dhcp.leases, loop, clock)
+            except ValueError:
+                self.close()
+                raise
         self.stack.gather()
         self._input = self.stack.input
         self._forwards: dict[int, HostForward] = {}  # by the number of the rule
@@ -134,6 +148,8 @@ class UserBackend:
             self._timer.cancel()
             self._timer = None
         self.stack.close(self._clock())
+        if self._lease_file is not None:
+            self._lease_file.close()
         self.host.close()
 
     # ---- the port ------------------------------------------------------------------------------------------

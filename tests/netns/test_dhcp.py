@@ -1,0 +1,65 @@
+"""DHCP in guests behind ``tapnet exec``: what the server keeps, and what real clients make of its options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.netns.exec_kit import root_runner
+
+
+def test_at_start_one_line(tmp_path: Path) -> None:
+    runner = root_runner(tmp_path)
+    done = runner.run("true", "-net", "user,state=/no/such/place")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "tapnet: -net user: state=/no/such/place: No such file or directory\n",
+    )
+    (tmp_path / "f").write_text("")
+    done = runner.run("true", "-net", f"user,state={tmp_path}/f")
+    assert done.stderr == f"tapnet: -net user: state={tmp_path}/f: Not a directory\n"
+
+
+def test_a_guest_keeps_its_address_over_a_restart(tmp_path: Path) -> None:
+    runner = root_runner(tmp_path)
+    address = "ip -4 -o addr show dev eth0 | awk '{print $4}'"
+    one, other = "52:54:00:00:00:01", "52:54:00:00:00:02"
+    user = ("-net", f"user,state={tmp_path}")
+    found = [
+        runner.run(address, "-net", f"nic,model=direct,macaddr={mac}", *user).stdout
+        for mac in (one, other, one, other)
+    ]
+    assert found == ["10.0.2.15/24\n", "10.0.2.16/24\n"] * 2
+
+
+def test_dhclient_and_every_kind_of_option(tmp_path: Path) -> None:
+    """What dhclient got is what its lease file says."""
+    config = tmp_path / "dhclient.conf"
+    config.write_text(
+        "option rfc3442 code 121 = array of unsigned integer 8; option magic code 208 = string;\n"
+        "request subnet-mask, routers, domain-name, domain-search, ntp-servers, interface-mtu, host-name,"
+        " bootfile-name, tftp-server-name, rfc3442;\n"
+    )
+    script = (
+        f"dhclient -1 -cf {config} -lf $PWD/lease -pf $PWD/pid -sf /bin/true eth0; cat lease; kill $(cat pid)"
+    )
+    keys = (
+        "lease=52:54:00:12:34:56=10.0.2.40=web,domainname=lab.test,dnssearch=a.test,dnssearch=b.a.test,ntp=10.0.2.2,"
+        "ntp=10.0.2.9,mtu=1400,route=192.168.0.0/16-10.0.2.9,bootfile=pxelinux.0,tftp-server-name=boot.test,"
+        "dhcp-option=208=magic,lease-time=600"
+    )
+    runner = root_runner(tmp_path)
+    done = runner.run(script, "-net", "nic,model=direct,dhcp=off", "-net", f"user,{keys}")
+    for line in (
+        "fixed-address 10.0.2.40;",
+        'option host-name "web";',
+        'option domain-name "lab.test";',
+        'option domain-search "a.test.", "b.a.test.";',
+        "option ntp-servers 10.0.2.2,10.0.2.9;",
+        "option interface-mtu 1400;",
+        "option rfc3442 16,192,168,10,0,2,9,0,10,0,2,2;",
+        'filename "pxelinux.0";',
+        'option tftp-server-name "boot.test";',
+        'option magic "magic";',
+        "option dhcp-lease-time 600;",
+    ):
+        assert line in done.stdout, (line, done.stdout, done.stderr)
