@@ -15,15 +15,25 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
-
-from slirp.leases import Leases
+from typing import Any, Protocol
 
 DELAY = 1.0
 SIZE = 4 << 20
 VERSION = 1
+
+
+class Leases(Protocol):
+    """The DHCP server's memory (``slirp.leases``). ``changed`` is called after each change."""
+
+    changed: Callable[[], None]
+
+    def rows(self, now: int) -> list[dict[str, Any]]:
+        """JSON-able; ``expires`` in seconds from now, or None."""
+
+    def restore(self, rows: Iterable[Mapping[str, Any]], now: int) -> int:
+        """Take them up again. Raises ValueError, KeyError or TypeError."""
 
 
 class LeaseFile:
