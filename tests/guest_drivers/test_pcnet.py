@@ -11,7 +11,8 @@ from nic_models.machine import Machine, PciLocation
 from nic_models.models import plug
 from nic_models.pcnet_rx import HOLD_NS
 from tapnet.guest.drivers import DRIVERS, DriverError
-from tapnet.guest.drivers.pcnet import COUNT, RAM_BASE, RAM_SIZE, RX_RING, TX_TIMEOUT, WATCHDOG
+from tapnet.guest.drivers.base import RAM_BASE, RAM_SIZE
+from tapnet.guest.drivers.pcnet import COUNT, RX_RING, TX_TIMEOUT, WATCHDOG
 from tests.guest_drivers.rig import BROADCAST, MAC, PEER, DriverRig, frame_to
 
 RAM = 4 << 20

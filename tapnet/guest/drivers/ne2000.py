@@ -27,6 +27,7 @@ from nic_models.machine import IsaLocation, Location, Machine, PciLocation
 from nic_models.multicast import filter_with
 from nic_models.padding import pad
 
+from .base import CardDriver
 from .driver import Deliver, DriverError
 from .pciscan import find
 
@@ -35,7 +36,6 @@ ISA_BASES = (0x300, 0x280, 0x320, 0x340, 0x360, 0x380)  # probed in this order w
 TX_PAGES = (0x40, 0x46)
 RING_START, RING_STOP = 0x4C, 0x80
 RING_PAGES = RING_STOP - RING_START
-MIN_FRAME, MAX_FRAME = 14, 1514
 MIN_COUNT, MAX_COUNT = 60 + 4, 1518 + 4  # what a header's byte count may be, FCS included
 MAX_SERVICE = 20  # rounds of one interrupt() call
 RESET_POLLS = 100
@@ -53,7 +53,7 @@ _SEND = _START | r.TXP
 _ALL_GROUPS = b"\xff" * 8
 
 
-class Ne2000Driver:
+class Ne2000Driver(CardDriver):
     """See ``drivers.Driver``."""
 
     def __init__(
@@ -65,13 +65,8 @@ class Ne2000Driver:
         writable: Callable[[], None],
         now: Callable[[], int],
     ) -> None:
-        self.machine = machine
-        self.deliver = deliver
-        self.writable = writable
-        self.now = now
-        self.counters: dict[str, int] = {}
+        super().__init__(machine, deliver, writable, now)
         self._carrier = True
-        self._open = False
         self._rcr = r.RCR_AB
         self._mar = bytes(8)
         self._reset_state()
@@ -104,9 +99,6 @@ class Ne2000Driver:
 
     def _out(self, offset: int, value: int) -> None:
         self.machine.io_write(self.base + offset, 1, value)
-
-    def _count(self, reason: str, count: int = 1) -> None:
-        self.counters[reason] = self.counters.get(reason, 0) + count
 
     # -- probe -----------------------------------------------------------------------------------------------
 
@@ -268,11 +260,7 @@ class Ne2000Driver:
     def transmit(self, frame: bytes) -> bool:
         """Copy the frame into a free buffer and start it if the wire is free."""
         size = len(frame)
-        if not MIN_FRAME <= size <= MAX_FRAME:
-            self._count("tx_size")
-            return True
-        if not self._open:
-            self._count("tx_closed")
+        if not self._takes(size):
             return True
         lengths = self._lengths
         buffer = 1 if lengths[0] else 0

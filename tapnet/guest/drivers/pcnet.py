@@ -2,9 +2,7 @@
 
     0x0000  initialization block     0x1000   64 transmit buffers of 1536 bytes
     0x0400  64 transmit descriptors  0x19000  64 receive buffers of 1536 bytes
-    0x0800  64 receive descriptors            (offsets in the driver's RAM)
-
-A driver owns ``RAM_SIZE`` bytes of guest RAM at ``RAM_BASE + slot * RAM_SIZE``, as the RTL8139's do.
+    0x0800  64 receive descriptors            (offsets in the RAM that ``base`` gives it)
 
 RAP rests on CSR0, so that an interrupt or a transmit is one access. Every transmit sets TDMD, so the chip
 need not poll (DPOLL). Interrupts for sent frames are off (TOKINTD) but while somebody waits for room;
@@ -27,9 +25,9 @@ from nic_models import pcnet_regs as r
 from nic_models.machine import Location, Machine, PciLocation
 from nic_models.multicast import hash_le
 
+from .base import MasterDriver
 from .driver import Deliver, DriverError
 from .pciscan import find
-from .rtl8139_base import RAM_BASE, RAM_SIZE
 
 PCI_IDS = ((r.VENDOR_ID, r.DEVICE_ID),)
 COUNT_CODE = 6
@@ -37,7 +35,6 @@ COUNT = 1 << COUNT_CODE
 BUFFER = 1536
 TX_RING, RX_RING, TX_BUFFERS = 0x400, 0x800, 0x1000
 RX_BUFFERS = TX_BUFFERS + COUNT * BUFFER
-MIN_FRAME, MAX_FRAME = 14, 1514
 SHORTEST, LONGEST = 60 + 4, 1518 + 4  # what MCNT may be, with FCS and a VLAN tag
 MAX_SERVICE = 20  # rounds of one interrupt() call
 POLLS = 100
@@ -63,7 +60,7 @@ _DEMAND = r.TDMD | r.IENA
 _RX_BITS = r.RINT | r.MISS
 
 
-class PcnetDriver:
+class PcnetDriver(MasterDriver):
     """See ``drivers.Driver``."""
 
     def __init__(
@@ -75,26 +72,12 @@ class PcnetDriver:
         writable: Callable[[], None],
         now: Callable[[], int],
     ) -> None:
-        self.machine = machine
-        self.deliver = deliver
-        self.writable = writable
-        self.now = now
-        self.counters: dict[str, int] = {}
+        device = find(machine, PCI_IDS, location.slot if isinstance(location, PciLocation) else None)
+        super().__init__(machine, device, "PCnet", deliver, writable, now)
         self._mode = 0
         self._ladrf = 0
         self._link = True
-        self._open = False
         self._reset_state()
-        device = find(machine, PCI_IDS, location.slot if isinstance(location, PciLocation) else None)
-        device.enable(0x05)
-        self.base = device.bar(0)
-        self.irq = device.irq
-        self.ram = RAM_BASE + device.slot * RAM_SIZE
-        if not self.base:
-            raise DriverError(f"PCnet in slot {device.slot:#x} has no I/O address")
-        if machine.ram.size < self.ram + RAM_SIZE:
-            need = (self.ram + RAM_SIZE + 0xFFFFF) >> 20
-            raise DriverError(f"PCnet in slot {device.slot:#x}: its driver needs {need}M of guest RAM")
         self._rdp = self.base + r.RDP
         self._width = 2
         self._rap, self._bdp = self.base + r.WIO_RAP, self.base + r.WIO_BDP
@@ -128,9 +111,6 @@ class PcnetDriver:
             machine.io_write(port, width, value)
         machine.io_write(self._rap, width, 0)
         return value
-
-    def _count(self, reason: str, count: int = 1) -> None:
-        self.counters[reason] = self.counters.get(reason, 0) + count
 
     # -- probe -----------------------------------------------------------------------------------------------
 
@@ -255,11 +235,7 @@ class PcnetDriver:
     def transmit(self, frame: bytes) -> bool:
         """Copy the frame into the next buffer and demand."""
         size = len(frame)
-        if not MIN_FRAME <= size <= MAX_FRAME:
-            self._count("tx_size")
-            return True
-        if not self._open:
-            self._count("tx_closed")
+        if not self._takes(size):
             return True
         if self._tx_next - self._tx_done >= COUNT and not self._reap() and not self._block():
             return False

@@ -1,8 +1,5 @@
 """What both drivers of the RTL8139 share: probe, EEPROM, start and stop, filter, link, timeout.
 
-A driver owns ``RAM_SIZE`` bytes of guest RAM at ``RAM_BASE + slot * RAM_SIZE``: no two cards of a machine
-share a slot, so no two drivers share memory.
-
 Interrupts for sent frames are only asked for while somebody waits for room: descriptors are looked at when
 they run out.
 
@@ -17,12 +14,10 @@ from nic_models import rtl8139_regs as r
 from nic_models.machine import Location, Machine, PciLocation
 from nic_models.multicast import filter_with
 
+from .base import MasterDriver
 from .driver import Deliver, DriverError
 from .pciscan import PciDevice
 
-RAM_BASE = 0x100000
-RAM_SIZE = 0x40000
-MIN_FRAME, MAX_FRAME = 14, 1514
 MAX_SERVICE = 20  # rounds of one interrupt() call
 RESET_POLLS = 100
 TX_TIMEOUT = 5_000_000_000  # ns
@@ -36,7 +31,7 @@ _ALL_GROUPS = b"\xff" * 8
 _READ_BITS = 0x180  # start bit and opcode 10, before six bits of address
 
 
-class Rtl8139Base:
+class Rtl8139Base(MasterDriver):
     """See ``drivers.Driver``."""
 
     rcr_extra = 0
@@ -51,26 +46,12 @@ class Rtl8139Base:
         writable: Callable[[], None],
         now: Callable[[], int],
     ) -> None:
-        self.machine = machine
-        self.deliver = deliver
-        self.writable = writable
-        self.now = now
-        self.counters: dict[str, int] = {}
+        super().__init__(machine, device, "RTL8139", deliver, writable, now)
         self._rcr = _ACCEPT
         self._mar = bytes(8)
         self._link = True
-        self._open = False
         self._blocked_at: int | None = None  # transmit() answered False then
         self._paused = False  # deliver() answered False
-        device.enable(0x05)
-        self.base = device.bar(0)
-        self.irq = device.irq
-        self.ram = RAM_BASE + device.slot * RAM_SIZE
-        if not self.base:
-            raise DriverError(f"RTL8139 in slot {device.slot:#x} has no I/O address")
-        if machine.ram.size < self.ram + RAM_SIZE:
-            need = (self.ram + RAM_SIZE + 0xFFFFF) >> 20
-            raise DriverError(f"RTL8139 in slot {device.slot:#x}: its driver needs {need}M of guest RAM")
         self._reset_card()
         self.mac = self._station_address()
 
@@ -81,9 +62,6 @@ class Rtl8139Base:
 
     def _out(self, offset: int, size: int, value: int) -> None:
         self.machine.io_write(self.base + offset, size, value)
-
-    def _count(self, reason: str, count: int = 1) -> None:
-        self.counters[reason] = self.counters.get(reason, 0) + count
 
     def _reset_card(self) -> None:
         self._out(r.CR, 1, r.CR_RST)
@@ -251,16 +229,6 @@ class Rtl8139Base:
             self._write_mask()
 
     # -- transmit --------------------------------------------------------------------------------------------
-
-    def _takes(self, size: int) -> bool:
-        """Whether a frame of ``size`` is one to send; counts it if not."""
-        if not MIN_FRAME <= size <= MAX_FRAME:
-            self._count("tx_size")
-        elif not self._open:
-            self._count("tx_closed")
-        else:
-            return True
-        return False
 
     def _block(self) -> bool:
         """No room: ask for an interrupt when there is. False, for ``transmit`` to answer."""
