@@ -13,7 +13,7 @@ from .neighbours import Neighbour, Neighbours
 
 
 class Family(Protocol):
-    """IPv4 or IPv6. Error types and codes are those of ICMPv4 in ``error``, and the family's own in ``relayed_error``."""
+    """IPv4 or IPv6. Error types and codes are those of ICMPv4 in ``error``, and the family's own in all others."""
 
     family: int
     gateway: bytes
@@ -47,8 +47,16 @@ class Family(Protocol):
     def datagrams(self, to: Neighbour, src: bytes, sport: int, dport: int, payload: bytes, size: int) -> bool:
         """Send several UDP datagrams of ``size`` bytes (the last may be shorter) as one super-datagram."""
 
+    def headers(self, frame: bytes, off: int) -> bytes:
+        """IP and UDP header of a guest's frame whose UDP header is at ``off``."""
+
     def error(self, frame: bytes, kind: int, code: int, info: int = 0) -> None:
         """ICMP error from the gateway about a guest's frame."""
+
+    def error_from(
+        self, frame: bytes, source: bytes | None, kind: int, code: int, info: int, ttl: int
+    ) -> None:
+        """ICMP error from ``source`` (None: the gateway) about a guest's frame."""
 
     def relayed_error(
         self,
@@ -61,8 +69,20 @@ class Family(Protocol):
         sport: int,
         dport: int,
         payload: bytes,
+        ttl: int = 64,
+        head: bytes = b"",
     ) -> None:
-        """ICMP error from ``source`` about a guest's datagram."""
+        """ICMP error from ``source`` about a guest's datagram; ``head``: the headers of one like it, b"": unknown."""
+
+    def echo_reply(
+        self, to: Neighbour, src: bytes, ident: int, seq: int, data: bytes, ttl: int, tos: int
+    ) -> bool:
+        """Send an echo reply to a guest."""
+
+    def echo_error(
+        self, to: Neighbour, source: bytes, kind: int, code: int, info: int, quote: bytes, ttl: int
+    ) -> None:
+        """ICMP error from ``source`` about an echo request; ``quote``: how the guest's packet began."""
 
 
 class Families:

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 from .family import Families
 from .guests import Guest, Guests
-from .host import Address, Host, UdpError, UdpListener, UdpSocket
+from .host import Address, Host, IcmpError, UdpListener, UdpSocket
 from .icmp_map import translated
 from .udp import IDLE, Flow, Udp
 from .wire import U16
@@ -83,11 +83,12 @@ class Client(tuple[str, int]):
 class Fan:
     """The socket of a guest's port that is redirected to (``slirp.host.UdpSocket``)."""
 
-    __slots__ = ("_host", "_plain", "clients", "flow")
+    __slots__ = ("_asked", "_host", "_plain", "clients", "flow")
 
     def __init__(self, host: Host, flow: Flow) -> None:
         self._host = host
         self._plain: UdpSocket | None = flow.socket
+        self._asked: UdpListener | UdpSocket | None = None  # what the last datagram left by
         self.flow = flow
         self.clients: dict[bytes, Client] = {}  # by the address and port that the guest sees
         flow.remotes = Remotes(self.clients, flow.remotes)
@@ -106,28 +107,40 @@ class Fan:
                 return error
         return self._plain
 
-    def sendto(self, data: bytes | memoryview, remote: Address, ttl: int = 64) -> int:
+    def sendto(self, data: bytes | memoryview, remote: Address, how: int = 64) -> int:
         """To a client, or to anybody else."""
         if isinstance(remote, Client):
-            return remote.port.answer(remote, data, ttl)
+            self._asked = remote.port.socket
+            return remote.port.answer(remote, data, how)
         sock = self._ordinary()
-        return sock.errno or 1 if isinstance(sock, OSError) else sock.sendto(data, remote, ttl)
+        if isinstance(sock, OSError):
+            return sock.errno or 1
+        self._asked = sock
+        return sock.sendto(data, remote, how)
 
-    def sendmany(self, data: bytes, size: int, remote: Address, ttl: int = 64) -> int:
+    def sendmany(self, data: bytes, size: int, remote: Address, how: int = 64) -> int:
         """The same, several datagrams."""
         if isinstance(remote, Client):
+            self._asked = remote.port.socket
             error = 0
             for at in range(0, len(data), size):
-                error = remote.port.answer(remote, data[at : at + size], ttl) or error
+                error = remote.port.answer(remote, data[at : at + size], how) or error
             return error
         sock = self._ordinary()
-        return sock.errno or 1 if isinstance(sock, OSError) else sock.sendmany(data, size, remote, ttl)
+        if isinstance(sock, OSError):
+            return sock.errno or 1
+        self._asked = sock
+        return sock.sendmany(data, size, remote, how)
 
     def recv(self) -> tuple[bytes, Address] | None:
         """From the ordinary socket."""
         return self._plain.recv() if self._plain is not None else None
 
-    def error(self) -> UdpError | None:
+    def mtu(self) -> int:
+        """Of whichever refused."""
+        return self._asked.mtu() if self._asked is not None else 0
+
+    def error(self) -> IcmpError | None:
         """Of the ordinary socket."""
         return self._plain.error() if self._plain is not None else None
 
@@ -246,7 +259,7 @@ class UdpPort:
         forwards.hasten(now + IDLE)
         return client
 
-    def _error(self, error: UdpError) -> None:
+    def _error(self, error: IcmpError) -> None:
         """A client's host complained about an answer: tell the guest."""
         forwards = self.forwards
         client = next((c for c in reversed(self._clients.values()) if c.remote == error.remote), None)
@@ -276,13 +289,13 @@ class UdpPort:
 
     # ---- the guest to clients ------------------------------------------------------------------------------
 
-    def answer(self, client: Client, data: bytes | memoryview, ttl: int) -> int:
+    def answer(self, client: Client, data: bytes | memoryview, how: int) -> int:
         """A datagram from the guest: 0, or errno."""
         client.last = self.forwards.network.now
         key = (client.remote, client.local)
         if key in self._clients:
             self._clients.move_to_end(key)
-        return self.socket.sendto(data, client.remote, client.local, ttl)
+        return self.socket.sendto(data, client.remote, client.local, how)
 
     # ---- life ----------------------------------------------------------------------------------------------
 

@@ -10,9 +10,12 @@ Calls into the NAT (``*Events``) happen from the event loop only, never from ins
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 Address = tuple[str, int]
+
+# How a datagram leaves: its TTL, NO_FRAGMENT, and its type of service << 16 (without the two bits of ECN).
+NO_FRAGMENT = 0x100
 
 
 class TcpEvents(Protocol):
@@ -85,41 +88,51 @@ class Listener(Protocol):
         """Listen no more; a UNIX socket's path is removed. Idempotent."""
 
 
+class ConnectingTcp(TcpSocket, Protocol):
+    """A socket that was asked to connect."""
+
+    failure: IcmpError | None  # once it failed: the ICMP error that ended it, if it was one
+
+
 class UdpEvents(Protocol):
-    """One UDP socket's events, implemented by a UDP flow."""
+    """One UDP or echo socket's events, implemented by a flow."""
 
     def host_readable(self, now: int) -> None:
         """``recv`` or ``error`` has something to say."""
 
 
-class UdpError(Protocol):
-    """An ICMP error that came back for a datagram (from IP_RECVERR)."""
+class IcmpError(Protocol):
+    """An ICMP error that came back for what was sent (from IP_RECVERR)."""
 
     errno: int
     type: int  # ICMP type and code as received (ICMPv6 for IPv6)
     code: int
     info: int  # next-hop MTU for "fragmentation needed"
-    offender: str | None  # who sent it: numeric address
+    offender: str | None  # who sent it: numeric address; None: this host itself
     remote: Address  # where the datagram went
-    payload: bytes  # the UDP payload of that datagram, as far as known
+    payload: bytes  # what the error quoted: of UDP the payload, of echo the ICMP message
+    ttl: int  # of the error itself as it came in; 0: unknown
 
 
 class UdpSocket(Protocol):
     """A host UDP socket, unconnected: any peer's datagrams arrive (endpoint-independent mapping)."""
 
-    def sendto(self, data: bytes | memoryview, remote: Address, ttl: int = 64) -> int:
+    def sendto(self, data: bytes | memoryview, remote: Address, how: int = 64) -> int:
         """0, or the errno of a failure."""
 
-    def sendmany(self, data: bytes, size: int, remote: Address, ttl: int = 64) -> int:
+    def sendmany(self, data: bytes, size: int, remote: Address, how: int = 64) -> int:
         """Datagrams of ``size`` bytes each (the last may be shorter), in order; 0, or the errno of a failure.
 
         After a failure some of them may have been sent.
         """
 
+    def mtu(self) -> int:
+        """After EMSGSIZE: the MTU that was exceeded; 0: unknown."""
+
     def recv(self) -> tuple[bytes, Address] | None:
         """One datagram and its sender; None: nothing now."""
 
-    def error(self) -> UdpError | None:
+    def error(self) -> IcmpError | None:
         """One queued ICMP error; None: none."""
 
     def close(self) -> None:
@@ -134,11 +147,43 @@ class UdpListener(Protocol):
     def recv(self) -> tuple[bytes, Address, str] | None:
         """One datagram, its sender, and the address that it was sent to; None: nothing now."""
 
-    def sendto(self, data: bytes | memoryview, remote: Address, local: str, ttl: int = 64) -> int:
+    def sendto(self, data: bytes | memoryview, remote: Address, local: str, how: int = 64) -> int:
         """0, or the errno of a failure."""
 
-    def error(self) -> UdpError | None:
+    def mtu(self) -> int:
+        """After EMSGSIZE: the MTU that was exceeded; 0: unknown."""
+
+    def error(self) -> IcmpError | None:
         """One queued ICMP error; None: none."""
+
+    def close(self) -> None:
+        """Give the socket back. Idempotent."""
+
+
+class Echo(NamedTuple):
+    """An echo reply."""
+
+    seq: int
+    data: bytes
+    remote: str
+    ttl: int  # as it came in; 0: unknown
+    tos: int
+
+
+class EchoSocket(Protocol):
+    """Where the echo requests of one guest and identifier leave. Its events are ``UdpEvents``."""
+
+    def send(self, seq: int, data: bytes, remote: str, how: int = 64) -> int:
+        """An echo request: 0, or the errno of a failure."""
+
+    def mtu(self) -> int:
+        """After EMSGSIZE: the MTU that was exceeded; 0: unknown."""
+
+    def recv(self) -> Echo | None:
+        """One reply; None: nothing now."""
+
+    def error(self) -> IcmpError | None:
+        """One ICMP error about a request; None: none."""
 
     def close(self) -> None:
         """Give the socket back. Idempotent."""
@@ -194,11 +239,17 @@ class Directory(Protocol):
 class Host(Protocol):
     """The host's network, as the NAT needs it."""
 
-    def tcp(self, remote: Address, events: TcpEvents) -> TcpSocket:
-        """Start a connect to ``remote``. Raises OSError if that fails at once."""
+    def tcp(self, remote: Address, events: TcpEvents, how: int = 64) -> ConnectingTcp:
+        """Start a connect to ``remote``; only the TTL counts of ``how``. Raises OSError if that fails at once."""
 
     def udp(self, family: int, events: UdpEvents) -> UdpSocket:
         """A UDP socket on an own port; ``family`` is 4 or 6. Raises OSError."""
+
+    def echo(self, family: int, ident: int, events: UdpEvents) -> EchoSocket:
+        """For echo requests of ``family`` 4 or 6, with the identifier ``ident`` where the host has it free.
+
+        Raises PermissionError where the host permits neither ping sockets nor raw ones, OSError for want of descriptors.
+        """
 
     def listen(self, local: Address | str, events: ListenEvents) -> Listener:
         """Listen on an address and port (IPv6: for IPv6 alone), or on the path of a UNIX socket ("\\0name": abstract).

@@ -9,8 +9,8 @@ batch.
 TCP: non-blocking connect, TCP_NODELAY, buffers left to the kernel's auto-tuning. A connect that succeeds at
 once is reported in the next batch, as no event may come from inside a call. A socket that is not watched at
 all is taken out of the set: an error on it shows at the next call. UDP: bound to a port of its own,
-unconnected, IP_RECVERR on: ICMP errors arrive by the error queue with the datagram's destination and
-payload. A soft error that the kernel reports for an earlier datagram is skipped, not taken for ours. TTL is
+unconnected, IP_RECVERR on: ICMP errors arrive by the error queue (``hosterrors``) with the datagram's destination and
+payload; a TCP socket has it while it connects only, as it would make soft errors fatal later. Ping: ``hostecho``. A soft error that the kernel reports for an earlier datagram is skipped, not taken for ours. TTL is
 set when it changes only. Datagrams in a row are one call (UDP_SEGMENT) where the kernel and the way there take that: a
 length that was refused is not tried again on that socket.
 
@@ -39,14 +39,14 @@ from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 from typing import Protocol
 
-from .host import Address, ListenEvents, TcpEvents, UdpError, UdpEvents
+from .host import Address, IcmpError, ListenEvents, TcpEvents, UdpEvents
+from .hostecho import EchoEndpoint, HostEcho, RawEchoes
+from .hosterrors import ErrorQueue, apply, listen_for_errors, next_error
 from .hostfiles import HostDirectory
 from .hostlisten import IP_PKTINFO, HostListener, HostUdpListener, listen
-from .icmp_map import to_6
 
 EVENTS = 256
 DATAGRAM = 65536
-ERROR_PAYLOAD = 2048
 DESCRIPTORS = 65536  # the soft RLIMIT_NOFILE is raised to this, or to the hard limit
 RESERVE = 64  # descriptors that the NAT leaves to the rest of the process (monitors, taps, files)
 UDP_BUFFER = 1 << 20  # bytes; the kernel takes what net.core.rmem_max allows
@@ -60,15 +60,10 @@ _IN, _OUT = select.EPOLLIN, select.EPOLLOUT
 _BROKEN = select.EPOLLERR | select.EPOLLHUP
 _READ = select.EPOLLIN | select.EPOLLRDHUP | _BROKEN
 _WRITE = select.EPOLLOUT | _BROKEN
-_IP_RECVERR = 11
-_IPV6_RECVERR = 25
-_MSG_ERRQUEUE = 0x2000
 _SOL_UDP, _UDP_SEGMENT = 17, 103
 SEGMENTS = 64  # of one call: the kernel's UDP_MAX_SEGMENTS was that for long
 SEGMENTED = 65000  # bytes of one call
 _U16 = struct.Struct("=H")
-_EXTENDED_ERROR = struct.Struct("=IBBBBII")  # struct sock_extended_err
-_ORIGIN_LOCAL, _ORIGIN_ICMP, _ORIGIN_ICMP6 = 1, 2, 3
 _SOFT = frozenset(
     (
         errno.ECONNREFUSED,
@@ -87,14 +82,6 @@ _UNSEGMENTED = frozenset(
     (errno.EINVAL, errno.EIO, errno.EMSGSIZE, errno.ENOPROTOOPT, errno.EOPNOTSUPP, errno.ENOTSUP)
 )
 _LINGER_RESET = struct.pack("ii", 1, 0)
-# What a local error (no ICMP involved) would have been as ICMP type and code.
-_LOCAL_CODES = {
-    errno.ENETUNREACH: (3, 0),
-    errno.EHOSTUNREACH: (3, 1),
-    errno.ECONNREFUSED: (3, 3),
-    errno.EMSGSIZE: (3, 4),
-    errno.EACCES: (3, 13),
-}
 
 
 class _Socket(Protocol):
@@ -109,7 +96,7 @@ class _Socket(Protocol):
 class HostTcp:
     """A host TCP connection (``slirp.host.TcpSocket``)."""
 
-    __slots__ = ("_events", "_fd", "_host", "_sock", "_watched", "born", "connected")
+    __slots__ = ("_events", "_fd", "_host", "_sock", "_watched", "born", "connected", "failure")
 
     def __init__(self, host: AsyncHost, sock: socket.socket, events: TcpEvents, connected: bool) -> None:
         self._host = host
@@ -117,6 +104,7 @@ class HostTcp:
         self._fd = sock.fileno()
         self._events = events
         self._watched = 0
+        self.failure: IcmpError | None = None
         self.connected = connected
         self.born = host.enter(self._fd, self)
         if not connected:
@@ -183,10 +171,12 @@ class HostTcp:
     def _connected(self, now: int) -> None:
         error = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if error:
+            self.failure = next_error(self._sock)
             self.close()
             self._events.host_failed(error, now)
             return
         self.connected = True
+        listen_for_errors(self._sock, 4 if self._sock.family == socket.AF_INET else 6, False)
         self._host.rewatch(self._fd, self._watched, 0)
         self._watched = 0
         self._events.host_connected(now)
@@ -242,72 +232,10 @@ class _Nobody:
 _NOBODY = _Nobody()
 
 
-class QueuedError:
-    """An entry of a socket's error queue (``slirp.host.UdpError``)."""
-
-    __slots__ = ("code", "errno", "info", "offender", "payload", "remote", "type")
-
-    def __init__(
-        self,
-        number: int,
-        kind: int,
-        code: int,
-        info: int,
-        offender: str | None,
-        remote: Address,
-        payload: bytes,
-    ) -> None:
-        self.errno = number
-        self.type = kind
-        self.code = code
-        self.info = info
-        self.offender = offender
-        self.remote = remote
-        self.payload = payload
-
-
-def parse_error(level: int, kind: int, data: bytes, remote: Address, payload: bytes) -> QueuedError | None:
-    """One control message of MSG_ERRQUEUE to an error; None: it is something else."""
-    if (level, kind) not in ((socket.IPPROTO_IP, _IP_RECVERR), (socket.IPPROTO_IPV6, _IPV6_RECVERR)):
-        return None
-    if len(data) < _EXTENDED_ERROR.size:
-        return None
-    number, origin, icmp, code, _, info, _ = _EXTENDED_ERROR.unpack_from(data)
-    offender: str | None = None
-    where = data[_EXTENDED_ERROR.size :]
-    if origin in (_ORIGIN_ICMP, _ORIGIN_ICMP6) and len(where) >= 8:
-        family = int.from_bytes(where[:2], "little" if struct.pack("=H", 1)[0] else "big")
-        if family == socket.AF_INET:
-            offender = socket.inet_ntop(socket.AF_INET, where[4:8])
-        elif family == socket.AF_INET6 and len(where) >= 24:
-            offender = socket.inet_ntop(socket.AF_INET6, where[8:24])
-    elif origin == _ORIGIN_LOCAL:
-        icmp, code = _LOCAL_CODES.get(number, (3, 1))
-        if level == socket.IPPROTO_IPV6:
-            icmp, code = to_6(icmp, code)
-    else:
-        return None
-    return QueuedError(number, icmp, code, info, offender, remote, payload)
-
-
-def next_error(sock: socket.socket) -> UdpError | None:
-    """The next entry of a UDP socket's error queue that tells something; None: there is none left."""
-    while True:
-        try:
-            payload, control, _, address = sock.recvmsg(ERROR_PAYLOAD, 512, _MSG_ERRQUEUE)
-        except OSError:
-            return None
-        remote = (address[0], address[1]) if address else ("0.0.0.0", 0)
-        for level, kind, data in control:
-            found = parse_error(level, kind, data, remote, payload)
-            if found is not None:
-                return found
-
-
 class HostUdp:
     """A host UDP socket (``slirp.host.UdpSocket``)."""
 
-    __slots__ = ("_errors", "_events", "_family", "_fd", "_host", "_segment", "_sock", "_ttl", "born")
+    __slots__ = ("_errors", "_events", "_family", "_fd", "_host", "_how", "_segment", "_sock", "born")
 
     def __init__(self, host: AsyncHost, sock: socket.socket, family: int, events: UdpEvents) -> None:
         self._host = host
@@ -315,9 +243,9 @@ class HostUdp:
         self._fd = sock.fileno()
         self._family = family
         self._events = events
-        self._ttl = 0
+        self._how = -1
         self._segment = DATAGRAM  # the longest datagram to be tried with UDP_SEGMENT
-        self._errors = False
+        self._errors = ErrorQueue(sock)
         self.born = host.enter(self._fd, self)
         host.register(self._fd, _IN)
 
@@ -325,7 +253,7 @@ class HostUdp:
         """The descriptor; -1 when closed."""
         return self._fd
 
-    def sendto(self, data: bytes | memoryview, remote: Address, ttl: int = 64) -> int:
+    def sendto(self, data: bytes | memoryview, remote: Address, how: int = 64) -> int:
         """0, or errno."""
         if self._fd < 0:
             return errno.EBADF
@@ -333,8 +261,9 @@ class HostUdp:
         error = 0
         for _ in range(2):
             try:
-                if ttl != self._ttl:
-                    self._set_ttl(ttl)
+                if how != self._how:
+                    apply(sock, self._family, self._how, how)
+                    self._how = how
                 sock.sendto(data, remote)
                 return 0
             except OSError as failure:
@@ -343,31 +272,32 @@ class HostUdp:
                     return error
         return error
 
-    def sendmany(self, data: bytes, size: int, remote: Address, ttl: int = 64) -> int:
+    def sendmany(self, data: bytes, size: int, remote: Address, how: int = 64) -> int:
         """0, or errno."""
         step = min(SEGMENTS, SEGMENTED // size) * size
         error = 0
         for start in range(0, len(data), step or size):
             part = data[start : start + (step or size)]
             if size < len(part) and size <= self._segment:
-                failure = self._send_segments(part, size, remote, ttl)
+                failure = self._send_segments(part, size, remote, how)
                 if failure not in _UNSEGMENTED:
                     error = failure or error
                     continue
                 self._segment = size - 1
             for at in range(0, len(part), size):
-                error = self.sendto(part[at : at + size], remote, ttl) or error
+                error = self.sendto(part[at : at + size], remote, how) or error
         return error
 
-    def _send_segments(self, data: bytes, size: int, remote: Address, ttl: int) -> int:
+    def _send_segments(self, data: bytes, size: int, remote: Address, how: int) -> int:
         if self._fd < 0:
             return errno.EBADF
         control = ((_SOL_UDP, _UDP_SEGMENT, _U16.pack(size)),)
         error = 0
         for _ in range(2):
             try:
-                if ttl != self._ttl:
-                    self._set_ttl(ttl)
+                if how != self._how:
+                    apply(self._sock, self._family, self._how, how)
+                    self._how = how
                 self._sock.sendmsg((data,), control, 0, remote)
                 return 0
             except OSError as failure:
@@ -376,12 +306,9 @@ class HostUdp:
                     return error
         return error
 
-    def _set_ttl(self, ttl: int) -> None:
-        if self._family == 4:
-            self._sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, ttl)
-        else:
-            self._sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, ttl)
-        self._ttl = ttl
+    def mtu(self) -> int:
+        """What the last refusal as too long did not keep; 0: unknown."""
+        return self._errors.mtu() if self._fd >= 0 else 0
 
     def recv(self) -> tuple[bytes, Address] | None:
         """One datagram; None: nothing now."""
@@ -398,13 +325,9 @@ class HostUdp:
                     return None
         return None
 
-    def error(self) -> UdpError | None:
+    def error(self) -> IcmpError | None:
         """One error of the queue; None: none."""
-        if not self._errors or self._fd < 0:
-            return None
-        found = next_error(self._sock)
-        self._errors = found is not None
-        return found
+        return self._errors.next() if self._fd >= 0 else None
 
     def close(self) -> None:
         """Give the socket back."""
@@ -417,7 +340,7 @@ class HostUdp:
     def event(self, events: int, now: int) -> None:
         """From the epoll set."""
         if events & select.EPOLLERR:
-            self._errors = True
+            self._errors.ready = True
         self._events.host_readable(now)
 
 
@@ -439,6 +362,7 @@ class AsyncHost:
         self._after = after
         self._epoll = select.epoll()
         self._sockets: dict[int, _Socket] = {}
+        self._raw: dict[int, RawEchoes] = {}  # by family
         self._batch = 0
         limit = raise_descriptor_limit()
         self._last = limit - min(RESERVE, limit // 4)  # greatest descriptor that a socket may have
@@ -459,14 +383,16 @@ class AsyncHost:
 
     # ---- sockets -------------------------------------------------------------------------------------------
 
-    def tcp(self, remote: Address, events: TcpEvents) -> HostTcp:
+    def tcp(self, remote: Address, events: TcpEvents, how: int = 64) -> HostTcp:
         """Start a connect. Raises OSError."""
-        family = socket.AF_INET6 if ":" in remote[0] else socket.AF_INET
-        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        family = 6 if ":" in remote[0] else 4
+        kind = socket.AF_INET6 if family == 6 else socket.AF_INET
+        sock = socket.socket(kind, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
-            if sock.fileno() > self._last:
-                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            self.affords(sock.fileno())
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            apply(sock, family, ~how & 0xFF, how & 0xFF)
+            listen_for_errors(sock, family)
             error = sock.connect_ex(remote)
             if error not in (0, errno.EINPROGRESS):
                 raise OSError(error, os.strerror(error))
@@ -476,6 +402,7 @@ class AsyncHost:
             sock.close()
             raise
         if not error:
+            listen_for_errors(sock, family, False)
             self._loop.call_soon(found.connected_at_once)
         return found
 
@@ -484,15 +411,13 @@ class AsyncHost:
         kind = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
         sock = socket.socket(socket.AF_INET if family == 4 else socket.AF_INET6, kind)
         try:
-            if sock.fileno() > self._last:
-                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            self.affords(sock.fileno())
             if family == 4:
-                sock.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
                 sock.bind(("0.0.0.0", 0))
             else:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
                 sock.bind(("::", 0))
+            listen_for_errors(sock, family)
             for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
                 sock.setsockopt(socket.SOL_SOCKET, option, UDP_BUFFER)
             return HostUdp(self, sock, family, events)
@@ -500,6 +425,21 @@ class AsyncHost:
             self._sockets.pop(sock.fileno(), None)
             sock.close()
             raise
+
+    def echo(self, family: int, ident: int, events: UdpEvents) -> EchoEndpoint:
+        """Where echo requests leave. Raises OSError: the host permits none, or there is no descriptor."""
+        try:
+            return HostEcho(self, family, ident, events)
+        except PermissionError:
+            hub = self._raw.get(family)
+            if hub is None:
+                hub = self._raw[family] = RawEchoes(self, family, self._raw)
+            return hub.endpoint(ident, events)
+
+    def affords(self, fd: int) -> None:
+        """Raises OSError(EMFILE) when a new descriptor belongs to the rest of the process."""
+        if fd > self._last:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     def listen(self, local: Address | str, events: ListenEvents) -> HostListener:
         """A listening TCP or UNIX socket. Raises OSError."""
@@ -511,17 +451,16 @@ class AsyncHost:
         six = ":" in local[0]
         sock = socket.socket(socket.AF_INET6 if six else socket.AF_INET, kind)
         try:
+            listen_for_errors(sock, 6 if six else 4)
             if six:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
             else:
-                sock.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
                 sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
             for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
                 sock.setsockopt(socket.SOL_SOCKET, option, UDP_BUFFER)
             sock.bind(local)
-            return HostUdpListener(self, sock, events, next_error)
+            return HostUdpListener(self, sock, events)
         except BaseException:
             sock.close()
             raise
@@ -532,8 +471,7 @@ class AsyncHost:
 
     def adopt(self, sock: socket.socket, peer: Address, local: Address) -> HostAccepted:
         """A client that a listener accepted. Raises OSError: there is no descriptor to spare."""
-        if sock.fileno() > self._last:
-            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        self.affords(sock.fileno())
         return HostAccepted(self, sock, peer, local)
 
     # ---- the epoll set -------------------------------------------------------------------------------------

@@ -21,10 +21,10 @@ import select
 import socket
 import stat
 import struct
-from collections.abc import Callable
 from typing import Protocol
 
-from .host import AcceptedTcp, Address, ListenEvents, UdpError, UdpEvents
+from .host import AcceptedTcp, Address, IcmpError, ListenEvents, UdpEvents
+from .hosterrors import ErrorQueue, apply
 
 BACKLOG = 256
 DATAGRAM = 65536
@@ -206,34 +206,16 @@ class HostListener:
 class HostUdpListener:
     """A UDP socket that clients know (``slirp.host.UdpListener``)."""
 
-    __slots__ = (
-        "_errors",
-        "_events",
-        "_fd",
-        "_host",
-        "_next_error",
-        "_six",
-        "_sock",
-        "_ttl",
-        "address",
-        "born",
-    )
+    __slots__ = ("_errors", "_events", "_family", "_fd", "_host", "_how", "_sock", "address", "born")
 
-    def __init__(
-        self,
-        host: _Set,
-        sock: socket.socket,
-        events: UdpEvents,
-        next_error: Callable[[socket.socket], UdpError | None],
-    ) -> None:
+    def __init__(self, host: _Set, sock: socket.socket, events: UdpEvents) -> None:
         self._host = host
         self._sock = sock
         self._fd = sock.fileno()
         self._events = events
-        self._next_error = next_error
-        self._errors = False
-        self._ttl = 0
-        self._six = sock.family == socket.AF_INET6
+        self._errors = ErrorQueue(sock)
+        self._how = -1
+        self._family = 6 if sock.family == socket.AF_INET6 else 4
         self.address: Address = sock.getsockname()[:2]
         self.born = host.enter(self._fd, self)
         host.register(self._fd, _IN)
@@ -258,26 +240,26 @@ class HostUdpListener:
                     return data, peer[:2], socket.inet_ntoa(_PKTINFO.unpack(value[: _PKTINFO.size])[1])
                 if (level, kind) == (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO):
                     return data, _remote(peer), _scoped(value)
-            return data, peer[:2], "::" if self._six else "0.0.0.0"
+            return data, peer[:2], "::" if self._family == 6 else "0.0.0.0"
         return None
 
-    def sendto(self, data: bytes | memoryview, remote: Address, local: str, ttl: int = 64) -> int:
+    def sendto(self, data: bytes | memoryview, remote: Address, local: str, how: int = 64) -> int:
         """0, or errno."""
         if self._fd < 0:
             return errno.EBADF
-        if self._six:
+        if self._family == 6:
             address, _, scope = local.partition("%")
-            level, kind, hops = socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, socket.IPV6_UNICAST_HOPS
+            level, kind = socket.IPPROTO_IPV6, socket.IPV6_PKTINFO
             info = _PKTINFO6.pack(socket.inet_pton(socket.AF_INET6, address), int(scope or 0))
         else:
-            level, kind, hops = socket.IPPROTO_IP, IP_PKTINFO, socket.IP_TTL
+            level, kind = socket.IPPROTO_IP, IP_PKTINFO
             info = _PKTINFO.pack(0, socket.inet_aton(local), b"\0\0\0\0")
         failed = 0
         for _ in range(2):
             try:
-                if ttl != self._ttl:
-                    self._sock.setsockopt(level, hops, ttl)
-                    self._ttl = ttl
+                if how != self._how:
+                    apply(self._sock, self._family, self._how, how)
+                    self._how = how
                 self._sock.sendmsg((data,), ((level, kind, info),), 0, remote)
                 return 0
             except OSError as error:
@@ -286,13 +268,13 @@ class HostUdpListener:
                     return failed
         return failed
 
-    def error(self) -> UdpError | None:
+    def mtu(self) -> int:
+        """What the last refusal as too long did not keep; 0: unknown."""
+        return self._errors.mtu() if self._fd >= 0 else 0
+
+    def error(self) -> IcmpError | None:
         """One error of the queue; None: none."""
-        if not self._errors or self._fd < 0:
-            return None
-        found = self._next_error(self._sock)
-        self._errors = found is not None
-        return found
+        return self._errors.next() if self._fd >= 0 else None
 
     def close(self) -> None:
         """Give the socket back."""
@@ -305,5 +287,5 @@ class HostUdpListener:
     def event(self, events: int, now: int) -> None:
         """From the epoll set."""
         if events & select.EPOLLERR:
-            self._errors = True
+            self._errors.ready = True
         self._events.host_readable(now)

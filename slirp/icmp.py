@@ -2,8 +2,7 @@
 
 * An echo request to an own address is answered with its own payload and TOS, TTL 255, in fragments if need
   be.
-* An echo request to any other address gets "communication administratively prohibited" (3/13) from the
-  gateway: an honest "not carried here". A reply is never invented. (Ping sockets come later.)
+* An echo request to any other address goes out by the host's own sockets (``echo.py``).
 * A guest's "port unreachable" about a UDP datagram closes the flow that it came by, so the host's kernel
   answers for the port from then on as the guest did. Other errors, and all other types, are counted and
   dropped: redirects and quenches are not obeyed (RFC 5927, RFC 6633).
@@ -17,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from . import checksum
+from .echo import Echoes
 from .ipv4 import ICMP_TTL, Below, Ipv4
 from .wire import (
     ECHO_REPLY,
@@ -28,7 +28,6 @@ from .wire import (
     IPV4_LEN,
     PORT,
     PORTS,
-    PROHIBITED,
     PROTO_UDP,
     UNREACHABLE,
 )
@@ -41,13 +40,18 @@ it."""
 class Icmp:
     """ICMP of one IPv4 stack. ``udp_error`` hears of a guest's complaints about UDP."""
 
-    def __init__(self, below: Below, ip: Ipv4, own: tuple[bytes, ...], udp_error: GuestError) -> None:
+    def __init__(
+        self, below: Below, ip: Ipv4, own: tuple[bytes, ...], echoes: Echoes, udp_error: GuestError
+    ) -> None:
         self._below = below
         self._ip = ip
         self._own = own
+        self._echoes = echoes
         self._udp_error = udp_error
 
-    def input(self, frame: bytes, off: int, end: int, src: bytes, dst: bytes, checked: bool) -> None:
+    def input(
+        self, frame: bytes, off: int, end: int, ttl: int, src: bytes, dst: bytes, checked: bool, now: int
+    ) -> None:
         """One ICMP message ``frame[off:end]``; ``checked``: its checksum need not be looked at."""
         count = self._below.count
         if end - off < ICMP_LEN:
@@ -62,8 +66,7 @@ class Icmp:
             if dst in self._own:
                 self._reply(frame, src, dst, body)
             else:
-                count("icmp_echo_not_carried")
-                self._ip.error(frame, UNREACHABLE, PROHIBITED)
+                self._echoes.request(self._ip, frame, off, end, self._ip.how(frame, ttl - 1), src, dst, now)
         elif kind in ICMP_ERRORS:
             self._error(body, src)
         else:

@@ -37,6 +37,7 @@ from .limiter import Limiter
 from .neighbours import Neighbour
 from .wire import (
     DONT_FRAGMENT,
+    ECHO_REPLY,
     ETH_IPV4,
     ETH_IPV4_LEN,
     ETH_IPV4_UDP,
@@ -290,6 +291,16 @@ class Ipv4:
 
     # ---- layer 4's view ------------------------------------------------------------------------------------
 
+    @staticmethod
+    def headers(frame: bytes, off: int) -> bytes:
+        """IP and UDP header of a guest's frame whose UDP header is at ``off``."""
+        return frame[IP : off + UDP_LEN]
+
+    @staticmethod
+    def how(frame: bytes, ttl: int) -> int:
+        """How what a guest's frame carries is to leave the host (``slirp.host``), with that TTL."""
+        return (frame[IP + 1] & 0xFC) << 16 | (frame[IP + 6] & 0x40) << 2 | ttl
+
     def path(self, frame: bytes, protocol: int) -> Ipv4Path:
         """The way back to the sender of ``frame``."""
         src, dst = frame[IP + 12 : IP + 16], frame[IP + 16 : IP + 20]
@@ -419,11 +430,26 @@ class Ipv4:
             taken = self._below.emit(header + piece, b"") and taken
         return taken
 
+    def echo_reply(
+        self, to: Neighbour, src: bytes, ident: int, seq: int, data: bytes, ttl: int, tos: int
+    ) -> bool:
+        """An echo reply from ``src`` to a guest."""
+        rest = ident << 16 | seq
+        value = checksum.checksum(data, (ECHO_REPLY << 8) + (rest >> 16) + (rest & 0xFFFF))
+        body = ICMP.pack(ECHO_REPLY, 0, value, rest) + data
+        return self.packet(to.mac, src, to.address, PROTO_ICMP, body, ttl, tos)
+
     # ---- ICMP errors ---------------------------------------------------------------------------------------
 
     def error(self, frame: bytes, kind: int, code: int, info: int = 0) -> None:
         """An ICMP error about a guest's frame, where one may be sent (RFC 1812 4.3.2.7): from the own address
         that it was for, otherwise from the gateway."""
+        self.error_from(frame, None, kind, code, info, ICMP_TTL)
+
+    def error_from(
+        self, frame: bytes, source: bytes | None, kind: int, code: int, info: int, ttl: int
+    ) -> None:
+        """The same from ``source`` (None: as ``error`` does)."""
         off = IP + ((frame[IP] & 15) << 2)
         dst = frame[IP + 16 : IP + 20]
         if (
@@ -440,8 +466,8 @@ class Ipv4:
             return
         length = U16.unpack_from(frame, IP + 2)[0]
         quote = frame[IP : IP + min(length, QUOTE)]
-        source = dst if dst in self._macs else self.gateway
-        self._complain(frame[6:12], source, frame[IP + 12 : IP + 16], kind, code, info, quote)
+        source = source or (dst if dst in self._macs else self.gateway)
+        self._complain(frame[6:12], source, frame[IP + 12 : IP + 16], kind, code, info, quote, ttl)
 
     def relayed_error(
         self,
@@ -454,10 +480,15 @@ class Ipv4:
         sport: int,
         dport: int,
         payload: bytes,
+        ttl: int = TTL,
+        head: bytes = b"",
     ) -> None:
         """An ICMP error that ``source`` sent to the host, about the guest's UDP datagram ``sport`` ->
-        ``dst:dport``."""
+        ``dst:dport``. ``head``: the IP and UDP header of that datagram or one like it, if they are known."""
         if not self._may_complain():
+            return
+        if head:
+            self._complain(to.mac, source, to.address, kind, code, info, self._aged(head, kind, payload), ttl)
             return
         size = len(payload) + UDP_LEN
         length = size + IPV4_LEN
@@ -470,15 +501,40 @@ class Ipv4:
             size,
             checksum.checksum(payload, ip_int(to.address + dst) + PROTO_UDP + size * 2 + sport + dport),
         )
-        self._complain(to.mac, source, to.address, kind, code, info, (inner + payload)[:QUOTE])
+        self._complain(to.mac, source, to.address, kind, code, info, (inner + payload)[:QUOTE], ttl)
+
+    def echo_error(
+        self, to: Neighbour, source: bytes, kind: int, code: int, info: int, quote: bytes, ttl: int
+    ) -> None:
+        """An ICMP error that ``source`` sent to the host, about the guest's echo request that began with ``quote``."""
+        if self._may_complain():
+            self._complain(to.mac, source, to.address, kind, code, info, self._aged(quote, kind, b""), ttl)
+
+    @staticmethod
+    def _aged(quote: bytes, kind: int, rest: bytes) -> bytes:
+        """A guest's packet as it looked where it ended: with a TTL of 1 where that ran out."""
+        aged = bytearray(quote)
+        if kind == TIME_EXCEEDED:
+            aged[8] = 1
+            aged[10:12] = b"\0\0"
+            U16.pack_into(aged, 10, checksum.checksum(bytes(aged[: (aged[0] & 15) << 2])))
+        return (bytes(aged) + rest)[:QUOTE]
 
     def _complain(
-        self, mac: bytes, src: bytes, dst: bytes, kind: int, code: int, info: int, quote: bytes
+        self,
+        mac: bytes,
+        src: bytes,
+        dst: bytes,
+        kind: int,
+        code: int,
+        info: int,
+        quote: bytes,
+        ttl: int = ICMP_TTL,
     ) -> None:
         body = ICMP.pack(kind, code, 0, info) + quote
         body = ICMP.pack(kind, code, checksum.checksum(body), info) + quote
         self._below.count("icmp_errors")
-        self.packet(mac, src, dst, PROTO_ICMP, body, ICMP_TTL, ICMP_TOS)
+        self.packet(mac, src, dst, PROTO_ICMP, body, ttl, ICMP_TOS)
 
     def _may_complain(self) -> bool:
         """Not too many errors."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from slirp.host import Address, TcpEvents, TcpSocket
+from slirp.host import Address, IcmpError, TcpEvents, TcpSocket
 
 F_CSUM = 1  # TUN_F_*: what the members of the hub take
 F_TSO4 = 2
@@ -82,8 +82,14 @@ class Link(Protocol):
     def path(self, frame: bytes, protocol: int) -> Path:
         """The way back to the sender of a guest's frame (addresses swapped)."""
 
+    def how(self, frame: bytes) -> int:
+        """How what a guest's frame asks for is to leave the host: ``slirp.host``."""
+
     def pseudo(self, frame: bytes, off: int, end: int, protocol: int) -> int:
         """As ``Path.pseudo`` for a guest's frame whose layer 4 lies in ``frame[off:end]``."""
+
+    def complain(self, frame: bytes, error: IcmpError) -> None:
+        """Pass on an ICMP error that came back for what that guest frame led to."""
 
     def unreachable(self, frame: bytes, code: int) -> None:
         """ICMP or ICMPv6 destination unreachable about that guest frame; ``code`` is one of CODE_*."""

@@ -13,6 +13,7 @@ Where a guest's destination leads (``targets``, ``udp_target``)
     host address    -> the host's 127.0.0.1 (``hostloopback=off``: refused)
     dns address     -> port 53: the resolvers; all else is refused
     other           -> itself, by an ordinary socket; refused where a tapnet instance's control plane listens
+    ping            -> as the rest, by the host's ping sockets (``echo.py``)
     ``permitted``   decides before: ``allow=``, ``deny=``, ``restrict`` (``rules.py``). What it refuses: TCP is reset, UDP and
                     echo get ICMP "prohibited"; DHCP, TFTP, ARP and ping of our own go on
 
@@ -36,12 +37,13 @@ from .buffers import Buffers
 from .config import Config
 from .dhcp import Dhcp
 from .dns import Dns
+from .echo import Echoes
 from .family import Families
 from .forward import Forwards
 from .guests import Guests
-from .host import Address, Host
+from .host import Address, Host, IcmpError
 from .icmp import Icmp
-from .ipv4 import Ipv4
+from .ipv4 import TTL, Ipv4
 from .link import Path, Target
 from .rules import Rules
 from .tcp import Tcp
@@ -50,8 +52,8 @@ from .tftp import Tftp
 from .train import Train
 from .udp import BLOCKED, Udp, descriptor
 from .wire import (
-    ECHO_REQUEST,
     ETH_LEN,
+    IP,
     NO_MAC,
     PORTS,
     PROHIBITED,
@@ -78,7 +80,6 @@ LOOPBACK = "127.0.0.1"
 DNS_PORT = 53
 DHCP_PORT = 67
 TCP_PORTS = 4
-ECHO = bytes((ECHO_REQUEST,))
 
 
 class Timed(Protocol):
@@ -110,6 +111,7 @@ class Stack:
         self.now = now
         self.features = 0
         self.counters: dict[str, int] = {}
+        self.notice: Callable[[str], None] = lambda text: None  # what the owner should know, each text once
         self._tx = tx
         self._train: Train | None = None
         self._queue: deque[tuple[bytes, bytes]] = deque()
@@ -121,7 +123,8 @@ class Stack:
         self.arp = Arp(own, self._inside, reserved, self.emit, self.count, now)
         self.ipv4 = Ipv4(config, self, self.arp, rng, self._local, self._remote)
         self.udp = Udp(self, host, now)
-        self.icmp = Icmp(self, self.ipv4, own, self.udp.guest_error)
+        self.echoes = Echoes(self, host)
+        self.icmp = Icmp(self, self.ipv4, own, self.echoes, self.udp.guest_error)
         self.tcp = Tcp(self, host, rng, buffers=Buffers(config.buffers))
         self.dhcp = Dhcp(config, self, self.ipv4, self.arp)
         self.families = Families(self.ipv4)
@@ -130,7 +133,16 @@ class Stack:
         self.forwards = Forwards(config, self, host, self.families, self.guests, self.tcp, self.udp, rng)
         self.services: dict[tuple[bytes, int], Service] = {(config.dns_ip, DNS_PORT): self.dns}
         self.tftp: Tftp | None = None
-        self._timed: list[Timed] = [self.ipv4, self.udp, self.tcp, self.dhcp, self.dns, self.forwards]
+        self._timed: list[Timed] = [
+            self.ipv4,
+            self.udp,
+            self.tcp,
+            self.dhcp,
+            self.dns,
+            self.forwards,
+            self.echoes,
+        ]
+        self._told: set[str] = set()
         if config.tftp is not None:
             self.tftp = Tftp(config, self, self.families, host.directory(config.tftp), rng)
             self.services[config.host_ip, TFTP_PORT] = self.tftp
@@ -205,14 +217,15 @@ class Stack:
             elif not ours or src == b"\0\0\0\0":
                 self.count("broadcast_ignored")
             else:
-                self.udp.input(self.ipv4, frame, vnet, off, end, max(ttl - 1, 1), src, dst, now)
+                how = self.ipv4.how(frame, max(ttl - 1, 1))
+                self.udp.input(self.ipv4, frame, vnet, off, end, how, src, dst, now)
         elif not ours or src == b"\0\0\0\0":
             self.count("igmp_ignored" if protocol == PROTO_IGMP else "broadcast_ignored")
         elif protocol == PROTO_TCP:
             self._to_tcp(frame, vnet, off, end, src, dst, now)
         elif protocol == PROTO_ICMP:
             checked = bool(vnet and vnet[0] & (VNET_NEEDS_CSUM | VNET_DATA_VALID))
-            self.icmp.input(frame, off, end, src, dst, checked)
+            self.icmp.input(frame, off, end, ttl, src, dst, checked, now)
         else:
             self.count("protocol_unknown")
             self.ipv4.error(frame, UNREACHABLE, PROTOCOL)
@@ -235,13 +248,10 @@ class Stack:
         elif protocol == PROTO_UDP:
             end = self.udp.check(self.ipv4, frame, vnet, off, end)
             if end:
-                self.udp.input(self.ipv4, frame, vnet, off, end, ttl - 1, src, dst, now)
+                self.udp.input(self.ipv4, frame, vnet, off, end, self.ipv4.how(frame, ttl - 1), src, dst, now)
         elif protocol == PROTO_ICMP:
-            if frame[off : off + 1] == ECHO and not self.permitted(PROTO_ICMP, dst):
-                self.ipv4.error(frame, UNREACHABLE, PROHIBITED)
-                return
             checked = bool(vnet and vnet[0] & (VNET_NEEDS_CSUM | VNET_DATA_VALID))
-            self.icmp.input(frame, off, end, src, dst, checked)
+            self.icmp.input(frame, off, end, ttl, src, dst, checked, now)
         else:
             self.count("protocol_not_carried")
             self.ipv4.error(frame, UNREACHABLE, PROHIBITED)
@@ -331,6 +341,10 @@ class Stack:
         found = self._targets(dst, port)
         return found[0] if found else None
 
+    def echo_target(self, dst: bytes) -> Address | None:
+        """Host address for a guest's echo request; None refuses it."""
+        return (ip_text(dst), 0) if self.permitted(PROTO_ICMP, dst) else BLOCKED
+
     def seen_as(self, address: str) -> bytes | None:
         """How guests see a host address: loopback is ``host``; None: not at all."""
         try:
@@ -351,6 +365,10 @@ class Stack:
         """The way back to the sender of a guest's frame."""
         return self.ipv4.path(frame, protocol)
 
+    def how(self, frame: bytes) -> int:
+        """How what a guest's frame asks for is to leave the host; our own hop is taken off."""
+        return self.ipv4.how(frame, max(frame[IP + 8] - 1, 1))
+
     def pseudo(self, frame: bytes, off: int, end: int, protocol: int) -> int:
         """Pseudo header sum of a guest's frame."""
         return self.ipv4.pseudo(frame, off, end, protocol)
@@ -358,6 +376,19 @@ class Stack:
     def unreachable(self, frame: bytes, code: int) -> None:
         """ICMP destination unreachable about a guest's frame."""
         self.ipv4.error(frame, UNREACHABLE, code)
+
+    def complain(self, frame: bytes, error: IcmpError) -> None:
+        """Tell a guest of an ICMP error that its frame led to, from who sent that."""
+        source = self.seen_as(error.offender) if error.offender is not None else None
+        ttl = max(error.ttl - 1, 1) if error.ttl else TTL
+        self.count("icmp_errors_relayed")
+        self.ipv4.error_from(frame, source, error.type, error.code, error.info, ttl)
+
+    def tell(self, text: str) -> None:
+        """Tell the owner, once."""
+        if text not in self._told:
+            self._told.add(text)
+            self.notice(text)
 
     def count(self, reason: str) -> None:
         """Count an event by its class."""
@@ -399,6 +430,7 @@ class Stack:
             self.tftp.close()
         self.tcp.close(now)
         self.udp.close()
+        self.echoes.close()
         self.dns.close()
         self.dhcp.close()
         self._queue.clear()
@@ -408,7 +440,8 @@ class Stack:
         sendq, idle."""
         tcp = [self._tcp_row(row) for row in self.tcp.flows()]
         forwards = self.forwards.flows(self.now)
-        return [*tcp, *self.udp.flows(self.now), *self.dns.flows(self.now), *forwards]
+        echoes = self.echoes.flows(self.now)
+        return [*tcp, *self.udp.flows(self.now), *echoes, *self.dns.flows(self.now), *forwards]
 
     def _tcp_row(self, row: dict[str, Any]) -> dict[str, Any]:
         return {

@@ -227,13 +227,13 @@ class Flow:
 
     def host_failed(self, error: int, now: int) -> None:
         """The host's connect failed, or the connection broke. The socket is closed already."""
-        self.sock = None
+        sock, self.sock = self.sock, None
         if self.state == CONNECTING:
             self.targets.pop(0)
             if self.targets:
                 connect(self, now)
             else:
-                connect_failed(self, error)
+                connect_failed(self, error, getattr(sock, "failure", None))
             return
         self.abort(True)
 

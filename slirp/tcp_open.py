@@ -1,7 +1,8 @@
 """How a connection begins: the guest's SYN and the host's connect, our SYN towards the guest, options.
 
 The host connects first; the guest gets SYN|ACK only when that succeeded, so that it sees the
-truth about the port. The last target's error decides what it sees instead: refused is RST; no route is
+truth about the port. The SYN's TTL goes along. The last target's error decides what the guest sees instead: an ICMP
+error that came back (a hop where the TTL ran out, a filter) is passed on from who sent it; refused is RST; no route is
 ICMP net or host unreachable; administratively prohibited ICMP 13. Timed out is silence, for that is what
 the network itself would show: the guest's own SYN retries then end in its own time-out. Want of
 descriptors or ports on this host is silence as well: the guest tries again.
@@ -14,6 +15,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
+from slirp.host import IcmpError
 from slirp.link import CODE_HOST, CODE_NET, CODE_PROHIBITED
 from slirp.tcp_state import ABORT, SYN_RECEIVED, WINDOW_SCALE
 from slirp.tcp_wire import ACK, DEFAULT_MSS, HEADER_LEN, MIN_MSS, RST, SYN, Options, build, syn_options
@@ -78,7 +80,10 @@ def connect(flow: Flow, now: int) -> None:
     while flow.targets:
         target = flow.targets[0]
         try:
-            flow.sock = flow.tcp.host.tcp(target, flow) if isinstance(target, tuple) else target.open(flow)
+            if isinstance(target, tuple):
+                flow.sock = flow.tcp.host.tcp(target, flow, flow.tcp.link.how(flow.syn))
+            else:
+                flow.sock = target.open(flow)
         except OSError as failure:
             error = failure.errno or errno.ECONNREFUSED
             flow.targets.pop(0)
@@ -88,14 +93,17 @@ def connect(flow: Flow, now: int) -> None:
     connect_failed(flow, error)
 
 
-def connect_failed(flow: Flow, error: int) -> None:
-    """No target is left: tell the guest what ``error`` says."""
+def connect_failed(flow: Flow, error: int, why: IcmpError | None = None) -> None:
+    """No target is left: tell the guest what ``error``, or the ICMP error behind it, says."""
     tcp = flow.tcp
     frame = flow.syn
     tcp.counters["connects_failed"] += 1
     flow.move(ABORT)
     flow.drop()
     if error in SILENT_ERRORS:
+        return
+    if why is not None and why.offender is not None:
+        tcp.link.complain(frame, why)
         return
     if error in UNREACHABLE_CODES:
         tcp.link.unreachable(frame, UNREACHABLE_CODES[error])

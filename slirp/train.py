@@ -41,11 +41,11 @@ class Train:
         "_end",
         "_first",
         "_flow",
+        "_how",
         "_limit",
         "_parts",
         "_size",
         "_target",
-        "_ttl",
         "_udp",
         "_vnet",
         "_where",
@@ -57,12 +57,12 @@ class Train:
         self.open = False  # ``extend`` may be asked
         self._parts: list[bytes] = []
         self._first = self._before = self._between = self._where = self._vnet = b""
-        self._size = self._end = self._limit = self._ttl = 0
+        self._size = self._end = self._limit = self._how = 0
         self._flow: Flow | None = None
         self._target: Address = ("", 0)
 
     def start(
-        self, flow: Flow, frame: bytes, vnet: bytes, off: int, end: int, target: Address, ttl: int
+        self, flow: Flow, frame: bytes, vnet: bytes, off: int, end: int, target: Address, how: int
     ) -> bool:
         """Begin with the datagram of ``frame``; False: it is none that others could follow."""
         size = end - _DATA
@@ -78,7 +78,7 @@ class Train:
         self._limit = min(SEGMENTS, BYTES // size)
         self._flow = flow
         self._target = target
-        self._ttl = ttl
+        self._how = how
         self._parts.append(frame[_DATA:end])
         self.open = True
         if self._limit <= 1:
@@ -113,4 +113,4 @@ class Train:
         parts, self._parts = self._parts, []
         flow = self._flow
         if flow is not None:
-            self._udp.send(flow, self._first, parts, self._target, self._ttl)
+            self._udp.send(flow, self._first, parts, self._target, self._how)

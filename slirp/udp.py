@@ -2,7 +2,7 @@
 
 Guest to host: the stack validates the IP header, this file the UDP header and checksum (0: none; partial:
 fine). Where a destination leads is asked once per flow and destination (``Network.udp_target``) and
-remembered. The TTL goes along, already counted down. A super-datagram (USO), and datagrams in a row (``train.py``), go to
+remembered. TTL (already counted down), "don't fragment" and type of service go along. A super-datagram (USO), and datagrams in a row (``train.py``), go to
 the host in one call.
 
 Host to guest: any datagram that reaches the socket is delivered with its sender's address, mapped to what
@@ -29,7 +29,7 @@ from typing import Any, Protocol
 
 from . import checksum
 from .family import Family
-from .host import Address, Host, UdpError, UdpSocket
+from .host import Address, Host, IcmpError, UdpSocket
 from .neighbours import Neighbour
 from .train import Train
 from .wire import (
@@ -51,6 +51,7 @@ from .wire import (
 )
 
 SECOND = 1_000_000_000
+TTL = 64  # of an error that came with an unknown one
 FLOWS = 2048
 REMOTES = 256  # remembered destinations and senders of one flow
 IDLE = 240 * SECOND
@@ -61,7 +62,7 @@ SEGMENTS = 64  # of a super-datagram: the kernel's UDP_MAX_SEGMENTS was that for
 SUPER_BYTES = 65535 - 48  # of its payload: what an IP packet with a UDP header holds, of either family
 DNS_PORT = 53
 BLOCKED: Address = ("", 0)  # a destination that may not be reached
-_BUSY = frozenset((errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.EINTR))
+BUSY = frozenset((errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.EINTR))
 _CODES = {
     errno.ECONNREFUSED: PORT,
     errno.ENETUNREACH: NET,
@@ -108,6 +109,7 @@ class Flow:
 
     __slots__ = (
         "family",
+        "heads",
         "idle",
         "key",
         "last",
@@ -136,12 +138,14 @@ class Flow:
         self.remote: tuple[bytes, int] = (b"", 0)  # the last destination, for ``info usernet``
         self.remotes: dict[bytes, Address | None] = {}  # destination and port -> host address
         self.sources: dict[Address, bytes | None] = {}  # host address -> what the guest sees
+        self.heads: dict[bytes, bytes] = {}  # destination and port -> headers of the first datagram there
         self.socket: UdpSocket | None = None
 
     def learn(self, remote: bytes, target: Address | None) -> None:
         """Remember where the destination ``remote`` (address and port) leads."""
         if len(self.remotes) >= REMOTES:
             self.remotes.clear()
+            self.heads.clear()
         self.remotes[remote] = target
         self.remote = (remote[:-2], U16.unpack(remote[-2:])[0])
 
@@ -185,10 +189,14 @@ class Flow:
             self._deliver(run_src, run_from[1] if run_from is not None else 0, run)
         if self.last == now:
             udp.touch(self)
-        error = socket.error()
+        self.complaints()
+
+    def complaints(self) -> None:
+        """Errors from the host."""
+        error = self.socket.error() if self.socket is not None else None
         while error is not None and self.socket is not None:
             self._error(error)
-            error = socket.error()
+            error = self.socket.error()
 
     def _deliver(self, src: bytes, sport: int, run: list[bytes]) -> None:
         """Datagrams from one sender to the guest, all but the last of one length."""
@@ -215,7 +223,7 @@ class Flow:
         seen = self.sources[remote] = self.udp.network.seen_as(remote[0])
         return seen
 
-    def _error(self, error: UdpError) -> None:
+    def _error(self, error: IcmpError) -> None:
         """Tell the guest."""
         network = self.udp.network
         dst = self.sources.get(error.remote) or self._source(error.remote)
@@ -238,6 +246,8 @@ class Flow:
             self.port,
             error.remote[1],
             error.payload,
+            max(error.ttl - 1, 1) if error.ttl else TTL,
+            self.heads.get(dst + U16.pack(error.remote[1]), b""),
         )
 
     def close(self) -> None:
@@ -286,12 +296,12 @@ class Udp:
         vnet: bytes,
         off: int,
         end: int,
-        ttl: int,
+        how: int,
         src: bytes,
         dst: bytes,
         now: int,
     ) -> None:
-        """A checked datagram ``frame[off:end]`` from ``src`` to ``dst``; ``ttl`` is what the host may use."""
+        """A checked datagram ``frame[off:end]`` from ``src`` to ``dst``; ``how`` it is to leave: ``slirp.host``."""
         key = src + frame[off : off + 2]
         remote = dst + frame[off + 2 : off + 4]
         flow = self._flows.get(key)
@@ -305,6 +315,7 @@ class Udp:
                     return
             if flow is not None:
                 flow.learn(remote, target)
+                flow.heads[remote] = family.headers(frame, off)
         if target is None or target is BLOCKED or flow is None:
             self.network.count("udp_refused" if target is None else "udp_prohibited")
             family.error(frame, UNREACHABLE, PORT if target is None else PROHIBITED)
@@ -318,16 +329,16 @@ class Udp:
             payload = frame[off + UDP_LEN : end]
             size = VNET.unpack(vnet)[3] or len(payload) or 1
             flow.sent += -(-len(payload) // size)
-            error = socket.sendmany(payload, size, target, ttl)
-        elif self.train is not None and self.train.start(flow, frame, vnet, off, end, target, ttl):
+            error = socket.sendmany(payload, size, target, how)
+        elif self.train is not None and self.train.start(flow, frame, vnet, off, end, target, how):
             return
         else:
             flow.sent += 1
-            error = socket.sendto(frame[off + UDP_LEN : end], target, ttl)
+            error = socket.sendto(frame[off + UDP_LEN : end], target, how)
         if error:
             self._failed(flow, frame, error)
 
-    def send(self, flow: Flow, first: bytes, parts: list[bytes], target: Address, ttl: int) -> None:
+    def send(self, flow: Flow, first: bytes, parts: list[bytes], target: Address, how: int) -> None:
         """Datagrams of one length and flow; ``first`` is the frame of one of them."""
         socket = flow.socket
         if socket is None:
@@ -335,9 +346,9 @@ class Udp:
             return
         flow.sent += len(parts)
         if len(parts) == 1:
-            error = socket.sendto(parts[0], target, ttl)
+            error = socket.sendto(parts[0], target, how)
         else:
-            error = socket.sendmany(b"".join(parts), len(parts[0]), target, ttl)
+            error = socket.sendmany(b"".join(parts), len(parts[0]), target, how)
         if error:
             self._failed(flow, first, error)
 
@@ -374,11 +385,15 @@ class Udp:
     def _failed(self, flow: Flow, frame: bytes, error: int) -> None:
         """``sendto`` failed at once."""
         code = _CODES.get(error)
-        if error in _BUSY or code is None:
-            self.network.count("udp_busy" if error in _BUSY else "udp_send_failed")
+        if error in BUSY or code is None:
+            self.network.count("udp_busy" if error in BUSY else "udp_send_failed")
             return
         self.network.count("udp_errors")
-        flow.family.error(frame, UNREACHABLE, code)
+        mtu = 0
+        if error == errno.EMSGSIZE and flow.socket is not None:
+            mtu = flow.socket.mtu()
+            flow.complaints()  # others that were met on the way
+        flow.family.error(frame, UNREACHABLE, code, mtu)
 
     # ---- errors from a guest -------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ The port takes partial checksums and TCP and UDP super-frames, and the stack sen
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import Callable
@@ -32,6 +33,7 @@ from .leasefile import LeaseFile
 
 FEATURES = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN | TUN_F_USO4 | TUN_F_USO6
 SECOND = 1_000_000_000
+log = logging.getLogger("tapnet.user")
 TIMER_SLACK = 1_000_000  # ns; a timer this much too late is not armed anew
 
 
@@ -122,6 +124,7 @@ class UserBackend:
             except ValueError:
                 self.close()
                 raise
+        self.stack.notice = lambda text: log.warning("tapnet: %s: %s", net.origin, text)
         self.stack.gather()
         self._input = self.stack.input
         self._forwards: dict[int, HostForward] = {}  # by the number of the rule

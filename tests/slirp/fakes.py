@@ -7,13 +7,14 @@ reached the host and feeds datagrams back.
 from __future__ import annotations
 
 import errno
+import os
 import random
 from dataclasses import dataclass, field
 from typing import Any
 
 from slirp import checksum, wire
 from slirp.config import Config
-from slirp.host import Address
+from slirp.host import Address, Echo
 from slirp.stack import Stack
 
 SECOND = 1_000_000_000
@@ -34,6 +35,39 @@ class FakeError:
     offender: str | None
     remote: Address
     payload: bytes
+    ttl: int = 0
+
+
+class FakeEcho:
+    """``slirp.host.EchoSocket``."""
+
+    def __init__(self, host: FakeHost, family: int, ident: int, events: Any) -> None:
+        self.host, self.family, self.ident, self.events = host, family, ident, events
+        self.sent: list[tuple[int, bytes, str, int]] = []
+        self.inbox: list[Echo] = []
+        self.errors: list[FakeError] = []
+        self.closed = False
+        self.fail = 0
+        self.limit = 0
+
+    def send(self, seq: int, data: bytes, remote: str, how: int = 64) -> int:
+        assert not self.closed
+        if self.fail:
+            return self.fail
+        self.sent.append((seq, data, remote, how))
+        return 0
+
+    def mtu(self) -> int:
+        return self.limit
+
+    def recv(self) -> Echo | None:
+        return self.inbox.pop(0) if self.inbox and not self.closed else None
+
+    def error(self) -> FakeError | None:
+        return self.errors.pop(0) if self.errors and not self.closed else None
+
+    def close(self) -> None:
+        self.closed = True
 
 
 class FakeUdp:
@@ -44,6 +78,7 @@ class FakeUdp:
         self.errors: list[FakeError] = []
         self.closed = False
         self.fail = 0
+        self.limit = 0  # the MTU behind EMSGSIZE
         self.calls = 0  # of sendmany
 
     def sendto(self, data: bytes | memoryview, remote: Address, ttl: int = 64) -> int:
@@ -59,6 +94,9 @@ class FakeUdp:
             (self.sendto(data[at : at + size], remote, ttl) for at in range(0, len(data), size)), default=0
         )
 
+    def mtu(self) -> int:
+        return self.limit
+
     def recv(self) -> tuple[bytes, Address] | None:
         return self.inbox.pop(0) if self.inbox and not self.closed else None
 
@@ -72,6 +110,8 @@ class FakeUdp:
 class FakeTcp:
     def __init__(self, remote: Address, events: Any) -> None:
         self.remote, self.events = remote, events
+        self.failure: FakeError | None = None
+        self.how = 64
         self.sent = bytearray()
         self.inbox: list[bytes] = []
         self.watched = (False, False)
@@ -143,6 +183,9 @@ class FakeUdpListener:
         self.sent: list[tuple[bytes, Address, str]] = []
         self.errors: list[FakeError] = []
         self.closed = False
+
+    def mtu(self) -> int:
+        return 0
 
     def recv(self) -> tuple[bytes, Address, str] | None:
         return self.inbox.pop(0) if self.inbox else None
@@ -240,6 +283,8 @@ class FakeHost:
 
     def __init__(self) -> None:
         self.tcps: list[FakeTcp] = []
+        self.echoes: list[FakeEcho] = []
+        self.no_echo = 0  # errno
         self.udps: list[FakeUdp] = []
         self.servers: list[Address] = [("192.0.2.53", 53)]
         self.control: set[Address] = set()
@@ -248,9 +293,16 @@ class FakeHost:
         self.udp_listeners: dict[Address, FakeUdpListener] = {}
         self.files = FakeDirectory("")
 
-    def tcp(self, remote: Address, events: Any) -> FakeTcp:
+    def tcp(self, remote: Address, events: Any, how: int = 64) -> FakeTcp:
         self.tcps.append(FakeTcp(remote, events))
+        self.tcps[-1].how = how
         return self.tcps[-1]
+
+    def echo(self, family: int, ident: int, events: Any) -> FakeEcho:
+        if self.no_echo:
+            raise OSError(self.no_echo, os.strerror(self.no_echo))
+        self.echoes.append(FakeEcho(self, family, ident, events))
+        return self.echoes[-1]
 
     def udp(self, family: int, events: Any) -> FakeUdp:
         if sum(not sock.closed for sock in self.udps) >= self.limit:

@@ -256,6 +256,7 @@ class FakeSocket:
         self.eof = False  # the host's peer ended
         self.was_shut = self.closed = self.was_reset = False
         self.error: OSError | None = None
+        self.failure: Any = None
         self.read = self.write = False
         self.polling = False
 
@@ -351,7 +352,7 @@ class FakeHost:
         self.draining: set[FakeSocket] = set()
         self.ready: Callable[[FakeSocket], None] = lambda sock: None
 
-    def tcp(self, remote: tuple[str, int], events: Any) -> FakeSocket:
+    def tcp(self, remote: tuple[str, int], events: Any, how: int = 64) -> FakeSocket:
         if remote in self.at_once:
             raise OSError(self.at_once[remote], "fake")
         sock = FakeSocket(self, remote, events)
@@ -426,6 +427,12 @@ class FakeLink:
     def pseudo(self, frame: bytes, off: int, end: int, protocol: int) -> int:
         addresses = frame[26:34] if frame[12:14] == b"\x08\x00" else frame[22:54]
         return (ones(addresses) + protocol + end - off) % 65535
+
+    def how(self, frame: bytes) -> int:
+        return 63
+
+    def complain(self, frame: bytes, error: Any) -> None:
+        self.icmp.append(error.code)
 
     def unreachable(self, frame: bytes, code: int) -> None:
         self.icmp.append(code)

@@ -19,7 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slirp import hostio
-from slirp.hostio import AsyncHost, HostTcp, HostUdp, is_local, parse_error, parse_resolv_conf
+from slirp.hosterrors import parse_error
+from slirp.hostio import AsyncHost, HostTcp, HostUdp, is_local, parse_resolv_conf
 from tapnet.monitor.guard import claim
 
 DEADLINE = 5.0

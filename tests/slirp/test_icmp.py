@@ -20,12 +20,6 @@ def test_echo(net: Net, address: str, size: int) -> None:
     assert answer.body == icmp(0, 0, 7 << 16 | 1, data)
 
 
-def test_echo_elsewhere_is_prohibited_not_invented(net: Net) -> None:
-    (answer,) = net.ask(ping("192.0.2.1"))
-    assert (answer.src, answer.kind) == ("10.0.2.2", (3, 13))
-    assert net.count("icmp_echo_not_carried") == 1
-
-
 def test_bad_checksum(net: Net) -> None:
     body = bytearray(icmp(8, 0, 1, b"abc"))
     body[2] ^= 1

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from slirp import tcp_state
 from slirp.buffers import Buffers
+from slirp.hosterrors import QueuedError
 from slirp.tcp import Tcp
 from slirp.tcp_state import NAMES, TRANSITIONS, Limits
 from tests.slirp.netsim import (
@@ -363,6 +364,17 @@ def test_connect_errors(error: int, flags: list[int], icmp: list[int], at_once: 
     if flags:
         assert out[0].seq == 0 and out[0].ack == ISN + 1
     assert rig.link.icmp == icmp
+    nothing_left(rig)
+
+
+def test_an_icmp_error_that_ends_the_connect_is_passed_on() -> None:
+    """A SYN whose TTL ran out, or that a filter turned away: the guest hears who said so."""
+    rig = Rig()
+    rig.host.answers["192.0.2.7", 80] = errno.EHOSTUNREACH
+    rig.give(SYN)
+    rig.sock.failure = QueuedError(errno.EHOSTUNREACH, 11, 7, 0, "198.51.100.7", ("192.0.2.7", 80), b"")
+    assert rig.settle() == []
+    assert rig.link.icmp == [7]
     nothing_left(rig)
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from slirp import udp as udp_module
 from slirp import wire
 from slirp.config import Config
+from slirp.host import NO_FRAGMENT
 from slirp.udp import FLOWS, IDLE, IDLE_DNS, REMOTES
 from tests.slirp.fakes import GUEST_MAC, SECOND, FakeError, Net, ip4, read, udp, udp_body
 
@@ -405,3 +406,34 @@ def test_info(flow: Net) -> None:
         0,
         -1,
     ]
+
+
+@pytest.mark.parametrize(
+    ("ip", "how"),
+    [
+        ({"ttl": 64, "flags": 0x4000}, 63 | NO_FRAGMENT),
+        ({"ttl": 64, "tos": 0x2F}, 0x2C << 16 | 63),
+        ({"ttl": 2}, 1),
+    ],
+)
+def test_dont_fragment_and_type_of_service_go_along(net: Net, ip: dict[str, int], how: int) -> None:
+    net.put(udp("192.0.2.1", 9, b"x", **ip))
+    assert net.host.udps[0].sent == [(b"x", REMOTE, how)]
+
+
+def test_what_the_host_cannot_carry_whole_is_told_with_the_mtu(flow: Net) -> None:
+    (sock,) = flow.host.udps
+    sock.fail, sock.limit = errno.EMSGSIZE, 1300
+    (answer,) = flow.ask(udp("192.0.2.1", 9, bytes(1400), flags=0x4000))
+    assert (answer.src, answer.kind, answer.body[4:8]) == ("10.0.2.2", (3, 4), (1300).to_bytes(4, "big"))
+
+
+def test_a_hop_shows_itself_with_the_guests_own_headers(net: Net) -> None:
+    """As traceroute sends them: each probe to a port of its own."""
+    sent = udp("192.0.2.1", 33434, b"probe", ttl=3, ident=0x4711, flags=0x4000)
+    net.put(sent)
+    error = FakeError(errno.EHOSTUNREACH, 11, 0, 0, "198.51.100.7", ("192.0.2.1", 33434), b"", ttl=62)
+    net.complain(net.host.udps[0], error)
+    (answer,) = net.ips()
+    assert (answer.src, answer.kind, answer.ttl) == ("198.51.100.7", (11, 0), 61)
+    assert answer.body[8:] == udp("192.0.2.1", 33434, b"probe", ttl=1, ident=0x4711, flags=0x4000)[14:42]
