@@ -21,8 +21,9 @@ from nic_models.machine import Machine, Slot
 from . import faults
 from .backends import wires
 from .backends.user import UserBackend
+from .capture import CaptureError, Captures
 from .clock import Clock
-from .config import Config, Impairment, Net, Nic, TapNet, UserNet
+from .config import Config, Filter, Impairment, Net, Nic, TapNet, UserNet
 from .device import Device
 from .events import Events
 from .guest.attach import DirectAttachment, RegisterAttachment
@@ -142,7 +143,8 @@ class Instance:
         self._board: Board | None = None
         self._driven = False  # some card has a driver of ours
         self._starters: list[Callable[[], None]] = []
-        self._closers: list[Callable[[], None]] = [prepared.close]
+        self.captures = Captures(loop)
+        self._closers: list[Callable[[], None]] = [prepared.close, self.captures.close]
         try:
             self._wire()
         except BaseException:
@@ -166,6 +168,8 @@ class Instance:
         for member in config.members:
             if member.vlan is not None:
                 self._join(member, self._vlan(member.vlan))
+        for wanted in config.filters:
+            self._filter(wanted)
         if config.qtest is not None:
             self.register_bus = RegisterBus(self._loop, self._on_board(), self._clock, self._all_hubs)
 
@@ -222,6 +226,22 @@ class Instance:
         self.usernets = [user for user in self.usernets if user.name != name]
         member.close()
         return True
+
+    def _filter(self, wanted: Filter) -> None:
+        """Begin a -object filter-dump."""
+        if not wanted.status:
+            return
+        for what in self.config.members:
+            if wanted.netdev in (what.id, what.name):
+                break
+        groups = [*zip(self.hubs.values(), self.vlans.values()), *zip(self.private, self.wires)]
+        hub = next((hub for hub, group in groups if any(m.name == what.name for m in group)), None)
+        if hub is None:  # --mode keeps it out
+            return
+        try:
+            self.captures.filter(hub, what.name, wanted)
+        except CaptureError as error:
+            raise BuildError(f"{wanted.origin}: {error}") from None
 
     def impair(self, port: Port, impairment: Impairment) -> None:
         """Make, or change, the bad cable of a port."""

@@ -196,6 +196,21 @@ def monitor(ctx: click.Context, instance: str | None, words: tuple[str, ...]) ->
     ctx.exit(client.main(instance, list(words)))
 
 
+@cli.command(context_settings={"ignore_unknown_options": True})
+@INSTANCE
+@click.argument("target", metavar="VLAN|PORT")
+@click.argument("file", metavar="[FILE]", default="-")
+@click.pass_context
+def capture(ctx: click.Context, instance: str | None, target: str, file: str) -> None:
+    """Capture a VLAN or one member of a running instance as pcapng, until interrupted.
+
+    Without FILE to standard output: tapnet capture 0 | tcpdump -nr -
+    """
+    from .monitor import live
+
+    ctx.exit(live.main(instance, target, file))
+
+
 @cli.command()
 @click.pass_context
 def ps(ctx: click.Context) -> None:

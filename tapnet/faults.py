@@ -177,7 +177,7 @@ class Box:
         self._change(impairment)
         self._inner = Port("inner", self._from_port, ready=self._to_port)
         self._outer = Port(port.name, self._from_hub, ready=self._to_hub, member=port.member)
-        self._outer.on_link = None
+        self._outer.inline = self
         self._wire = Hub(-1, loop.call_soon, private=True)
         self._wire.traces = hub.traces
         self._wire.put_in(self._inner)

@@ -312,7 +312,6 @@ OPTIONS: dict[str, Option] = {
             "filter-dump,id=ID,...",
             "capture at one member",
             table=True,
-            later=True,
         ),
         Option("machine", "pc|isapc", "the bus that cards sit on (pc)", alias="M"),
         Option("m", "SIZE", "guest RAM of that bus (64M)"),

@@ -355,12 +355,11 @@ def _object(raw: Raw, word: str, pairs: sources.Pairs) -> Entry:
     if word != "filter-dump":
         near = words.nearest(word, ("filter-dump",)) or " (known: filter-dump)"
         raise OptionError(f"{raw.origin}: unknown type {shown(word)}{near}")
-    kind = Kind(word, "capture of one member", OBJECT, later=True)
+    kind = Kind(word, "capture of one member", OBJECT)
     given = convert(_origin(raw, word), pairs, kind, OBJECT)
     for key in ("id", "netdev", "file"):
         if key not in given.values:
             raise given.error(f"needs {key}=")
-    given.unbuilt.insert(0, f"{given.origin}: not built yet")
     return Entry("object", word, given)
 
 

@@ -92,6 +92,7 @@ class Inline(Protocol):
     """Something that was put between a port and its VLAN (``tapnet.faults``): the port itself sits on a wire of its own."""
 
     hub: Hub  # of the VLAN
+    port: Port  # that it belongs to
 
     def off(self) -> None:
         """Take it out: the port is on its VLAN again, with what was on the way."""

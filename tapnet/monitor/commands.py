@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from .cables import CABLES
+from .captures import CAPTURES
 from .control import Control
 from .table import Arg, Arguments, Command, Kind
 
@@ -102,7 +103,7 @@ NETWORK = (
     ),
 )
 
-TABLES: tuple[Iterable[Command], ...] = (GENERAL, NETWORK, CABLES)
+TABLES: tuple[Iterable[Command], ...] = (GENERAL, NETWORK, CABLES, CAPTURES)
 
 COMMANDS: tuple[Command, ...] = tuple(command for table in TABLES for command in table)
 BY_WORD = {name: command for command in COMMANDS if not command.info for name in command.names}

@@ -14,8 +14,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from .. import __version__, rules
+from ..capture import Captures
 from ..config import Endpoint, HostForward, Impairment
 from ..events import LINK, SHUTDOWN, Events
+from ..hub import Hub
 from ..port import Port
 
 BACKEND, NIC, ACCEPTED = "backend", "nic", "accepted"
@@ -149,6 +151,14 @@ class Instance(Protocol):
     @property
     def events(self) -> Events:
         """What happens, for QMP."""
+
+    @property
+    def hubs(self) -> Mapping[int, Hub]:
+        """VLAN number -> its hub."""
+
+    @property
+    def captures(self) -> Captures:
+        """Captures that run."""
 
     def impair(self, port: Port, impairment: Impairment) -> None:
         """Make, or change, the bad cable of a port (``tapnet.faults``)."""

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,15 @@ class Guest(Program):
     """A ``tapnet run`` with a namespace behind its card(s): a machine that commands can be run in."""
 
     def __init__(
-        self, lab: Lab, name: str, address: str, nets: list[str], model: str, cards: int, mac: int
+        self,
+        lab: Lab,
+        name: str,
+        address: str,
+        nets: list[str],
+        model: str,
+        cards: int,
+        mac: int,
+        more: list[str],
     ) -> None:
         self.lab = lab
         self.holder = subprocess.Popen(["unshare", "-n", "sleep", "300"])
@@ -101,6 +109,7 @@ class Guest(Program):
             ]
         for net in nets:
             words += ["-net", net]
+        words += more
         super().__init__(lab, name, words)
         until(lambda: self.monitor("info name").strip() == name or self._dead(), f"{name} to be up")
         self.run("ip link set lo up; echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6")
@@ -190,10 +199,18 @@ class Lab:
         ):
             subprocess.run([*self.enter, "ip", *words.split()], check=True)
 
-    def guest(self, name: str, address: str, *nets: str, model: str = "direct", cards: int = 1) -> Guest:
-        """A machine with ``cards`` cards, the first with ``address`` (or "dhcp"); ``nets`` are -net options."""
+    def guest(
+        self,
+        name: str,
+        address: str,
+        *nets: str,
+        model: str = "direct",
+        cards: int = 1,
+        more: Iterable[str] = (),
+    ) -> Guest:
+        """A machine with ``cards`` cards, the first with ``address`` (or "dhcp"); ``nets`` are -net options, ``more`` others."""
         self.guests += 1
-        guest = Guest(self, name, address, list(nets), model, cards, self.guests)
+        guest = Guest(self, name, address, list(nets), model, cards, self.guests, list(more))
         self.programs.append(guest)
         return guest
 

@@ -400,6 +400,54 @@ def test_a_dump_of_a_vlan_is_what_a_wire_would_carry(host: Lab) -> None:
     assert oct((host.folder / "qemu-vlan0.pcap").stat().st_mode & 0o777) == "0o600"
 
 
+def test_a_live_capture_in_tcpdump_and_a_file_for_tshark(host: Lab) -> None:
+    """``tapnet capture | tcpdump -r -``; a file by the monitor; the end of the reader ends the capture."""
+    import sys
+
+    words = "filter-dump,id=f0,netdev=direct.0,file=one.pcap,maxlen=96,queue=rx"
+    a = host.guest("a", "10.9.0.1", "socket,listen=localhost:1234", more=["-object", words])
+    b = host.guest("b", "10.9.0.2", "socket,connect=localhost:1234")
+    b.ping("10.9.0.1")
+    live = host.program(
+        "live",
+        *(
+            "sh",
+            "-c",
+            'exec "$1" -m tapnet capture -i a socket.0 | exec tcpdump -c 4 -lnr - icmp',
+            "-",
+            sys.executable,
+        ),
+    )
+    until(lambda: "capture-" in a.monitor("info captures"), "the capture to run")
+    assert a.monitor("capture start 0 f.pcapng") == ""
+    until(lambda: b.run("ping -c 1 10.9.0.1") and live.process.poll() is not None, "tcpdump's end")
+    assert live.text().count("ICMP echo request") == 2 == live.text().count("ICMP echo reply"), live.text()
+    until(
+        lambda: b.run("ping -c 1 10.9.0.1") and "capture-" not in a.monitor("info captures"),
+        "its capture to end",
+    )
+    assert a.monitor("capture stop 0") == "" and "capture-" not in a.monitor("info captures")
+    shown = host.sh(
+        f"tshark -n -r {host.folder}/f.pcapng -Y icmp -T fields -e frame.interface_name -e icmp.type 2>&1"
+    )
+    assert "socket.0.1\t8" in shown and "direct.0\t0" in shown, shown
+    assert oct((host.folder / "f.pcapng").stat().st_mode & 0o777) == "0o600"
+    stopped = host.program(
+        "stopped", sys.executable, "-m", "tapnet", "capture", "-i", "a", "direct.0", "g.pcapng"
+    )
+    until(lambda: "capture-" in a.monitor("info captures"), "the capture to run")
+    b.ping("10.9.0.1", count=5)
+    stopped.process.send_signal(signal.SIGINT)
+    assert stopped.wait() == 0
+    assert "Number of stat entries = 1" in host.sh(f"capinfos {host.folder}/g.pcapng")
+    refused = host.program("refused", sys.executable, "-m", "tapnet", "capture", "-i", "a", "7")
+    assert refused.wait() == 1 and refused.text() == "tapnet: capture: there is no VLAN 7\n"
+    assert not list(host.folder.rglob("capture-*"))
+    a.close()
+    text = host.sh(f"tcpdump -nr {host.folder}/one.pcap 2>&1")
+    assert "snapshot length 96" in text and text.count("ICMP echo request") >= 6 and "echo reply" not in text
+
+
 # ---- bad cables --------------------------------------------------------------------------------------------
 
 

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from tapnet.backends import dump
+from tapnet import sink
 from tapnet.backends.dump import Dump
 from tapnet.backends.wires import WireError
 from tapnet.config import DumpNet
@@ -118,8 +118,8 @@ def test_a_pipe_that_is_full_is_waited_for(tmp_path):
                 room.card.port.send(frame(number, 1514))
                 if number % 100 == 0:
                     await until(lambda: not room.hub.busy or wire.port.refused)
-            await until(lambda: wire._refused or wire.port.counters.rx_frames == 1200)
-            assert wire._pending <= dump.OUT_BYTES + 2000
+            await until(lambda: not wire._sink.room or wire.port.counters.rx_frames == 1200)
+            assert wire._sink._pending <= sink.OUT_BYTES + 2000
             want, data = 24 + 1200 * 1530, b""
 
             def more() -> bool:
@@ -142,10 +142,10 @@ def test_a_pipe_that_is_full_is_waited_for(tmp_path):
 def test_a_full_disk_ends_the_capture_and_nothing_else(caplog):
     async def scene(room: Room) -> None:
         wire = capture(room, "/dev/full")
-        assert wire.why == "No space left on device"
+        await until(lambda: wire._sink.why == "No space left on device")
         for number in range(3):
             room.card.port.send(frame(number))
-        await until(lambda: wire.port.counters.drops == {"file": 4})
+        await until(lambda: wire.port.counters.drops == {"file": 3})
         assert wire.info_line().endswith("(No space left on device)")
 
     play(scene)
