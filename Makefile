@@ -10,13 +10,23 @@ APT    := atftp bind9-dnsutils busybox-static curl debootstrap dhcpcd5 dnsmasq-b
 PYTEST ?= $(BIN)/python -m pytest
 SECONDS_EACH ?= 30
 
-.PHONY: help setup run test test-long guests guests-long lint format types arch bench fuzz clean
+# make install: where to. The program runs by $(PYTHON), which must be readable for the service's user.
+PREFIX     ?= /usr/local
+DESTDIR    ?=
+SYSCONFDIR ?= /etc
+TREE  = $(DESTDIR)$(PREFIX)/lib/tapnet
+UNITS = $(DESTDIR)$(PREFIX)/lib/systemd/system
+SHARE = $(DESTDIR)$(PREFIX)/share
+UNIT_FILES = tapnet@.service tapnet@.socket tapnet.target
+
+.PHONY: help setup run test test-long guests guests-long lint format types arch bench fuzz clean install uninstall
 
 help:
 	@echo 'make run    set up and run the main job: a Linux guest behind an emulated NE2000 on the user-mode NAT'
 	@echo 'make test   set up and run the tests (installs Debian packages by apt when root)'
 	@echo 'make test-long  also the tests marked slow'
 	@echo 'make guests  build the kit of real VMs (root; .cache/guests); make guests-long  their long tests'
+	@echo 'make install uninstall   PREFIX=/usr/local DESTDIR=: program, manual page, systemd units; nothing by pip elsewhere'
 	@echo 'make lint types arch   ruff, mypy, import-linter'
 	@echo 'make bench  benchmarks: results in .benchmarks/ as JSON; make fuzz  every parser and card, SECONDS_EACH=30'
 	@echo 'make setup  the development environment in .venv; make clean  removes what make made'
@@ -95,6 +105,37 @@ fuzz: $(VENV)/dev.stamp
 	@for f in tests/fuzz/fuzz_*.py; do \
 	  m=$$(basename $$f .py); echo "== $$m"; \
 	  $(BIN)/python -m tests.fuzz.$$m --seconds $(SECONDS_EACH) || exit 1; done
+
+# A tree of our own with the libraries that it needs, and a wrapper that knows it: the system's Python stays as it is.
+build/install/bin/python:
+	@$(PYTHON) -c 'import ensurepip, venv' || { echo 'tapnet: install needs python3-venv' >&2; exit 2; }
+	$(PYTHON) -m venv build/install
+
+install: build/install/bin/python
+	rm -rf '$(TREE)' build/lib build/bdist.*
+	install -d '$(TREE)' '$(DESTDIR)$(PREFIX)/bin' '$(UNITS)' '$(SHARE)/man/man1' '$(SHARE)/tapnet/drop-ins' \
+	  '$(DESTDIR)$(PREFIX)/lib/sysusers.d' '$(DESTDIR)$(PREFIX)/lib/tmpfiles.d' '$(DESTDIR)$(SYSCONFDIR)/tapnet'
+	build/install/bin/python -m pip install -q --disable-pip-version-check --target '$(TREE)' '.[fast]'
+	rm -rf '$(TREE)/bin'
+	build/install/bin/python -c 'import sys; print("#!" + sys._base_executable, "-I")' >'$(DESTDIR)$(PREFIX)/bin/tapnet'
+	printf '%s\n' 'import sys' 'sys.path.insert(0, "$(PREFIX)/lib/tapnet")' 'from tapnet.__main__ import main' \
+	  'sys.exit(main())' >>'$(DESTDIR)$(PREFIX)/bin/tapnet'
+	chmod 755 '$(DESTDIR)$(PREFIX)/bin/tapnet'
+	for f in $(UNIT_FILES); do \
+	  sed 's|/usr/local/|$(PREFIX)/|g; s|/etc/tapnet|$(SYSCONFDIR)/tapnet|g' "systemd/$$f" >"$(UNITS)/$$f" || exit 1; done
+	install -m 644 systemd/sysusers.conf '$(DESTDIR)$(PREFIX)/lib/sysusers.d/tapnet.conf'
+	install -m 644 systemd/tmpfiles.conf '$(DESTDIR)$(PREFIX)/lib/tmpfiles.d/tapnet.conf'
+	install -m 644 systemd/drop-ins/* '$(SHARE)/tapnet/drop-ins'
+	install -m 644 docs/tapnet.1 '$(SHARE)/man/man1'
+	@test -n '$(DESTDIR)' || echo 'then, for the service: systemd-sysusers; systemd-tmpfiles --create; systemctl daemon-reload'
+
+# What install made; configurations in $(SYSCONFDIR)/tapnet stay.
+uninstall:
+	rm -rf '$(TREE)' '$(SHARE)/tapnet'
+	rm -f '$(DESTDIR)$(PREFIX)/bin/tapnet' '$(SHARE)/man/man1/tapnet.1' \
+	  '$(DESTDIR)$(PREFIX)/lib/sysusers.d/tapnet.conf' '$(DESTDIR)$(PREFIX)/lib/tmpfiles.d/tapnet.conf'
+	cd '$(UNITS)' 2>/dev/null && rm -f $(UNIT_FILES) || true
+	rmdir '$(DESTDIR)$(SYSCONFDIR)/tapnet' 2>/dev/null || true
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks

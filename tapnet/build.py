@@ -31,6 +31,7 @@ from .guest.board import Board
 from .guest.drivers import DRIVERS, DriverError
 from .guest.qtest import RegisterBus
 from .guest.vfio_user import ServeError, VfioUserServer, isa_function
+from .handover import Handed, Handover, fingerprint
 from .hub import Hub
 from .monitor.control import ACCEPTED, BACKEND, NIC, Control
 from .monitor.hmp import Hmp
@@ -52,6 +53,8 @@ class Member:
     undo: list[Callable[[], None]] = field(default_factory=list)  # last made last
     finish: Callable[[], None] | None = None  # behind all of ``undo``; may block, may run in a thread
     events: Callable[[], Mapping[str, int]] | None = None  # what the card counted by itself, by reason
+    net: Net | None = None  # what it was made from
+    backend: object = None  # what is behind it: ``export`` and ``listening`` are for a restart
 
     @property
     def info(self) -> str:
@@ -114,12 +117,14 @@ class Instance:
         shutdown: Callable[[], None],
         clock: Clock | None = None,
         wall: Callable[[], float] = lambda: 0.0,
+        handed: Handed | None = None,
     ) -> None:
         """Wire everything; nothing runs before ``start``. Raises BuildError.
 
-        now    real time, ns
-        wall   seconds since 1970, for events
-        clock  the machine's time; None: one on ``now``
+        now     real time, ns
+        wall    seconds since 1970, for events
+        clock   the machine's time; None: one on ``now``
+        handed  what the process before a restart left
         """
         self.config = config
         self.name = config.name or str(os.getpid())
@@ -140,6 +145,7 @@ class Instance:
         self._loop = loop
         self._now = now
         self._clock = clock or Clock(now)
+        self._handed = handed or Handed({})
         self._board: Board | None = None
         self._driven = False  # some card has a driver of ours
         self._starters: list[Callable[[], None]] = []
@@ -247,9 +253,37 @@ class Instance:
         """Make, or change, the bad cable of a port."""
         faults.impair(port, impairment, self._loop, self._now)
 
+    def busy(self) -> bool:
+        """Whether frames are on their way through a hub."""
+        return any(hub.busy for hub in self._all_hubs())
+
+    def export(self) -> tuple[list[tuple[str, Handover]], list[int]]:
+        """What the next process of a restart gets: nets with their connections, and listening sockets. Only ``close``
+        may follow, in the same callback of the loop.
+        """
+        items, listeners = [], []
+        for member in self._nets():
+            export = getattr(member.backend, "export", None)
+            if export is not None and member.net is not None:
+                items.append((fingerprint(member.net), export()))
+            listening = getattr(member.backend, "listening", None)
+            number = listening() if listening is not None else None
+            if number is not None:
+                listeners.append(number)
+        return items, listeners
+
+    def vlan_of(self, name: str) -> int | None:
+        """The VLAN of a port or backend; None: it is on none."""
+        for number, members in self.vlans.items():
+            if any(member.name == name for member in members):
+                return number
+        return None
+
+    def _nets(self) -> list[Member]:
+        return [m for group in (*self.vlans.values(), *self.wires) for m in group if m.kind == BACKEND]
+
     def _backend(self, name: str) -> Member | None:
-        everywhere = [*self.vlans.values(), *self.wires]
-        return next((m for group in everywhere for m in group if m.kind == BACKEND and m.name == name), None)
+        return next((member for member in self._nets() if member.name == name), None)
 
     def _wire_net(self, net: Net, place: Place) -> Member:
         """A backend on sockets: its clients come and go as members of their own."""
@@ -271,7 +305,10 @@ class Instance:
             raise BuildError(str(error)) from None
         self._starters.append(wire.start)
         self._closers.append(wire.close)
-        return Member(net.name, BACKEND, wire.info_line, wire.port)
+        handed = self._handed.take(net)
+        if handed is not None:
+            wire.adopt(handed)  # type: ignore[attr-defined]  # it is there where export is
+        return Member(net.name, BACKEND, wire.info_line, wire.port, net=net, backend=wire)
 
     def _net(self, net: Net, place: Place) -> Member:
         if isinstance(net, UserNet):

@@ -239,7 +239,8 @@ class TapDevice(_Drops):
             device = pytun.TunTapDevice(name=name, flags=flags, dev=TUN_PATH)
         except pytun.Error as error:
             number = error.args[0] if error.args and isinstance(error.args[0], int) else errno.EIO
-            raise OSError(number, os.strerror(number), name) from None
+            absent = number in (errno.ENOENT, errno.ENODEV, errno.ENXIO)
+            raise OSError(number, os.strerror(number), TUN_PATH if absent else name) from None
         os.set_inheritable(device.fileno(), False)
         return cls(device.fileno(), name=device.name, owner=device)
 

@@ -80,6 +80,16 @@ class Datagrams:
         if self._held is None:
             self._read(self._on)
 
+    def export(self) -> tuple[int | None, bytes | None]:
+        """The socket's descriptor and the frame that is held, for another process. Only ``close`` may follow."""
+        self._read(False)
+        return (self._sock.fileno() if self._sock is not None else None), self._held
+
+    def adopt(self, sock: socket.socket, held: bytes | None) -> None:
+        """Go on where ``export`` ended, from ``start`` on."""
+        self._held = held
+        self.use(sock)
+
     def replace_sender(self, sender: socket.socket) -> None:
         """Send by another socket from now on."""
         self._unblock()
@@ -90,7 +100,7 @@ class Datagrams:
     def start(self) -> None:
         """Begin to read."""
         self._on = True
-        self._read(True)
+        self._ready()
 
     # ---- to the socket -------------------------------------------------------------------------------------
 
@@ -339,7 +349,7 @@ class GivenDatagrams:
 
     def _gone(self) -> None:
         self._why = "closed by the peer"
-        log.warning("tapnet: %s: %s", self._words, self._why)
+        log.warning("tapnet: %s: %s", self._words, self._why, extra={"port": self.port.name})
         self._end.drop()
 
     def start(self) -> None:

@@ -40,6 +40,10 @@ class Splitter:
         """Bytes of a frame that has begun and is not complete."""
         return len(self._tail)
 
+    def tail(self) -> bytes:
+        """The frame that has begun, with its length: a new splitter that is fed with it goes on here."""
+        return bytes(self._tail)
+
     def feed(self, data: bytes) -> list[bytes]:
         """The frames that ``data`` completes, in order. Never raises."""
         if self.broken is not None:

@@ -21,6 +21,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Callable
+from typing import Any
 
 from ..port import Port
 from .address import reason
@@ -87,8 +88,42 @@ class Pipe:
         self.closed = False
 
     def start(self) -> None:
-        """Begin to read."""
-        self._read(True)
+        """Begin to read; go on with what was adopted."""
+        if self._data:
+            self._send()
+        self.ready()
+
+    # ---- over a restart ------------------------------------------------------------------------------------
+
+    def export(self) -> dict[str, Any]:
+        """What is on its way, for the ``adopt`` of another process. This one is empty then: only ``close`` may follow."""
+        self._read(False)
+        at = 0  # begin of the frame that is being sent
+        while at < self._at:
+            end = at + HEAD + int.from_bytes(self._data[at : at + HEAD], "big")
+            if end > self._at:
+                break
+            at = end
+        state = {
+            "tail": self._splitter.tail(),
+            "held": self._held,
+            "out": b"".join((self._data[at:], *self._out)),
+            "sent": self._at - at if self._data else 0,
+        }
+        self._held, self._out, self._data, self._at, self._pending = [], [], b"", 0, 0
+        self._refused = False
+        return state
+
+    def adopt(self, state: dict[str, Any]) -> None:
+        """Go on where ``export`` ended, before ``start``."""
+        self._splitter.feed(state["tail"])
+        self._held = list(state["held"])
+        self._data, self._at = state["out"], state["sent"]
+        self._pending = len(self._data) - self._at
+
+    def fileno(self) -> int:
+        """Of the socket."""
+        return self._fd
 
     # ---- to the socket -------------------------------------------------------------------------------------
 

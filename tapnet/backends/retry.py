@@ -27,6 +27,7 @@ class Retry:
     """Runs ``attempt`` (a coroutine function that raises OSError) until it succeeds.
 
     what   begins log lines, "-net socket: connect to 127.0.0.1:1234"
+    port   name of the port, for log lines
     again  False: one attempt, and ``lost`` does nothing
     """
 
@@ -39,11 +40,13 @@ class Retry:
         first: float = FIRST_SECONDS,
         last: float = LAST_SECONDS,
         again: bool = True,
+        port: str = "",
     ) -> None:
         self.why = ""  # it is down: the last failure
         self.attempts = 0
         self._loop = loop
         self._what = what
+        self._fields = {"port": port}  # of log lines
         self._attempt = attempt
         self._first, self._last, self._again = first, max(first, last), again
         self._pause = first
@@ -66,6 +69,11 @@ class Retry:
             self._timer.cancel()
             self._timer = None
         self._task = self._loop.create_task(self._run())
+
+    def adopted(self) -> None:
+        """It is up: the process before made it."""
+        self._up = True
+        self._since = self._loop.time()
 
     def lost(self, why: str) -> None:
         """What had succeeded is gone."""
@@ -98,13 +106,14 @@ class Retry:
         self._up = True
         self._since = self._loop.time()
         if self.why:
-            log.warning("tapnet: %s: up again", self._what)
+            log.warning("tapnet: %s: up again", self._what, extra=self._fields)
             self.why = ""
 
     def _down(self, why: str) -> None:
         if why != self.why:
             self.why = why
-            log.warning("tapnet: %s: %s%s", self._what, why, "; trying again" if self._again else "")
+            more = "; trying again" if self._again else ""
+            log.warning("tapnet: %s: %s%s", self._what, why, more, extra=self._fields)
         if self._again and not self._closed:
             self._timer = self._loop.call_later(self._pause, self._due)
             self._pause = min(self._pause * 2, self._last)

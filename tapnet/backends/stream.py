@@ -20,11 +20,14 @@ import contextlib
 import errno
 import logging
 import socket
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from .. import passed
 from ..config import Endpoint, Fd, SocketAddress, UnixPath
+from ..handover import Handover, port_data, port_state
 from ..port import Port
 from ..unixsocket import UnixFile
 from .address import (
@@ -97,6 +100,10 @@ def _open(family: int, mptcp: bool) -> socket.socket:
 
 def _bind(targets: list[Target], options: Options) -> socket.socket:
     """A listening TCP socket on the first target that can be had. Raises OSError."""
+    for _, target in targets:
+        given = passed.take(target[:2], options.name)
+        if given is not None:
+            return given.socket
     failure = OSError(errno.EADDRNOTAVAIL, "no address")
     for family, target in targets:
         for port in range(target[1], max(options.last_port or 0, target[1]) + 1):
@@ -168,14 +175,20 @@ class Accepting:
         if listening is not None:
             listening.setblocking(False)
         elif isinstance(address, UnixPath):
-            self._sock, self._file = bind_unix(socket.SOCK_STREAM, address)
-            self._sock.listen(BACKLOG)
+            given = passed.take(unix_name(address), options.name)
+            if given is not None:
+                self._sock, self._file = given.socket, given.file()
+            else:
+                self._sock, self._file = bind_unix(socket.SOCK_STREAM, address)
+                self._sock.listen(BACKLOG)
         elif isinstance(address, Endpoint):
             targets = numeric(address, ipv4=options.ipv4, ipv6=options.ipv6)
             if targets is not None:
                 self._sock = _bind(targets, options)
             else:
-                self._retry = Retry(loop, f"{options.origin}: listen={address}", self._bind_name)
+                self._retry = Retry(
+                    loop, f"{options.origin}: listen={address}", self._bind_name, port=options.name
+                )
 
     async def _bind_name(self) -> None:
         options = self._options
@@ -222,7 +235,9 @@ class Accepting:
             except OSError as error:
                 if error.errno in _FULL and not self._complained:
                     self._complained = True
-                    log.warning("tapnet: %s: cannot accept: %s", self._options.origin, reason(error))
+                    fields = {"port": self._options.name}
+                    words = "tapnet: %s: cannot accept: %s"
+                    log.warning(words, self._options.origin, reason(error), extra=fields)
                 self._timer = self._loop.call_later(PAUSE_SECONDS, self._go_on)
                 self._look()
                 return
@@ -233,6 +248,18 @@ class Accepting:
     def _go_on(self) -> None:
         self._timer = None
         self._look()
+
+    def export(self) -> int | None:
+        """The listening socket's descriptor, for the next process. None: the service manager has it anyway, or that
+        process binds anew, because a UNIX socket's file must go at a plain stop (only the manager's own folder does).
+        """
+        if self._sock is None or self._closed or passed.managers(self._sock.fileno()):
+            return None
+        if self._file is not None:
+            if not passed.keeps(self._file.path):
+                return None
+            self._file = None
+        return self._sock.fileno()
 
     def close(self) -> None:
         """Idempotent."""
@@ -272,6 +299,7 @@ class Listener:
         listening: socket.socket | None = None,
     ) -> None:
         self.clients: dict[Port, Pipe] = {}
+        self._peers: weakref.WeakKeyDictionary[Port, str] = weakref.WeakKeyDictionary()
         self.accepted = self.refused = 0
         self.last_end = ""  # why the last connection ended
         self._log_until, self._log_count = 0.0, 0
@@ -290,26 +318,65 @@ class Listener:
 
     def start(self) -> None:
         """Begin to accept."""
+        for pipe in list(self.clients.values()):  # adopted ones
+            pipe.start()
         self._accepting.start()
 
     def _client(self, sock: socket.socket, peer: str) -> None:
         if len(self.clients) >= CLIENTS_MAX:
             if not self.refused:
-                log.warning("tapnet: %s: more than %d clients", self._options.origin, CLIENTS_MAX)
+                log.warning(
+                    "tapnet: %s: more than %d clients",
+                    self._options.origin,
+                    CLIENTS_MAX,
+                    extra={"port": self._options.name},
+                )
             self.refused += 1
             sock.close()
             return
         self.accepted += 1
-        port = Port(f"{self._options.name}.{self.accepted}", _not_yet)
+        pipe = self._plug(sock, peer, f"{self._options.name}.{self.accepted}")
+        if pipe is not None:
+            pipe.start()
+
+    def _plug(self, sock: socket.socket, peer: str, name: str) -> Pipe | None:
+        """A client's port and pipe, not yet started. None: the hub does not want it."""
+        port = Port(name, _not_yet)
         pipe = Pipe(self._loop, sock, port, lambda why: self._ended(port, peer, why))
         port.receive, port.ready = pipe.receive, pipe.ready
+        self._peers[port] = peer
         try:
             self._joined(port, f"socket: connection from {peer}")
         except ValueError:
             pipe.close()
-            return
+            return None
         self.clients[port] = pipe
-        pipe.start()
+        return pipe
+
+    def export(self) -> Handover:
+        """Every connection, and the listening socket: see ``handover``."""
+        handed = Handover({"accepted": self.accepted, "clients": []})
+        for number, (port, pipe) in enumerate(self.clients.items()):
+            state = {"port": port_data(port.export()), "pipe": pipe.export(), "peer": self._peers[port]}
+            handed.data["clients"].append(state)
+            handed.fds[f"client.{number}"] = pipe.fileno()
+            port.clear("restart")
+        return handed
+
+    def adopt(self, handed: Handover) -> None:
+        """Go on with them, from ``start`` on."""
+        self.accepted = handed.data["accepted"]
+        for number, state in enumerate(handed.data["clients"]):
+            was = port_state(state["port"])
+            sock = socket.socket(fileno=handed.fds[f"client.{number}"])
+            pipe = self._plug(sock, state["peer"], was.name)
+            if pipe is not None:
+                pipe.adopt(state["pipe"])
+                next(port for port, one in self.clients.items() if one is pipe).adopt(was)
+
+    def listening(self) -> int | None:
+        """See ``Accepting.export``."""
+        return self._accepting.export()
 
     def _ended(self, port: Port, peer: str, why: str) -> None:
         self.last_end = f"{peer}: {why}"
@@ -325,7 +392,8 @@ class Listener:
         self._log_count += 1
         if self._log_count <= LOG_LINES:
             more = "; no more such lines for a while" if self._log_count == LOG_LINES else ""
-            log.warning("tapnet: %s: connection from %s: %s%s", self._options.origin, peer, why, more)
+            words = "tapnet: %s: connection from %s: %s%s"
+            log.warning(words, self._options.origin, peer, why, more, extra={"port": self._options.name})
 
     def _drop(self, port: Port) -> None:
         pipe = self.clients.pop(port, None)
@@ -373,10 +441,29 @@ class _OnePort:
 
     def _plug(self, sock: socket.socket, peer: str) -> None:
         """Use a connected socket."""
+        self._use(sock, peer).start()
+
+    def _use(self, sock: socket.socket, peer: str) -> Pipe:
         pipe = Pipe(self._loop, sock, self.port, self._ended)
         self._pipe, self.peer, self.why = pipe, peer, ""
         self.port.receive, self.port.ready = pipe.receive, pipe.ready
-        pipe.start()
+        return pipe
+
+    def export(self) -> Handover:
+        """The connection with all that is on its way: see ``handover``."""
+        handed = Handover({"port": port_data(self.port.export()), "peer": self.peer})
+        if self._pipe is not None:
+            handed.data["pipe"] = self._pipe.export()
+            handed.fds["connection"] = self._pipe.fileno()
+        self.port.clear("restart")
+        return handed
+
+    def adopt(self, handed: Handover) -> None:
+        """Go on with it, from ``start`` on."""
+        if "connection" in handed.fds:
+            pipe = self._use(socket.socket(fileno=handed.fds["connection"]), handed.data["peer"])
+            pipe.adopt(handed.data["pipe"])
+        self.port.adopt(port_state(handed.data["port"]))
 
     def _unplug(self) -> None:
         self.port.receive, self.port.ready = self._nobody, _nothing
@@ -409,6 +496,13 @@ class Server(_OnePort):
     def start(self) -> None:
         """Begin to accept."""
         self._accepting.start()
+        if self._pipe is not None:  # adopted
+            self._accepting.accept(False)
+            self._pipe.start()
+
+    def listening(self) -> int | None:
+        """See ``Accepting.export``."""
+        return self._accepting.export()
 
     def _client(self, sock: socket.socket, peer: str) -> None:
         self._accepting.accept(False)
@@ -416,7 +510,8 @@ class Server(_OnePort):
 
     def _ended(self, why: str) -> None:
         if why != "closed by the peer":
-            log.warning("tapnet: %s: connection from %s: %s", self._options.origin, self.peer, why)
+            words = "tapnet: %s: connection from %s: %s"
+            log.warning(words, self._options.origin, self.peer, why, extra={"port": self.port.name})
         super()._ended(why)
         self._accepting.accept(True)
 
@@ -451,12 +546,16 @@ class Connector(_OnePort):
             f"{options.origin}: connect to {_words(options.address)}",
             self._attempt,
             again=options.retry,
+            port=options.name,
             **pause,
         )
         self.port.on_link = self._on_link
 
     def start(self) -> None:
         """Begin to connect."""
+        if self._pipe is not None:  # adopted
+            self._retry.adopted()
+            self._pipe.start()
         self._retry.now()
 
     def reconnect(self) -> None:
@@ -509,7 +608,7 @@ class Given(_OnePort):
             self._socket = None
 
     def _ended(self, why: str) -> None:
-        log.warning("tapnet: %s: %s", self._options.origin, why)
+        log.warning("tapnet: %s: %s", self._options.origin, why, extra={"port": self.port.name})
         super()._ended(why)
 
     def info_line(self) -> str:

@@ -26,6 +26,7 @@ import socket
 import struct
 
 from ..config import UnixPath, VdeNet
+from ..handover import Handover, port_data, port_state
 from ..unixsocket import UnixFile
 from .address import FLAGS, WireError, bind_unix, reason
 from .dgram import Datagrams
@@ -94,7 +95,7 @@ class VdeWire:
         self.port = self._end.port
         self._control: socket.socket | None = None
         self._file: UnixFile | None = None
-        self._retry = Retry(loop, f"{net.origin}: sock={self.directory}", self._attempt)
+        self._retry = Retry(loop, f"{net.origin}: sock={self.directory}", self._attempt, port=net.name)
         self.port.on_link = self._on_link
 
     def _on_link(self, up: bool) -> None:
@@ -104,7 +105,26 @@ class VdeWire:
     def start(self) -> None:
         """Plug in, now or when the switch is there."""
         self._end.start()
+        if self._control is not None:  # adopted
+            self._retry.adopted()
+            self._loop.add_reader(self._control.fileno(), self._control_readable)
         self._retry.now()
+
+    def export(self) -> Handover:
+        """The plug: see ``handover``. The switch is connected to our data socket, so its file may go."""
+        handed = Handover({"port": port_data(self.port.export())})
+        data, handed.data["held"] = self._end.export()
+        if self._control is not None and data is not None:
+            handed.fds = {"control": self._control.fileno(), "data": data}
+        self.port.clear("restart")
+        return handed
+
+    def adopt(self, handed: Handover) -> None:
+        """Go on with it, from ``start`` on."""
+        if "control" in handed.fds:
+            self._control = socket.socket(fileno=handed.fds["control"])
+            self._end.adopt(socket.socket(fileno=handed.fds["data"]), handed.data["held"])
+        self.port.adopt(port_state(handed.data["port"]))
 
     async def _attempt(self) -> None:
         control = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | FLAGS)
