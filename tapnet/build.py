@@ -177,9 +177,10 @@ class Instance:
         for wanted in config.filters:
             self._filter(wanted)
         if config.qtest is not None:
-            self.register_bus = RegisterBus(self._loop, self._on_board(), self._clock, self._all_hubs)
+            self.register_bus = RegisterBus(self._loop, self._on_board(), self._clock, self.all_hubs)
 
-    def _all_hubs(self) -> list[Hub]:
+    def all_hubs(self) -> list[Hub]:
+        """Of the VLANs and of the private wires."""
         return [*self.hubs.values(), *self.private]
 
     def _vlan(self, number: int) -> Place:
@@ -212,7 +213,7 @@ class Instance:
         """Plug a backend into its VLAN, which is made if it is new; frames flow at once. Raises BuildError."""
         if net.vlan is None:
             raise BuildError(f"{net.origin}: needs a VLAN")
-        if self._backend(net.name) is not None:
+        if self.backend(net.name) is not None:
             raise BuildError(f"{net.origin}: name={net.name}: exists already")
         started = len(self._starters)
         try:
@@ -225,7 +226,7 @@ class Instance:
 
     def remove_net(self, name: str) -> bool:
         """Unplug a backend and give everything back that it had. False: there is none of that name."""
-        member = self._backend(name)
+        member = self.backend(name)
         if member is None:
             return False
         self._closers.remove(member.close)
@@ -255,7 +256,7 @@ class Instance:
 
     def busy(self) -> bool:
         """Whether frames are on their way through a hub."""
-        return any(hub.busy for hub in self._all_hubs())
+        return any(hub.busy for hub in self.all_hubs())
 
     def export(self) -> tuple[list[tuple[str, Handover]], list[int]]:
         """What the next process of a restart gets: nets with their connections, and listening sockets. Only ``close``
@@ -282,7 +283,8 @@ class Instance:
     def _nets(self) -> list[Member]:
         return [m for group in (*self.vlans.values(), *self.wires) for m in group if m.kind == BACKEND]
 
-    def _backend(self, name: str) -> Member | None:
+    def backend(self, name: str) -> Member | None:
+        """The backend of that name."""
         return next((member for member in self._nets() if member.name == name), None)
 
     def _wire_net(self, net: Net, place: Place) -> Member:
@@ -321,7 +323,7 @@ class Instance:
             self.usernets.append(user)
             self._starters.append(user.start)
             self._closers.append(user.close)
-            return Member(net.name, BACKEND, user.info_line, user.port)
+            return Member(net.name, BACKEND, user.info_line, user.port, net=net, backend=user)
         if isinstance(net, TapNet):
             from .backends.tap import TapBackend, TapError
 
@@ -331,7 +333,9 @@ class Instance:
                 raise BuildError(f"{net.origin}: {error}") from None
             self._starters.append(tap.start)
             self._closers.append(tap.detach)
-            return Member(net.name, BACKEND, tap.info_line, tap.port, finish=tap.finish)
+            return Member(
+                net.name, BACKEND, tap.info_line, tap.port, finish=tap.finish, net=net, backend=tap
+            )
         if isinstance(net, wires.KINDS):
             return self._wire_net(net, place)
         raise BuildError(f"{net.origin}: not built yet")

@@ -11,6 +11,7 @@ import asyncio
 import errno
 import socket
 
+from . import passed
 from .config import Chardev, Endpoint, UnixPath
 from .monitor import guard
 from .unixsocket import UnixFile, alive, bind_private
@@ -108,6 +109,9 @@ async def _connected(family: int, target: str | tuple[object, ...]) -> socket.so
 
 def listen_unix(address: UnixPath) -> Listening:
     """Listen on a UNIX socket. Raises OSError."""
+    given = passed.take(f"\0{address.path}" if address.abstract else address.path)
+    if given is not None:
+        return Listening(given.socket)
     if not address.abstract and alive(address.path):
         raise OSError(errno.EADDRINUSE, "somebody listens there already")
     served = Listening(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | _FLAGS))
@@ -129,6 +133,11 @@ async def _listen_tcp(address: Endpoint) -> Listening:
     )
     failure = OSError("no address")
     for family, kind, proto, _, target in found:
+        given = passed.take(target)
+        if given is not None:
+            served = Listening(given.socket)
+            served.mark()
+            return served
         served = Listening(socket.socket(family, kind | _FLAGS, proto))
         try:
             served.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

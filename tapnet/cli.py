@@ -8,13 +8,14 @@ Exit status: 2 for anything that the user got wrong, in one line on standard err
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Iterable
 
 import click
 
-from . import __version__, keys, options, sources
+from . import __version__, journal, keys, options, sources
 from .config import MODES, Config
 from .words import HelpAsked, OptionError, nearest, printable, shown
 
@@ -29,7 +30,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
 
 def complain(error: object) -> None:
     """One line on standard error."""
-    click.echo(f"tapnet: {printable(str(error))}", err=True)
+    click.echo(f"{journal.prefix(logging.ERROR)}tapnet: {printable(str(error))}", err=True)
 
 
 def dashed(option: keys.Option) -> str:
@@ -153,7 +154,8 @@ def run(ctx: click.Context) -> None:
     config = configure(ctx, "run")
     from . import service
 
-    ctx.exit(service.run(config))
+    words = list(ctx.args)
+    ctx.exit(service.run(config, lambda: options.parse(words, "run", os.environ)))
 
 
 @cli.command("exec", cls=WordsCommand)

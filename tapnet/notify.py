@@ -23,6 +23,11 @@ from collections.abc import Sequence
 BARRIER_SECONDS = 5.0
 
 
+def wanted() -> bool:
+    """Whether somebody listens."""
+    return os.environ.get("NOTIFY_SOCKET", "")[:1] in ("/", "@")
+
+
 def notify(*words: str, fds: Sequence[int] = ()) -> bool:
     """Send assignments such as ``READY=1`` in one datagram, with descriptors; whether it was sent."""
     path = os.environ.get("NOTIFY_SOCKET", "")

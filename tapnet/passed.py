@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import weakref
 from collections.abc import MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +58,7 @@ class Passed:
 
 
 _pool: list[Passed] = []
-_managers: set[int] = set()  # descriptors of sockets that were taken and are passed again at each start
+_managers: weakref.WeakSet[socket.socket] = weakref.WeakSet()  # taken, and passed again at each start
 
 
 def keeps(path: Path) -> bool:
@@ -123,13 +124,13 @@ def take(address: object, name: str | None = None) -> Passed | None:
     if found is not None:
         _pool.remove(found)
         if not found.ours:
-            _managers.add(found.socket.fileno())
+            _managers.add(found.socket)
     return found
 
 
-def managers(fd: int) -> bool:
+def managers(sock: socket.socket) -> bool:
     """Whether a socket that was taken comes from the manager, which has it too and passes it again."""
-    return fd in _managers
+    return sock in _managers
 
 
 def _same(one: Passed, where: object) -> bool:

@@ -1,7 +1,8 @@
 """Start, run and stop: the process round an ``Instance``.
 
-``run``: until SIGINT, SIGTERM or the monitor's ``quit``. ``exec_``: until COMMAND ends. Both return an exit status:
-0, 2 for what the user configured wrong (one line on standard error), 125 for a failure of ``exec`` afterwards.
+``run``: until SIGINT, SIGTERM or the monitor's ``quit``; SIGHUP reads the configuration again (``supervise``). ``exec_``:
+until COMMAND ends. Both return an exit status: 0, 2 for what the user configured wrong (one line on standard error), those
+of ``exits`` for ``run``, 125 for a failure of ``exec`` afterwards.
 
 The only owner of a clock: ``time.monotonic_ns``. The event loop is uvloop where it is installed.
 """
@@ -10,26 +11,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
-import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from . import notify
+from . import handover, journal, notify, passed
 from .clock import Clock
 from .config import Config
+from .exits import OSERR, SOFTWARE, USAGE, status_of
 from .guest.namespace import GuestError, SignalRelay
-from .monitor.server import Served, ServerError, open_control, open_monitor, open_qmp
+from .handover import Handed
+from .monitor.server import Served, ServerError, open_activated, open_control, open_monitor, open_qmp
 from .prepare import BuildError, Prepared, prepare
+from .supervise import Supervisor
 
 if TYPE_CHECKING:
     from .build import Instance
     from .guest.qtest import QtestServer
 
-USAGE, EXEC_FAILED = 2, 125
+EXEC_FAILED = 125
 STOPS = (signal.SIGINT, signal.SIGTERM)
 LINGER_SECONDS = 2.0  # how long the kernel of an ended guest may take to send what COMMAND had written
 LINGER_STEP = 0.01
@@ -37,8 +41,7 @@ LINGER_STEP = 0.01
 Started = Callable[["Instance"], None]
 
 
-def _say(text: str) -> None:
-    print(f"tapnet: {text}", file=sys.stderr, flush=True)
+_say = journal.say
 
 
 def _runner() -> asyncio.Runner:
@@ -49,16 +52,24 @@ def _runner() -> asyncio.Runner:
     return asyncio.Runner(loop_factory=uvloop.new_event_loop)
 
 
-def run(config: Config) -> int:
-    """``tapnet run``: the emulator in the foreground. Returns the exit status."""
+def run(config: Config, again: Callable[[], Config] | None = None) -> int:
+    """``tapnet run``: the emulator in the foreground. Returns the exit status.
+
+    again  reads the configuration anew, for SIGHUP. Raises OptionError
+    """
+    found = passed.inherit()
     try:
         prepared = prepare(config)
     except BuildError as error:
-        _say(str(error))
-        return USAGE
+        _say(str(error), logging.ERROR)
+        return status_of(error)
     try:
         with _runner() as runner:
-            return runner.run(_run(config, prepared))
+            return runner.run(_run(config, prepared, found, again))
+    except Exception as error:
+        _say(f"a mistake in tapnet: {error!r}", logging.CRITICAL)
+        traceback.print_exc()
+        return OSERR if isinstance(error, MemoryError) else SOFTWARE
     finally:
         prepared.close()
 
@@ -80,58 +91,76 @@ def _stopped_by(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> It
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-async def _run(config: Config, prepared: Prepared) -> int:
+async def _run(
+    config: Config, prepared: Prepared, found: dict[str, list[int]], again: Callable[[], Config] | None
+) -> int:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     with _stopped_by(loop, stop.set):
-        return await _run_until(config, prepared, loop, stop)
+        return await _run_until(config, prepared, loop, stop, found, again)
 
 
 async def _run_until(
-    config: Config, prepared: Prepared, loop: asyncio.AbstractEventLoop, stop: asyncio.Event
+    config: Config,
+    prepared: Prepared,
+    loop: asyncio.AbstractEventLoop,
+    stop: asyncio.Event,
+    found: dict[str, list[int]],
+    again: Callable[[], Config] | None,
 ) -> int:
+    handed = handover.load(found)
     try:
-        with _running(config, prepared, stop.set) as (instance, served):
+        with _running(config, prepared, stop.set, handed) as (instance, served):
             await _monitors(config, instance, served, stop)
             if stop.is_set():
                 return 0
             for guest in prepared.guests():
                 guest.watch(loop, on_exit=lambda status: _say(f"a guest's DHCP client ended ({status})"))
-            _ready(config, instance)
-            await _until(stop)
+            supervisor = Supervisor(instance, again, stop)
+            supervisor.forget_rest(handed)
+            _ready(config, supervisor.status())
+            await supervisor.run()
             notify.stopping()
+            await supervisor.drain()
+            supervisor.hand_over()
+            return supervisor.exit_status
     except (BuildError, ServerError) as error:
-        _say(str(error))
-        return USAGE
-    return 0
-
-
-async def _until(stop: asyncio.Event) -> None:
-    """Wait for the end; tell systemd's watchdog from the loop itself."""
-    interval = notify.watchdog_interval()
-    while not stop.is_set():
-        try:
-            await asyncio.wait_for(stop.wait(), interval)
-        except TimeoutError:
-            notify.watchdog()
+        _say(str(error), logging.ERROR)
+        return status_of(error)
+    finally:
+        handed.close()
 
 
 @contextlib.contextmanager
 def _running(
-    config: Config, prepared: Prepared, shutdown: Callable[[], None]
+    config: Config, prepared: Prepared, shutdown: Callable[[], None], handed: Handed | None = None
 ) -> Iterator[tuple[Instance, list[Served | QtestServer]]]:
     """An instance that runs, with its control socket."""
     from .build import Instance  # here, so that guests are forked before all of that is imported
 
     clock = Clock(time.monotonic_ns)
-    instance = Instance(config, prepared, asyncio.get_running_loop(), clock.real, shutdown, clock, time.time)
+    places: list[Instance] = []  # lines of a time when there is none yet have no VLAN
+    with journal.opened(
+        config.name or str(os.getpid()), lambda name: places[0].vlan_of(name) if places else None
+    ):
+        instance = Instance(config, prepared, asyncio.get_running_loop(), clock.real, shutdown, clock, time.time, handed)
+        places.append(instance)
+        with _served(config, instance) as served:
+            yield instance, served
+
+
+@contextlib.contextmanager
+def _served(config: Config, instance: Instance) -> Iterator[list[Served | QtestServer]]:
     served: list[Served | QtestServer] = []
     try:
         served.append(open_control(instance.name, instance.control))
+        activated = open_activated(instance.name, instance.control)
+        if activated is not None:
+            served.append(activated)
         for line in config.warnings:  # not before: an error is the only line
-            _say(f"warning: {line}")
+            _say(f"warning: {line}", logging.WARNING)
         instance.start()
-        yield instance, served
+        yield served
     finally:
         for one in served:
             one.close()
@@ -166,9 +195,9 @@ async def _first_client(one: Served | QtestServer, stop: asyncio.Event) -> None:
         future.cancel()
 
 
-def _ready(config: Config, instance: Instance) -> None:
+def _ready(config: Config, status: str) -> None:
     """Tell whoever waits that all is up."""
-    notify.ready(f"{len(instance.vlans)} VLANs, mode {instance.mode or 'as configured'}")
+    notify.ready(status)
     if config.ready_fd is not None:
         try:
             os.write(config.ready_fd, b"\n")
@@ -246,7 +275,7 @@ async def _exec(
                 leases.cancel()
                 return ended.result()
             leases.result()
-            _ready(config, instance)
+            _ready(config, "")
             if started is not None:
                 started(instance)
             guest.start(command)

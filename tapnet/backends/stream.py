@@ -253,7 +253,7 @@ class Accepting:
         """The listening socket's descriptor, for the next process. None: the service manager has it anyway, or that
         process binds anew, because a UNIX socket's file must go at a plain stop (only the manager's own folder does).
         """
-        if self._sock is None or self._closed or passed.managers(self._sock.fileno()):
+        if self._sock is None or self._closed or passed.managers(self._sock):
             return None
         if self._file is not None:
             if not passed.keeps(self._file.path):
@@ -606,6 +606,15 @@ class Given(_OnePort):
         if self._socket is not None:
             self._plug(self._socket, peer_name(self._socket))
             self._socket = None
+        elif self._pipe is not None:  # adopted
+            self._pipe.start()
+
+    def adopt(self, handed: Handover) -> None:
+        """Instead of the socket that we inherited."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        super().adopt(handed)
 
     def _ended(self, why: str) -> None:
         log.warning("tapnet: %s: %s", self._options.origin, why, extra={"port": self.port.name})

@@ -125,6 +125,9 @@ def find(instance: str | None) -> Path:
         for path, seen in running:
             if seen.get("pid") == instance:
                 return path
+        waiting = paths.activation(instance)
+        if waiting is not None:
+            return waiting
         names = ", ".join(path.stem for path, _ in running) or "none"
         raise ClientError(f"-i {instance}: no such instance (running: {names})")
     if not running:

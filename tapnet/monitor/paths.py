@@ -1,8 +1,11 @@
 """Where control sockets lie: one directory per user, one socket ``NAME.ctl`` per instance.
 
-Root: /run/tapnet. Others: $XDG_RUNTIME_DIR/tapnet, or /tmp/tapnet-UID where that is unset. A root of a user
+A service: $RUNTIME_DIRECTORY, which is /run/tapnet/NAME. Root: /run/tapnet; and root's clients look into the folders of
+services too, whose user may be another. Others: $XDG_RUNTIME_DIR/tapnet, or /tmp/tapnet-UID where that is unset. A root of a user
 namespace may not write to /run and falls back like any other user. A directory is used only if it is ours and
 nobody else may write to it, so that no other user can plant a socket there.
+
+/run/tapnet/NAME.sock is systemd's: connecting to it starts the instance, so it is tried last, and never by ``ps``.
 """
 
 from __future__ import annotations
@@ -13,6 +16,8 @@ import stat
 from pathlib import Path
 
 SUFFIX = ".ctl"
+SYSTEM = Path("/run/tapnet")
+ACTIVATION = ".sock"
 NAME = re.compile(r"[A-Za-z0-9_@:+=][A-Za-z0-9_@:+=.-]{0,63}")
 PATH_MAX = 107  # sun_path of unix(7), without its zero byte
 
@@ -24,19 +29,38 @@ class PathError(Exception):
 def candidates() -> list[Path]:
     """Directories where this user's instances may be, best first."""
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-    places = [Path("/run/tapnet")] if os.geteuid() == 0 else []
+    service = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
+    places = [Path(service)] if service.startswith("/") else []
+    places += [SYSTEM] if os.geteuid() == 0 else []
     if runtime.startswith("/"):
         places.append(Path(runtime) / "tapnet")
     places.append(Path(f"/tmp/tapnet-{os.getuid()}"))
     return places
 
 
-def trusted(directory: Path) -> str | None:
+def services() -> list[Path]:
+    """Folders of services, which systemd made in root's, and which this user may look into."""
+    try:
+        if SYSTEM.lstat().st_uid != 0 or trusted(SYSTEM, owner=0) is not None:
+            return []
+        found = [place for place in SYSTEM.iterdir() if place.is_dir() and not place.is_symlink()]
+        return [place for place in found if os.geteuid() in (0, place.lstat().st_uid)]
+    except OSError:
+        return []
+
+
+def activation(name: str) -> Path | None:
+    """The socket that starts instance ``name``, if there is one."""
+    path = SYSTEM / (name + ACTIVATION)
+    return path if NAME.fullmatch(name) and path.is_socket() else None
+
+
+def trusted(directory: Path, owner: int | None = None) -> str | None:
     """Why ``directory`` cannot be used: a word, or None if it can. Raises FileNotFoundError."""
     seen = directory.lstat()
     if not stat.S_ISDIR(seen.st_mode):
         return "is not a directory"
-    if seen.st_uid != os.geteuid():
+    if seen.st_uid != (os.geteuid() if owner is None else owner):
         return f"belongs to uid {seen.st_uid}"
     if seen.st_mode & 0o022:
         return "can be written by others"
@@ -84,4 +108,10 @@ def existing() -> list[Path]:
                 found += sockets(place)
         except OSError:
             continue
-    return sorted(found, key=lambda path: path.name)
+    for place in services():
+        try:
+            if trusted(place, owner=place.lstat().st_uid) is None:
+                found += sockets(place)
+        except OSError:
+            continue
+    return sorted(dict.fromkeys(found), key=lambda path: path.name)

@@ -18,12 +18,14 @@ Limits: ``CLIENTS_MAX`` clients of the control socket (the next wait in its back
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
 
+from .. import passed
 from ..chardev import Listening, ServerError, connect, listen, listen_unix, shown
 from ..config import Chardev, UnixPath
 from ..unixsocket import alive
@@ -160,17 +162,27 @@ def open_control(name: str, control: Control) -> Served:
         fcntl.flock(lock, fcntl.LOCK_EX)  # held for the few calls between "is it stale?" and bind
         _sweep(path.parent)
         if alive(path):
-            raise ServerError(f"--name {name}: an instance of that name is running ({path})")
-        hmp = Hmp(control)
-        listening = listen_unix(UnixPath(str(path)))
-        return Served(
-            str(path),
-            Listener(listening, lambda opened, closed: LineSession(hmp, True, opened, closed), CLIENTS_MAX),
-        )
+            taken = OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+            raise ServerError(f"--name {name}: an instance of that name is running ({path})") from taken
+        return _control(listen_unix(UnixPath(str(path))), str(path), control)
     except OSError as error:
         raise ServerError(f"control socket {path}: {error.strerror or error}") from None
     finally:
         os.close(lock)
+
+
+def open_activated(name: str, control: Control) -> Served | None:
+    """Serve the control socket that systemd has opened for instance ``name`` too, if it has."""
+    path = str(paths.SYSTEM / (name + paths.ACTIVATION))
+    given = passed.take(path, "control")
+    return _control(Listening(given.socket), path, control) if given is not None else None
+
+
+def _control(listening: Listening, path: str, control: Control) -> Served:
+    hmp = Hmp(control)
+    return Served(
+        path, Listener(listening, lambda opened, closed: LineSession(hmp, True, opened, closed), CLIENTS_MAX)
+    )
 
 
 def _sweep(directory: Path) -> None:

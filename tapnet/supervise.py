@@ -1,0 +1,130 @@
+"""What a running instance owes to its service manager, from READY to the end.
+
+    every ``STATUS_SECONDS``, and as often as the watchdog wants it   STATUS= with mode and counters, WATCHDOG=1
+    SIGHUP       RELOADING=1, the configuration read again and its difference applied (``reload``), READY=1
+    the end      STOPPING=1, a drain of at most ``DRAIN_SECONDS``, then what a restart needs goes to the store (``handover``)
+
+Signs of life come from the event loop itself: a loop that hangs gives none. What a callback of the loop raises is a line
+with its traceback, and the loop goes on; out of memory is the end, with status 71.
+
+Ref: systemd.service(5), sd_notify(3).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import faulthandler
+import logging
+import signal
+import traceback
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from . import handover, journal, notify, passed, reload
+from .config import Config
+from .exits import OSERR
+from .words import OptionError
+
+if TYPE_CHECKING:
+    from .build import Instance
+
+STATUS_SECONDS = 10.0
+DRAIN_SECONDS = 2.0
+DRAIN_STEP = 0.005
+log = logging.getLogger("tapnet.service")
+
+
+class Supervisor:
+    """One instance's: ``run`` until ``stop`` is set, then ``drain`` and ``hand_over``."""
+
+    def __init__(self, instance: Instance, again: Callable[[], Config] | None, stop: asyncio.Event) -> None:
+        self.exit_status = 0
+        self._instance = instance
+        self._again = again
+        self._stop = stop
+        self._loop = asyncio.get_running_loop()
+
+    def status(self) -> str:
+        """A line for ``systemctl status``."""
+        instance = self._instance
+        ports = [port for hub in instance.all_hubs() for port in hub.ports]
+        frames = sum(port.counters.tx_frames for port in ports)
+        drops = sum(sum(port.counters.drops.values()) for port in ports)
+        flows = sum(len(list(user.rows())) for user in instance.usernets)
+        return (
+            f"mode {instance.mode or 'as configured'}: {len(instance.vlans)} VLANs, {len(ports)} ports, "
+            f"{frames} frames, {drops} dropped, {flows} flows"
+        )
+
+    def forget_rest(self, handed: handover.Handed) -> None:
+        """Close what came over a restart, or from the manager, and has no use here."""
+        count = handed.close()
+        if count:
+            log.warning("tapnet: restart: %d of the nets changed: their connections are closed", count)
+        for address in passed.close_rest():
+            log.warning("tapnet: systemd listens on %s, and nothing here does", address)
+
+    async def run(self) -> None:
+        """Until the end is asked for."""
+        loop, wakes = self._loop, self._pause()
+        loop.set_exception_handler(self._raised)
+        if self._again is not None:
+            loop.add_signal_handler(signal.SIGHUP, self.reload)
+        if notify.watchdog_interval() is not None:
+            with contextlib.suppress(ValueError, OSError):  # no standard error
+                faulthandler.enable()  # where it hung: the watchdog's SIGABRT prints that
+        try:
+            while not self._stop.is_set():
+                try:
+                    await asyncio.wait_for(self._stop.wait(), wakes)
+                except TimeoutError:
+                    notify.notify("WATCHDOG=1", f"STATUS={self.status()}")
+        finally:
+            if self._again is not None:
+                loop.remove_signal_handler(signal.SIGHUP)
+
+    @staticmethod
+    def _pause() -> float | None:
+        interval = notify.watchdog_interval()
+        if not notify.wanted():
+            return None
+        return min(interval or STATUS_SECONDS, STATUS_SECONDS)
+
+    def _raised(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if error is None:
+            loop.default_exception_handler(context)
+            return
+        text = "".join(traceback.format_exception(error))
+        journal.say(
+            f"a mistake in tapnet: {context.get('message', '')}: {error!r}\n{text}".rstrip(), logging.ERROR
+        )
+        if isinstance(error, MemoryError):
+            self.exit_status = OSERR
+            self._stop.set()
+
+    def reload(self) -> None:
+        """Read the configuration again. A bad one changes nothing."""
+        assert self._again is not None
+        notify.reloading()
+        try:
+            made = reload.plan(self._instance.config, self._again())
+            log.log(journal.NOTICE, "tapnet: reload: %s", reload.apply(self._instance, made))
+            for line in made.new.warnings:
+                journal.say(f"warning: {line}", logging.WARNING)
+        except (OptionError, reload.ReloadError) as error:
+            journal.say(f"reload: {error}; the configuration before stays", logging.ERROR)
+        notify.ready(self.status())
+
+    async def drain(self) -> None:
+        """Let frames that are on their way arrive, for a while."""
+        end = self._loop.time() + DRAIN_SECONDS
+        while self._instance.busy() and self._loop.time() < end:
+            await asyncio.sleep(DRAIN_STEP)
+
+    def hand_over(self) -> None:
+        """Give the manager what a restart needs. Nothing but the end may follow."""
+        if notify.wanted():
+            items, listeners = self._instance.export()
+            handover.save(items, listeners)

@@ -1,0 +1,339 @@
+"""Runs inside the container, as the only service of a real systemd: plays scenes and writes what it sees to /out/facts.json.
+
+Standard library only: the container's own Python runs it. A scene that fails leaves its traceback in the facts.
+"""
+
+import contextlib
+import json
+import os
+import re
+import socket
+import struct
+import subprocess
+import time
+import traceback
+from pathlib import Path
+
+SECONDS = 40.0
+OUT = Path("/out")
+facts = {}
+
+
+def sh(command, timeout=SECONDS):
+    """(status, output, errors) of a shell command."""
+    done = subprocess.run(
+        command, shell=True, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL
+    )
+    return done.returncode, done.stdout.strip(), done.stderr.strip()
+
+
+def out(command):
+    return sh(command)[1]
+
+
+def state(name, what):
+    return out(f"systemctl show -P {what} tapnet@{name}")
+
+
+def until(condition, what, seconds=SECONDS):
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        if time.monotonic() > end:
+            raise AssertionError(f"timed out: {what}")
+        time.sleep(0.05)
+    return value
+
+
+def links():
+    return sorted(row["ifname"] for row in json.loads(out("ip -j link")))
+
+
+def index(name):
+    return json.loads(out(f"ip -j link show {name}"))[0]["ifindex"]
+
+
+def monitor(name, words):
+    return out(f"tapnet monitor -i {name} {words}")
+
+
+def files(*folders):
+    return sorted(str(path) for folder in folders for path in Path(folder).rglob("*") if path.name != ".lock")
+
+
+def drop_in(name, text, kind="service"):
+    folder = Path(f"/etc/systemd/system/tapnet@{name}.{kind}.d")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{len(list(folder.iterdir()))}.conf").write_text(text)
+    sh("systemctl daemon-reload")
+
+
+def config(name, text, environment=""):
+    Path(f"/etc/tapnet/{name}.toml").write_text(text)
+    if environment:
+        Path(f"/etc/tapnet/{name}.env").write_text(environment)
+
+
+def journal(words):
+    return [json.loads(line) for line in out(f"journalctl -q --no-pager -o json {words}").splitlines()]
+
+
+def exposure(text):
+    return float(re.search(r"Overall exposure level for \S+: ([\d.]+)", text)[1])
+
+
+# ---- scenes ----------------------------------------------------------------------------------------------------
+
+
+def host():
+    facts["before"] = (links(), files("/run/tapnet"))
+    facts["sysusers"] = sh("systemd-sysusers")[::2]
+    facts["tmpfiles"] = sh("systemd-tmpfiles --create /usr/local/lib/tmpfiles.d/tapnet.conf")[::2]
+    facts["tun"] = out("stat -c '%a %U %G' /dev/net/tun")
+    facts["verify"] = sh("systemd-analyze verify --man=no tapnet@lab.service tapnet@lab.socket tapnet.target")
+    facts["loaded"] = out(
+        "journalctl -q --no-pager -o cat _PID=1 | grep -i tapnet | grep -iE 'unknown|ignor|invalid|fail'"
+    )
+
+
+def life():
+    """Start, status, reload, stop."""
+    facts["start"] = sh("systemctl start tapnet@lab")
+    facts["network"] = monitor("lab", "info network")
+    facts["active"], facts["text"] = state("lab", "ActiveState"), state("lab", "StatusText")
+    facts["links"], facts["files"] = links(), files("/run/tapnet")
+    facts["exposure"] = exposure(sh("systemd-analyze security --no-pager tapnet@lab.service")[1])
+    tap = index("tap-lab")
+    before = Path("/etc/tapnet/lab.toml").read_text()
+    more = '[[net]]\ntype = "socket"\nlisten = "127.0.0.1:7100"\n'
+    config(
+        "lab", more + before.replace('type = "user"', 'type = "user"\nhostfwd = ["tcp:127.0.0.1:7101-:80"]')
+    )
+    facts["reload"] = sh("systemctl reload tapnet@lab")
+    until(lambda: ":7100 " in out("ss -ltn"), "the new wire")
+    facts["reload.listens"] = ":7101 " in out("ss -ltn")
+    facts["reload.tap"] = index("tap-lab") == tap
+    config("lab", before.replace('type = "user"', 'type = "usr"'))
+    sh("systemctl reload tapnet@lab")
+    until(lambda: "usr" in out("journalctl -q --no-pager -o cat -u tapnet@lab"), "a word about the mistake")
+    facts["bad.active"] = until(lambda: state("lab", "ActiveState") == "active", "active after a mistake")
+    facts["bad.listens"] = ":7100 " in out("ss -ltn")
+    config("lab", before)
+    sh("systemctl reload tapnet@lab")
+    until(lambda: ":7100 " not in out("ss -ltn"), "the wire to go")
+    facts["reload.lines"] = [
+        line for line in out("journalctl -q --no-pager -o cat -u tapnet@lab").splitlines() if "reload" in line
+    ]
+    facts["reload.same"] = index("tap-lab") == tap
+    facts["fields"] = [
+        (row["PRIORITY"], row["MESSAGE"])
+        for row in journal("TAPNET_INSTANCE=lab TAPNET_LOGGER=tapnet.service")
+    ]
+    facts["restarts"] = state("lab", "NRestarts")
+
+
+def killed():
+    """SIGKILL, and the watchdog."""
+    sh("systemctl kill -s KILL tapnet@lab")
+    until(lambda: state("lab", "NRestarts") == "1" and state("lab", "ActiveState") == "active", "a new start")
+    facts["killed.files"] = files("/run/tapnet/lab")
+    facts["killed.network"] = monitor("lab", "info network")
+    facts["killed.links"] = links()
+    config("dog", '[[net]]\ntype = "tap"\nifname = "tap-dog"\n[[net]]\ntype = "nic"\n')
+    drop_in("dog", "[Service]\nWatchdogSec=4\nTimeoutAbortSec=1\n")
+    facts["dog.start"] = sh("systemctl start tapnet@dog")
+    for _ in range(2):
+        seen = state("dog", "WatchdogTimestampMonotonic")
+        until(lambda: state("dog", "WatchdogTimestampMonotonic") != seen, "a sign of life")
+    pid = state("dog", "MainPID")
+    os.kill(int(pid), 19)
+    until(
+        lambda: state("dog", "MainPID") not in (pid, "0") and state("dog", "ActiveState") == "active",
+        "the watchdog",
+    )
+    facts["dog.network"] = monitor("dog", "info network")
+    facts["dog.log"] = out("journalctl -q --no-pager -o cat -u tapnet@dog")
+    facts["dog.stop"] = sh("systemctl stop tapnet@dog")
+
+
+def mistakes():
+    facts["bad.start"] = sh("systemctl start tapnet@bad")[0]
+    facts["bad"] = [state("bad", what) for what in ("ExecMainStatus", "NRestarts")]
+    facts["bad.journal"] = out("journalctl -q --no-pager -o cat -u tapnet@bad")
+    facts["bad.priority"] = [row["PRIORITY"] for row in journal("-u tapnet@bad") if "usr" in row["MESSAGE"]]
+    sh("systemctl reset-failed tapnet@bad")
+
+
+def slow():
+    """A monitor with wait=on holds the start: not ready before its client has come."""
+    sh("systemctl start --no-block tapnet@slow")
+    path = "/run/tapnet/slow/mon"
+    until(lambda: os.path.exists(path), path)
+    facts["slow.before"] = state("slow", "ActiveState")
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(SECONDS)
+        client.connect(path)
+        until(lambda: state("slow", "ActiveState") == "active", "slow to be active")
+        facts["slow.greeting"] = client.recv(100).decode()
+    facts["ps"] = out("tapnet ps")
+    facts["slow.stop"] = sh("systemctl stop tapnet@slow")
+
+
+def activation():
+    config("act", '[[net]]\ntype = "socket"\nlisten = "127.0.0.1:7300"\n[[net]]\ntype = "user"\n')
+    drop_in("act", "[Socket]\nListenStream=127.0.0.1:7300\n", "socket")
+    facts["act.start"] = sh("systemctl start tapnet@act.socket")
+    facts["act.before"] = state("act", "ActiveState"), out("tapnet ps").count("act ")
+    facts["act.answer"] = monitor("act", "info network")
+    facts["act.after"] = until(lambda: state("act", "ActiveState") == "active", "act to be active")
+    sh("systemctl stop tapnet@act")
+    with socket.create_connection(("127.0.0.1", 7300), SECONDS) as peer:  # a wire's peer starts it too
+        until(lambda: "connection from 127.0.0.1" in monitor("act", "info network"), "the connection")
+        peer.sendall(b"GET / HTTP/1.0\r\n")  # no frames: the end of that connection, with a line
+        until(lambda: journal("TAPNET_INSTANCE=act TAPNET_VLAN=0 TAPNET_PORT=socket.0"), "the line")
+    facts["act.mode"] = out("stat -c %a /run/tapnet/act.sock")
+    facts["act.stop"] = sh("systemctl stop tapnet@act.socket tapnet@act")
+    facts["act.gone"] = not os.path.exists("/run/tapnet/act.sock"), ":7300 " in out("ss -ltn")
+
+
+class Peer:
+    """A machine on a stream wire."""
+
+    def __init__(self, where):
+        self.sock = socket.socket(socket.AF_UNIX if isinstance(where, str) else socket.AF_INET)
+        self.sock.settimeout(SECONDS)
+        self.sock.connect(where)
+        self.read = b""
+
+    @staticmethod
+    def frame(number):
+        data = b"\xff" * 6 + b"\x02\0\0\0\0\x01\x88\xb5" + struct.pack("!I", number) + bytes(1000)
+        return struct.pack("!I", len(data)) + data
+
+    def numbers(self, count):
+        """Numbers of the next ``count`` frames."""
+        found = []
+        while len(found) < count:
+            data = self.sock.recv(65536)
+            if not data:
+                raise AssertionError(f"closed after {found[-3:]}")
+            self.read += data
+            while len(self.read) >= 4 and len(self.read) >= 4 + (
+                size := struct.unpack("!I", self.read[:4])[0]
+            ):
+                if self.read[16:18] == b"\x88\xb5":  # the bridge's own multicast is none of ours
+                    found.append(struct.unpack("!I", self.read[18:22])[0])
+                self.read = self.read[4 + size :]
+        return found
+
+    def closed(self):
+        """Read to the end."""
+        with contextlib.suppress(ConnectionResetError):
+            while self.sock.recv(65536):
+                pass
+        return True
+
+
+WIRES = """\
+[[net]]
+type = "socket"
+listen = "127.0.0.1:7000"
+[[netdev]]
+type = "stream"
+id = "s"
+server = true
+addr = {type = "unix", path = "/run/tapnet/wires/s.sock"}
+[[netdev]]
+type = "hubport"
+id = "h"
+hubid = 0
+netdev = "s"
+[[net]]
+type = "vde"
+sock = "/run/switch"
+[[net]]
+type = "tap"
+ifname = "tap-wires"
+br = "br-wires"
+[[net]]
+type = "user"
+vlan = 1
+hostfwd = ["tcp:127.0.0.1:7001-:80"]
+"""
+
+
+def restart():
+    """Connections of a service with User=tapnet live over a restart, in the middle of a frame."""
+    sh("ip link add br-wires type bridge; ip link set br-wires up")
+    sh("vde_switch -s /run/switch -m 666 -d -p /run/switch.pid >/dev/null 2>&1")
+    sh("chmod 777 /run/switch")
+    config("wires", WIRES)
+    user = Path("/usr/local/share/tapnet/drop-ins/user.conf").read_text()
+    drop_in("wires", user)
+    facts["wires.start"] = sh("systemctl start tapnet@wires")
+    facts["wires.user"] = out(f"stat -c %U /proc/{state('wires', 'MainPID')}")
+    facts["wires.caps"] = out(f"grep -E 'Cap(Eff|Bnd)' /proc/{state('wires', 'MainPID')}/status").split()[
+        1::2
+    ]
+    facts["wires.exposure"] = exposure(sh("systemd-analyze security --no-pager tapnet@wires.service")[1])
+    a, b, c = Peer(("127.0.0.1", 7000)), Peer(("127.0.0.1", 7000)), Peer("/run/tapnet/wires/s.sock")
+    until(lambda: monitor("wires", "info network").count("connection from") == 2, "two peers")
+    until(lambda: "(" not in monitor("wires", "info network").split("vde")[1].splitlines()[0], "the switch")
+    tap, plug = index("tap-wires"), out("ss -xp | grep -c vde_switch")
+    a.sock.sendall(Peer.frame(1))
+    first = b.numbers(1), c.numbers(1)
+    cut = Peer.frame(2)
+    a.sock.sendall(cut[:500])
+    pid = state("wires", "MainPID")
+    restarting = subprocess.Popen(["systemctl", "restart", "tapnet@wires"])
+    sent = 2
+    rest = cut[500:]
+    while restarting.poll() is None:  # a peer that does not know
+        a.sock.sendall(rest)
+        sent += 1
+        rest = Peer.frame(sent)
+        time.sleep(0.005)
+    a.sock.sendall(rest)
+    facts["wires.restart"] = restarting.returncode
+    facts["wires.new"] = state("wires", "MainPID") != pid
+    facts["wires.sent"] = sent > 3
+    facts["wires.b"] = first[0] + b.numbers(sent - 1) == list(range(1, sent + 1))
+    facts["wires.c"] = first[1] + c.numbers(sent - 1) == list(range(1, sent + 1))
+    b.sock.sendall(Peer.frame(7))
+    facts["wires.back"] = a.numbers(1), c.numbers(1)
+    facts["wires.tap"] = index("tap-wires") == tap, "tap-wires" in out("ip link show master br-wires")
+    facts["wires.network"] = monitor("wires", "info network")
+    facts["wires.verbose"] = monitor("wires", "info network -v")
+    facts["wires.plug"] = plug == out("ss -xp | grep -c vde_switch")
+    facts["wires.again"] = Peer(("127.0.0.1", 7000)).sock.fileno() > 0
+    facts["wires.restarts"] = state("wires", "NRestarts")
+    config("wires", "")
+    config("wires", WIRES.replace("7000", "7002"))  # a changed net is not handed over
+    facts["wires.changed"] = sh("systemctl restart tapnet@wires")
+    facts["wires.closed"] = b.closed()
+    facts["wires.stop"] = sh("systemctl stop tapnet@wires")
+    facts["wires.ended"] = c.closed()
+    facts["wires.gone"] = links(), files("/run/tapnet/wires", "/run/switch")
+    facts["wires.journal"] = out("journalctl -q --no-pager -o cat -u tapnet@wires")
+    sh("kill $(cat /run/switch.pid); ip link del br-wires")
+
+
+def end():
+    facts["stop"] = sh("systemctl stop tapnet@lab")
+    facts["stopped"] = {
+        name: [state(name, what) for what in ("ActiveState", "Result", "ExecMainStatus")]
+        for name in ("lab", "slow", "dog", "act", "wires")
+    }
+    facts["after"] = links(), files("/run/tapnet")
+    facts["processes"] = out("pgrep -af tapnet | grep -v probe")
+    facts["journal"] = out("journalctl -q --no-pager -o cat -u 'tapnet@*'")
+    facts["failed"] = out("systemctl --failed --no-legend --plain list-units")
+
+
+for scene in (host, life, killed, mistakes, slow, activation, restart, end):
+    began = time.monotonic()
+    try:
+        scene()
+    except Exception:
+        facts.setdefault("errors", []).append(f"{scene.__name__}: {traceback.format_exc()}")
+    facts.setdefault("seconds", {})[scene.__name__] = round(time.monotonic() - began, 1)
+(OUT / "facts.json").write_text(json.dumps(facts))
