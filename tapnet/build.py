@@ -333,9 +333,7 @@ class Instance:
                 raise BuildError(f"{net.origin}: {error}") from None
             self._starters.append(tap.start)
             self._closers.append(tap.detach)
-            return Member(
-                net.name, BACKEND, tap.info_line, tap.port, finish=tap.finish, net=net, backend=tap
-            )
+            return Member(net.name, BACKEND, tap.info_line, tap.port, finish=tap.finish, net=net, backend=tap)
         if isinstance(net, wires.KINDS):
             return self._wire_net(net, place)
         raise BuildError(f"{net.origin}: not built yet")

@@ -143,7 +143,9 @@ def _running(
     with journal.opened(
         config.name or str(os.getpid()), lambda name: places[0].vlan_of(name) if places else None
     ):
-        instance = Instance(config, prepared, asyncio.get_running_loop(), clock.real, shutdown, clock, time.time, handed)
+        instance = Instance(
+            config, prepared, asyncio.get_running_loop(), clock.real, shutdown, clock, time.time, handed
+        )
         places.append(instance)
         with _served(config, instance) as served:
             yield instance, served

@@ -143,7 +143,7 @@ def killed():
     facts["dog.start"] = sh("systemctl start tapnet@dog")
     for _ in range(2):
         seen = state("dog", "WatchdogTimestampMonotonic")
-        until(lambda: state("dog", "WatchdogTimestampMonotonic") != seen, "a sign of life")
+        until(lambda last=seen: state("dog", "WatchdogTimestampMonotonic") != last, "a sign of life")
     pid = state("dog", "MainPID")
     os.kill(int(pid), 19)
     until(
