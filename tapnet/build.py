@@ -266,7 +266,9 @@ class Instance:
         for member in self._nets():
             export = getattr(member.backend, "export", None)
             if export is not None and member.net is not None:
-                items.append((fingerprint(member.net), export()))
+                handed = export()
+                if handed is not None:
+                    items.append((fingerprint(member.net), handed))
             listening = getattr(member.backend, "listening", None)
             number = listening() if listening is not None else None
             if number is not None:
@@ -327,8 +329,9 @@ class Instance:
         if isinstance(net, TapNet):
             from .backends.tap import TapBackend, TapError
 
+            handed = self._handed.take(net)
             try:
-                tap = TapBackend(net, self._loop)
+                tap = TapBackend.adopt(net, self._loop, handed) if handed else TapBackend(net, self._loop)
             except TapError as error:
                 raise BuildError(f"{net.origin}: {error}") from None
             self._starters.append(tap.start)

@@ -30,6 +30,7 @@ from typing import Any
 
 from ..config import TapNet
 from ..device_port import DirectAttachment
+from ..handover import Handover, port_data, port_state
 from ..port import Port
 from .retry import Retry
 from .tap_open import OpenTap, TapError, index_of, join, master, open_tap, run_script
@@ -106,6 +107,28 @@ class TapBackend:
         """Give the interface back: ours ends, another's is as it was. Idempotent."""
         self.detach()
         self.finish()
+
+    def export(self) -> Handover | None:
+        """The interface, for the next process of a restart: see ``handover``. None: it is given back, because it was there
+        before us, or a downscript is due.
+        """
+        opened = self.opened
+        if opened is None or not opened.made or self.net.downscript is not None:
+            return None
+        state = self.port.export()
+        handed = Handover({"port": port_data(replace(state, fds={}))}, {"tap": opened.device.fileno()})
+        for fd in state.fds.values():
+            os.close(fd)
+        self.port.clear("restart")
+        return handed
+
+    @classmethod
+    def adopt(cls, net: TapNet, loop: asyncio.AbstractEventLoop, handed: Handover) -> TapBackend:
+        """Go on with it, from ``start`` on. Raises TapError."""
+        state = port_state(handed.data["port"])
+        backend = cls(net, loop, OpenTap.adopt(handed.fds["tap"], state.extra))
+        backend.port.adopt(state)
+        return backend
 
     def _export(self) -> tuple[dict[str, Any], dict[str, int]]:
         """For a successor: ``OpenTap.adopt(fd, extra)``. The descriptor is a copy."""
