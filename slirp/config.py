@@ -118,6 +118,7 @@ class Config:
     domainname: str | None = None
     dnssearch: tuple[str, ...] = ()
     lease_time: int = LEASE_TIME
+    renew_time: int | None = None  # T1, seconds; None: half of the lease
     restrict: bool = False
     rules: tuple[Rule, ...] = ()  # allow and deny, in order
     hostloopback: bool = True

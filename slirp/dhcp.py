@@ -327,7 +327,8 @@ class Dhcp:
             seconds = self._seconds(message)
             items.append((formats.LEASE_TIME, seconds.to_bytes(4, "big")))
             if seconds != FOR_EVER:
-                values[formats.T1] = (seconds // 2).to_bytes(4, "big")
+                renew = min(seconds // 2, self._config.renew_time or seconds)
+                values[formats.T1] = renew.to_bytes(4, "big")
                 values[formats.T2] = (seconds * 7 // 8).to_bytes(4, "big")
         client_id = message.options.get(formats.CLIENT_ID)
         if client_id is not None and kind is not None:

@@ -171,6 +171,8 @@ class Dhcp:
     domainname: str | None = None
     search: tuple[str, ...] = ()
     lease_time: int = 86400  # seconds
+    lease_given: bool = False  # lease-time= was said
+    renew_time: int | None = None  # T1, seconds; None: half of the lease
     leases: tuple[Lease, ...] = ()
     bootfile: str | None = None
     bootfiles: tuple[tuple[int, str], ...] = ()  # (client architecture of option 93, or -1: iPXE; file)

@@ -216,6 +216,7 @@ def _user_dhcp(given: Given, v4: UserV4 | None) -> Dhcp:
         domainname=given.get("domainname"),
         search=tuple(given.get("dnssearch", ())),
         lease_time=given.get("lease-time", 86400),
+        lease_given="lease-time" in given.values,
         leases=leases,
         bootfile=plain[0] if plain else None,
         bootfiles=special,

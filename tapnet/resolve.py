@@ -39,6 +39,7 @@ from .words import OptionError
 __all__ = ["Entry", "Setup", "check_model", "config", "known_model"]
 
 DEFAULT_BRIDGE = "br0"
+SWAP_LEASE, SWAP_RENEW = 120, 30  # seconds
 
 
 @dataclass
@@ -99,6 +100,7 @@ class Resolver:
             self.enter(entry)
         self.wire()
         self.mode()
+        self.beside()
         self.name_nets()
         self.old_options()
         self.forwards()
@@ -293,6 +295,15 @@ class Resolver:
                 assert net is not None
                 self.members.append(replace(net, vlan=vlan))
 
+    def beside(self) -> None:
+        """A NAT that a TAP stands beside may be swapped away under its guests: they come to renew soon, and hear it then
+        (``slirp.farewell``).
+        """
+        vlans = {m.vlan for m in self.members if isinstance(m, Net) and mode_of(m) == "tap"} - {None}
+        for number, member in enumerate(self.members):
+            if isinstance(member, UserNet) and member.vlan in vlans:
+                self.members[number] = short_leases(member)
+
     def name_nets(self) -> None:
         """Give every net its name: name=, id=, or KIND.N."""
         used: dict[str, str] = {}
@@ -428,6 +439,13 @@ def implied(kind: str, vlan: int) -> Entry:
     if kind == "tap":
         given.values["br"] = DEFAULT_BRIDGE
     return Entry("net", kind, given, nets.make(kind, given))
+
+
+def short_leases(net: UserNet) -> UserNet:
+    """A NAT that may be swapped away: ``SWAP_LEASE`` seconds unless lease-time= says otherwise, T1 ``SWAP_RENEW``."""
+    dhcp = net.dhcp
+    lease = dhcp.lease_time if dhcp.lease_given else SWAP_LEASE
+    return replace(net, dhcp=replace(dhcp, lease_time=lease, renew_time=SWAP_RENEW))
 
 
 def mode_of(net: Net) -> str | None:
