@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from nic_models import models
 from nic_models.machine import Machine, Slot
 
-from . import faults
+from . import faults, swap
 from .backends import wires
 from .backends.user import UserBackend
 from .capture import CaptureError, Captures
@@ -37,6 +37,7 @@ from .monitor.control import ACCEPTED, BACKEND, NIC, Control
 from .monitor.hmp import Hmp
 from .port import Port
 from .prepare import BuildError, Prepared
+from .swap import Swap
 
 # TCP states in which a guest's side has not been closed by its end: its kernel still sends
 UNFINISHED = frozenset(("SYN_RECEIVED", "ESTABLISHED", "FIN_WAIT_1", "FIN_WAIT_2"))
@@ -52,6 +53,7 @@ class Member:
     port: Port | None
     undo: list[Callable[[], None]] = field(default_factory=list)  # last made last
     finish: Callable[[], None] | None = None  # behind all of ``undo``; may block, may run in a thread
+    blink: float = 0  # of a card: seconds without link until its guest notices; 0: it never does
     events: Callable[[], Mapping[str, int]] | None = None  # what the card counted by itself, by reason
     net: Net | None = None  # what it was made from
     backend: object = None  # what is behind it: ``export`` and ``listening`` are for a restart
@@ -135,6 +137,7 @@ class Instance:
         self.vlans: dict[int, list[Member]] = {}
         self.wires: list[list[Member]] = []
         self.usernets: list[UserBackend] = []
+        self.parked: list[Net] = []  # kept out by the mode
         self.hubs: dict[int, Hub] = {}
         self.private: list[Hub] = []
         self.machine: Machine | None = None
@@ -142,6 +145,7 @@ class Instance:
         self.prepared = prepared
         self.events = Events(wall)
         self.control = Control(self)
+        self.swap = Swap(self, loop, now)
         self._loop = loop
         self._now = now
         self._clock = clock or Clock(now)
@@ -150,7 +154,7 @@ class Instance:
         self._driven = False  # some card has a driver of ours
         self._starters: list[Callable[[], None]] = []
         self.captures = Captures(loop)
-        self._closers: list[Callable[[], None]] = [prepared.close, self.captures.close]
+        self._closers: list[Callable[[], None]] = [prepared.close, self.captures.close, self.swap.close]
         try:
             self._wire()
         except BaseException:
@@ -189,23 +193,53 @@ class Instance:
             self.vlans[number] = []
         return Place(self.hubs[number], self.vlans[number])
 
+    def place(self, number: int) -> Place:
+        """A VLAN that there is."""
+        return Place(self.hubs[number], self.vlans[number])
+
     def _join(self, what: Nic | Net, place: Place) -> Member | None:
         """Make a member and plug it; None: it is kept out by --mode."""
         if isinstance(what, Nic):
             member = self._nic(what)
         elif not what.plugged:
+            self.parked.append(replace(what, plugged=True))
             return None
         else:
-            made = len(self._closers)
-            member = self._net(what, place)
-            member.undo = self._closers[made:]  # these end with the member from now on
-            del self._closers[made:]
+            member, starters = self.make_net(what, place)
+            self._starters += starters
+        self.plug(member, what, place)
+        return member
+
+    def make_net(
+        self, net: Net, place: Place, opened: object = None
+    ) -> tuple[Member, list[Callable[[], None]]]:
+        """A backend that is not plugged yet, and what starts it then. Raises BuildError; nothing is left.
+
+        opened  what was opened for it already (an ``OpenTap``)
+        """
+        made, started = len(self._closers), len(self._starters)
+        try:
+            member = self._net(net, place, opened)
+        except BaseException:
+            while len(self._closers) > made:
+                self._closers.pop()()
+            raise
+        member.undo, self._closers[made:] = self._closers[made:], []  # these end with the member from now on
+        starters, self._starters[started:] = self._starters[started:], []
+        return member, starters
+
+    def plug(self, member: Member, what: Nic | Net, place: Place) -> None:
+        """Put a member in its place, for the time of the instance."""
         self._closers.append(member.close)
         place.plug(member)
         member.undo.append(lambda: place.unplug(member))
         if what.impair is not None and member.port is not None:
             faults.impair(member.port, what.impair, self._loop, self._now)
-        return member
+
+    def forget(self, member: Member) -> None:
+        """A backend is no longer the instance's: the caller closes it."""
+        self._closers.remove(member.close)
+        self.usernets = [user for user in self.usernets if user.name != member.name]
 
     # ---- while it runs -------------------------------------------------------------------------------------
 
@@ -229,8 +263,7 @@ class Instance:
         member = self.backend(name)
         if member is None:
             return False
-        self._closers.remove(member.close)
-        self.usernets = [user for user in self.usernets if user.name != name]
+        self.forget(member)
         member.close()
         return True
 
@@ -249,6 +282,10 @@ class Instance:
             self.captures.filter(hub, what.name, wanted)
         except CaptureError as error:
             raise BuildError(f"{wanted.origin}: {error}") from None
+
+    async def set_mode(self, mode: str, vlan: int | None = None) -> dict[int, list[Member]]:
+        """Swap NAT and TAP of all VLANs, or of one; the backends of that mode. Raises ControlError."""
+        return await self.swap.run(mode, vlan)
 
     def impair(self, port: Port, impairment: Impairment) -> None:
         """Make, or change, the bad cable of a port."""
@@ -314,7 +351,7 @@ class Instance:
             wire.adopt(handed)  # type: ignore[attr-defined]  # it is there where export is
         return Member(net.name, BACKEND, wire.info_line, wire.port, net=net, backend=wire)
 
-    def _net(self, net: Net, place: Place) -> Member:
+    def _net(self, net: Net, place: Place, opened: object = None) -> Member:
         if isinstance(net, UserNet):
             if net.v4 is None:
                 raise BuildError(f"{net.origin}: ipv4=off: IPv6 is not built yet")
@@ -327,11 +364,15 @@ class Instance:
             self._closers.append(user.close)
             return Member(net.name, BACKEND, user.info_line, user.port, net=net, backend=user)
         if isinstance(net, TapNet):
-            from .backends.tap import TapBackend, TapError
+            from .backends.tap import OpenTap, TapBackend, TapError
 
             handed = self._handed.take(net)
             try:
-                tap = TapBackend.adopt(net, self._loop, handed) if handed else TapBackend(net, self._loop)
+                tap = (
+                    TapBackend.adopt(net, self._loop, handed)
+                    if handed
+                    else TapBackend(net, self._loop, opened if isinstance(opened, OpenTap) else None)
+                )
             except TapError as error:
                 raise BuildError(f"{net.origin}: {error}") from None
             self._starters.append(tap.start)
@@ -360,7 +401,9 @@ class Instance:
                 return {"overflow": device.overflow()}
 
             self._closers.append(direct.close)
-            return Member(nic.name, NIC, lambda: f"direct macaddr={mac}", direct.port, events=lost)
+            return Member(
+                nic.name, NIC, lambda: f"direct macaddr={mac}", direct.port, events=lost, blink=swap.BLINK
+            )
         port = Port(nic.name, _not_yet, features=models.MODELS[nic.model].features)
         if nic.vfio_user is not None:
             return self._serve_nic(nic, port)
@@ -388,7 +431,14 @@ class Instance:
         if device is not None:
             self._driven = True
             self._starters.append(lambda: self._drive(nic, slot, port, device))
-        return Member(nic.name, NIC, lambda: f"{info} macaddr={mac}", port, events=_events(card))
+        return Member(
+            nic.name,
+            NIC,
+            lambda: f"{info} macaddr={mac}",
+            port,
+            events=_events(card),
+            blink=swap.blink(nic.model, device is not None),
+        )
 
     def _serve_nic(self, nic: Nic, port: Port) -> Member:
         """Offer a card on a vfio-user socket."""
@@ -410,7 +460,12 @@ class Instance:
         port.ready = server.tx_ready
         port.on_link = server.set_link
         return Member(
-            nic.name, NIC, lambda: f"{entry.info} macaddr={mac}", port, events=_events(function.card)
+            nic.name,
+            NIC,
+            lambda: f"{entry.info} macaddr={mac}",
+            port,
+            events=_events(function.card),
+            blink=swap.blink(nic.model, False),
         )
 
     def _drive(self, nic: Nic, slot: Slot, port: Port, device: Device) -> None:

@@ -102,6 +102,7 @@ class Commands(click.Group):
         return list(self.commands)  # in the order of this file
 
 
+MODE_SECONDS = 150.0  # a script and a helper may take a minute each
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 
 
@@ -228,9 +229,15 @@ def ps(ctx: click.Context) -> None:
 @INSTANCE
 @click.pass_context
 def mode(ctx: click.Context, kind: str, vlan: int | None, instance: str | None) -> None:
-    """Swap a running instance between NAT and TAP (not built yet)."""
-    complain("mode: not built yet")
-    ctx.exit(OptionError.status)
+    """Swap a running instance between NAT and TAP.
+
+    The guest does not restart: its link goes down for a moment, and it asks DHCP again. What does not work leaves
+    all as it was.
+    """
+    from .monitor import client
+
+    words = ["mode", kind] if vlan is None else ["mode", kind, str(vlan)]
+    ctx.exit(client.main(instance, words, timeout=MODE_SECONDS))
 
 
 @cli.command()

@@ -107,6 +107,16 @@ class Hub:
             self.wake(port)
         self.negotiate()
 
+    def answer(self, port: Port, frame: bytes) -> None:
+        """Queue a frame for one port alone: from a trace, to whom it looks at."""
+        if port.full() or not port.link:
+            port.counters.drop("queue" if port.link else "link")
+            return
+        port.queue.append((frame, b""))
+        port.queued_bytes += len(frame)
+        if not port.refused:
+            self.wake(port)
+
     def holds(self, port: Port) -> bool:
         """Whether a sender was told to wait for its ``ready``."""
         return port in self._held

@@ -22,6 +22,7 @@ from typing import Any
 import slirp.config
 import slirp.forward
 import slirp.rules
+from slirp.farewell import Farewell
 from slirp.hostio import AsyncHost
 from slirp.stack import Stack
 
@@ -155,6 +156,11 @@ class UserBackend:
         if self._lease_file is not None:
             self._lease_file.close()
         self.host.close()
+
+    def farewell(self) -> Farewell:
+        """Before ``close``: what this NAT says to clients with a lease once its net has gone."""
+        stack = self.stack
+        return Farewell(stack.config.host_ip, stack.dhcp.leases.bound(self._clock()))
 
     # ---- the port ------------------------------------------------------------------------------------------
 

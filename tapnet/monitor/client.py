@@ -65,16 +65,16 @@ class Connection:
         self._socket.close()
 
 
-def main(instance: str | None, words: list[str] | tuple[str, ...]) -> int:
+def main(instance: str | None, words: list[str] | tuple[str, ...], timeout: float = TIMEOUT_S) -> int:
     """Run one command in ``instance`` (name, pid or path; None: the only one), or talk if there are no
-    words."""
+    words. ``timeout``: seconds for an answer."""
     try:
         path = find(instance)
     except ClientError as error:
         print(f"tapnet: monitor: {error}", file=sys.stderr)
         return 2
     try:
-        connection = Connection(path)
+        connection = Connection(path, timeout)
     except ClientError as error:
         print(f"tapnet: monitor: {error}", file=sys.stderr)
         return 2

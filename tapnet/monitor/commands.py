@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ..config import MODES
 from .cables import CABLES
 from .captures import CAPTURES
 from .control import Control
@@ -103,7 +104,18 @@ NETWORK = (
     ),
 )
 
-TABLES: tuple[Iterable[Command], ...] = (GENERAL, NETWORK, CABLES, CAPTURES)
+MODE = (
+    Command(
+        hmp="mode",
+        qmp="x-tapnet-mode",
+        args=(Arg("mode", choices=MODES), Arg("vlan", Kind.NUMBER, optional=True)),
+        summary="swap the NAT and the TAP of all VLANs, or of one",
+        run=lambda c, a: c.set_mode(**a),
+        text=lambda c, a: c.show_mode(**a),
+    ),
+)
+
+TABLES: tuple[Iterable[Command], ...] = (GENERAL, NETWORK, CABLES, CAPTURES, MODE)
 
 COMMANDS: tuple[Command, ...] = tuple(command for table in TABLES for command in table)
 BY_WORD = {name: command for command in COMMANDS if not command.info for name in command.names}

@@ -166,6 +166,9 @@ class Instance(Protocol):
     def shutdown(self) -> None:
         """End the instance soon; returns at once."""
 
+    async def set_mode(self, mode: str, vlan: int | None) -> Mapping[int, Sequence[Device]]:
+        """Swap NAT and TAP of all VLANs, or of one; the backends of that mode. Raises ControlError."""
+
 
 class Control:
     """The requests."""
@@ -273,6 +276,20 @@ class Control:
                 for other in wire:
                     if other.kind == NIC and other.port is not None:
                         other.port.set_link(up)
+
+    # ---- mode ----------------------------------------------------------------------------------------------
+
+    async def set_mode(self, mode: str, vlan: int | None = None) -> list[dict[str, Any]]:
+        """Swap; the backends that are plugged now."""
+        found = await self.instance.set_mode(mode, vlan)
+        return [{"vlan": n, "name": device.name} for n, devices in found.items() for device in devices]
+
+    async def show_mode(self, mode: str, vlan: int | None = None) -> str:
+        """The same for a person."""
+        found = await self.instance.set_mode(mode, vlan)
+        return "\n".join(
+            f"VLAN {number}: {device.info}" for number, devices in found.items() for device in devices
+        )
 
     # ---- redirections --------------------------------------------------------------------------------------
 

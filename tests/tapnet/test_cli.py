@@ -53,7 +53,6 @@ ERRORS = [
     (["run", "x"], 'tapnet: unexpected word "x" (a COMMAND belongs to tapnet exec)'),
     (["exec"], "tapnet: exec: needs a COMMAND: tapnet exec [options] -- COMMAND..."),
     (["exec", "-net", "user", "--"], "tapnet: exec: needs a COMMAND: tapnet exec [options] -- COMMAND..."),
-    (["mode", "tap", "--vlan", "1", "-i", "x"], "tapnet: mode: not built yet"),
 ]
 
 

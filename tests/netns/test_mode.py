@@ -1,0 +1,249 @@
+"""NAT and TAP swapped under a guest that does not restart (T2)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from tapnet.guest import syscalls
+from tapnet.monitor import client
+from tests.netns.exec_kit import Runner, daemon
+from tests.netns.lan_kit import Running, inside, lan, links, tapnet
+from tests.netns.support import sh, until_sync
+
+__all__ = ["lan", "tapnet"]  # fixtures
+
+SECONDS = 60
+PORT, FORWARDED = 5001, 5002
+T = TypeVar("T")
+
+
+def within(name: str, work: Callable[[], T]) -> T:
+    """``work()`` in a network namespace: by a thread that ends with it. Sockets stay where they were made."""
+    found: list[T] = []
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            with open(f"/run/netns/{name}") as netns:
+                syscalls.setns(netns.fileno(), syscalls.CLONE_NEWNET)
+            found.append(work())
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+    return found[0]
+
+
+@pytest.fixture
+def guest(lan: str) -> Iterator[str]:
+    """A guest's namespace."""
+    sh(f"ip netns add {lan}-g")
+    yield f"{lan}-g"
+    sh(f"ip netns del {lan}-g", check=False)
+
+
+def address(guest: str) -> str:
+    """The guest's present IPv4 address."""
+    text = sh(f"ip -n {guest} -4 addr show eth0", check=False)
+    return text.split("inet ")[1].split("/")[0] if "inet " in text else ""
+
+
+def leased(guest: str, start: str) -> None:
+    until_sync(lambda: address(guest).startswith(start), f"a lease of {start}", SECONDS)
+
+
+def ping(guest: str, to: str) -> None:
+    until_sync(
+        lambda: " 0% packet loss" in sh(f"ip netns exec {guest} ping -c 1 -W 2 {to}", check=False),
+        f"a ping to {to}",
+        SECONDS,
+    )
+
+
+def listening(name: str, where: tuple[str, int]) -> socket.socket:
+    return within(name, lambda: socket.create_server(where))
+
+
+def connected(name: str, where: tuple[str, int]) -> socket.socket:
+    made = within(name, lambda: socket.create_connection(where, SECONDS))
+    made.settimeout(SECONDS)
+    return made
+
+
+def ended(connection: socket.socket) -> bool:
+    """Whether the other side has reset it, rather than closed it or said nothing."""
+    try:
+        connection.recv(1)
+    except ConnectionResetError:
+        return True
+    return False
+
+
+def refused(name: str, where: tuple[str, int]) -> bool:
+    try:
+        connected(name, where).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("model", ["ne2k_pci", "direct"])
+def test_swapped_under_a_guest(lan: str, guest: str, tapnet: Runner, model: str) -> None:
+    options = (
+        *("-net", f"nic,model={model},netns=/run/netns/{guest},dhcp=on"),
+        *("-net", f"user,hostfwd=tcp::{FORWARDED}-:{FORWARDED}", "-net", "tap,ifname=tap0,br=br0"),
+    )
+    with contextlib.ExitStack() as stack:
+        running = stack.enter_context(Running(inside(lan, tapnet), "--mode", "user", *options))
+        leased(guest, "10.0.2.15")
+        assert "tap0" not in links(lan) and "mode: user" in running.monitor("info", "instance")
+        host = stack.enter_context(listening(lan, ("127.0.0.1", PORT)))
+        served = stack.enter_context(listening(guest, ("0.0.0.0", FORWARDED)))
+        out = stack.enter_context(connected(guest, ("10.0.2.2", PORT)))
+        out_host = stack.enter_context(host.accept()[0])
+        back = stack.enter_context(connected(lan, ("127.0.0.1", FORWARDED)))
+        back_guest = stack.enter_context(served.accept()[0])
+        for one, other in ((out, out_host), (back, back_guest)):
+            one.sendall(b"x")
+            other.settimeout(SECONDS)
+            assert other.recv(1) == b"x"
+        index = links(guest)["eth0"]["ifindex"]
+
+        said = running.ask("mode", "tap", "-i", running.name)
+        assert said == "VLAN 0: tap: ifname=tap0 setup_script=\n"
+        assert [ended(one) for one in (out, out_host, back, back_guest)] == [True] * 4, "RST to all"
+        assert refused(lan, ("127.0.0.1", FORWARDED)), "redirections are the NAT's"
+        assert links(lan)["tap0"]["master"] == "br0"
+        leased(guest, "192.168.77.")
+        ping(guest, "192.168.77.1")
+        assert links(guest)["eth0"]["ifindex"] == index, "the same interface"
+        assert running.ask("mode", "tap", "-i", running.name) == said, "again is nothing"
+
+        assert running.ask("mode", "user", "--vlan", "0", "-i", running.name) == "VLAN 0: user redirector\n"
+        leased(guest, "10.0.2.15")
+        assert "tap0" not in links(lan)
+        with connected(lan, ("127.0.0.1", FORWARDED)) as again:
+            with served.accept()[0] as taken:
+                again.sendall(b"y")
+                assert taken.recv(1) == b"y"
+            assert running.stop() == 0
+
+
+def test_what_fails_changes_nothing(lan: str, guest: str, tapnet: Runner) -> None:
+    nic = f"nic,model=direct,netns=/run/netns/{guest},dhcp=on"
+    with Running(inside(lan, tapnet), "-net", nic, "-net", f"user,hostfwd=tcp::{FORWARDED}-:1") as running:
+        leased(guest, "10.0.2.15")
+        host = listening(lan, ("127.0.0.1", PORT))
+        with host, connected(guest, ("10.0.2.2", PORT)) as out, host.accept()[0] as taken:
+            sh(f"ip -n {lan} link set br0 name br7")
+            said = running.ask("mode", "tap", "-i", running.name, check=False)
+            assert said == "Error: -net tap: br=br0: no such interface (ip link add br0 type bridge)\n"
+            assert [name for name in links(lan) if name.startswith("tap")] == [], "nothing is left of it"
+            out.sendall(b"x")
+            taken.settimeout(SECONDS)
+            assert taken.recv(1) == b"x", "flows go on"
+            assert links(guest)["eth0"]["operstate"] in ("UP", "UNKNOWN"), "the link has not blinked"
+        for vlan, why in (("7", "there is no such VLAN"),):
+            said = running.ask("mode", "tap", "--vlan", vlan, "-i", running.name, check=False)
+            assert said == f"Error: VLAN {vlan}: {why}\n"
+        sh(f"ip -n {lan} link set br7 name br0")
+        assert running.ask("mode", "tap", "-i", running.name).startswith("VLAN 0: tap: ifname=tap")
+        leased(guest, "192.168.77.")
+        with listening(lan, ("0.0.0.0", FORWARDED)):
+            said = running.ask("mode", "user", "-i", running.name, check=False)
+            assert f"hostfwd=tcp::{FORWARDED}-:1: cannot listen" in said
+            ping(guest, "192.168.77.1")
+
+
+def test_mode_of_exec_and_of_the_environment(lan: str, tapnet: Runner) -> None:
+    """The flag, and what it goes over; resolv.conf follows the lease."""
+    options = ("-net", "nic", "-net", "user", "-net", "tap,br=br0")
+    command = "ip -4 addr show eth0"
+    where = inside(lan, tapnet)
+    done = where.run(command, "--mode", "tap", *options)
+    assert done.returncode == 0 and "192.168.77." in done.stdout, done.stderr
+    tap = Runner(where.name, where.prefix, where.env | {"TAPNET_MODE": "tap"}, where.home)
+    done = tap.run(command, "-net", "nic", "-net", "user")
+    assert done.returncode == 0 and "192.168.77." in done.stdout, done.stderr
+    done = tap.run(command, "--mode", "user", *options)
+    assert done.returncode == 0 and "10.0.2.15" in done.stdout, done.stderr
+
+
+def arp_request(mac: bytes, sender: str, target: str) -> bytes:
+    body = b"\0\1\10\0\6\4\0\1" + mac + socket.inet_aton(sender) + bytes(6) + socket.inet_aton(target)
+    return (b"\xff" * 6 + mac + b"\x08\x06" + body).ljust(60, b"\0")
+
+
+def test_a_hundred_swaps_under_traffic(lan: str, guest: str, tapnet: Runner, tmp_path: Path) -> None:
+    """A guest on a wire asks for both gateways all the time: after each swap exactly one of them answers. Beside it a
+    guest in a namespace keeps pinging; nothing is left over.
+    """
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    wire = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    wire.bind(str(ours))
+    wire.settimeout(0.02)
+    mac = bytes.fromhex("5254000000aa")
+    senders = {"user": ("10.0.2.99", "10.0.2.2"), "tap": ("192.168.77.99", "192.168.77.1")}
+
+    def answers() -> str:
+        """Ask both once; who answered last."""
+        for sender, target in senders.values():
+            wire.sendto(arp_request(mac, sender, target), str(theirs))
+        last = ""
+        with contextlib.suppress(TimeoutError):
+            while True:
+                frame = wire.recv(65536)
+                if frame[12:14] == b"\x08\x06" and frame[21] == 2 and frame[:6] == mac:
+                    spa = socket.inet_ntoa(frame[28:32])
+                    last = next(mode for mode, (_, target) in senders.items() if target == spa)
+        return last
+
+    options = (
+        *("-net", f"nic,model=direct,netns=/run/netns/{guest}"),
+        "-net", f"dgram,local.type=unix,local.path={theirs},remote.type=unix,remote.path={ours}",
+        *("-net", "user", "-net", "tap,ifname=tap0,br=br0"),
+    )  # fmt: skip
+    with Running(inside(lan, tapnet), "--mode", "user", *options) as running:
+        for text in ("10.0.2.15/24", "192.168.77.15/24"):
+            sh(f"ip -n {guest} addr add {text} dev eth0")
+        control = client.Connection(client.find(running.name), SECONDS)
+        for mode in ("tap", "user"):  # what is made once, is
+            assert control.ask(f"mode {mode}")[0]
+        descriptors = Path(f"/proc/{running.process.pid}/fd")
+        before = len(list(descriptors.iterdir()))
+        with flood(guest):
+            for number in range(100):
+                mode = ("tap", "user")[number % 2]
+                assert control.ask(f"mode {mode}")[0]
+                end = time.monotonic() + SECONDS
+                while (got := answers()) != mode:
+                    assert time.monotonic() < end, (number, mode, got)
+                assert answers() in (mode, ""), "nobody of the other side"
+        ping(guest, "10.0.2.2")
+        after = sorted(os.readlink(fd) for fd in descriptors.iterdir())
+        assert len(after) <= before + 1, after
+        assert "tap0" not in links(lan)
+        assert running.said() == ""
+        assert running.stop() == 0
+
+
+@contextlib.contextmanager
+def flood(guest: str) -> Iterator[None]:
+    """Pings to both gateways, a hundred a second, until the end."""
+    with contextlib.ExitStack() as stack:
+        for to in ("10.0.2.2", "192.168.77.1"):
+            stack.enter_context(daemon(["ip", "netns", "exec", guest, "ping", "-q", "-i", "0.02", to]))
+        yield
