@@ -178,6 +178,15 @@ class _Drops:
         return True
 
 
+_reserve: list[int] = []
+
+
+def reserve(count: int) -> None:
+    """Open ``count`` descriptors of /dev/net/tun for TAPs that come when it may not be opened any more. Raises OSError."""
+    for _ in range(count):
+        _reserve.append(os.open(TUN_PATH, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK))
+
+
 class TapDevice(_Drops):
     """A TAP device by its descriptor.
 
@@ -235,6 +244,8 @@ class TapDevice(_Drops):
         flags = pytun.IFF_TAP | pytun.IFF_NO_PI
         flags |= (pytun.IFF_VNET_HDR if vnet_hdr else 0) | (pytun.IFF_TUN_EXCL if exclusive else 0)
         flags |= _IFF_MULTI_QUEUE if multi_queue else 0
+        if _reserve:
+            return cls._from_reserve(name, flags)
         try:
             device = pytun.TunTapDevice(name=name, flags=flags, dev=TUN_PATH)
         except pytun.Error as error:
@@ -243,6 +254,12 @@ class TapDevice(_Drops):
             raise OSError(number, os.strerror(number), TUN_PATH if absent else name) from None
         os.set_inheritable(device.fileno(), False)
         return cls(device.fileno(), name=device.name, owner=device)
+
+    @classmethod
+    def _from_reserve(cls, name: str, flags: int) -> TapDevice:
+        """By a descriptor that was opened when that was still permitted. Raises OSError; it is kept then."""
+        answer = fcntl.ioctl(_reserve[-1], _TUNSETIFF, struct.pack("=16sH22x", name.encode(), flags & 0xFFFF))
+        return cls(_reserve.pop(), name=answer[:16].split(b"\0", 1)[0].decode())
 
     @classmethod
     def open_macvtap(cls, path: str, ifname: str, *, vnet_hdr: bool = True) -> TapDevice:

@@ -329,7 +329,7 @@ OPTIONS: dict[str, Option] = {
         Option("d", "ITEM[,ITEM]...", "trace these (-d help lists them)", later=True),
         Option("D", "FILE", "write traces to FILE", later=True),
         Option("ready-fd", "N", "write one byte to descriptor N when all is up"),
-        Option("runas", "USER", "drop privilege to USER after set-up", later=True),
+        Option("runas", "USER", "drop privilege to USER after set-up", commands=("run",)),
         Option("keep-uid", "", "COMMAND keeps your uid (otherwise it is uid 0)", commands=("exec",)),
     )
 }

@@ -17,9 +17,10 @@ import signal
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from . import handover, journal, notify, passed
+from . import handover, journal, notify, passed, privilege
 from .clock import Clock
 from .config import Config
 from .exits import OSERR, SOFTWARE, USAGE, status_of
@@ -27,6 +28,7 @@ from .guest.namespace import GuestError, SignalRelay
 from .handover import Handed
 from .monitor.server import Served, ServerError, open_activated, open_control, open_monitor, open_qmp
 from .prepare import BuildError, Prepared, prepare
+from .privilege import Account, PrivilegeError
 from .supervise import Supervisor
 
 if TYPE_CHECKING:
@@ -59,13 +61,14 @@ def run(config: Config, again: Callable[[], Config] | None = None) -> int:
     """
     found = passed.inherit()
     try:
+        account = privilege.account(config.runas) if config.runas is not None else None
         prepared = prepare(config)
-    except BuildError as error:
+    except (BuildError, PrivilegeError) as error:
         _say(str(error), logging.ERROR)
         return status_of(error)
     try:
         with _runner() as runner:
-            return runner.run(_run(config, prepared, found, again))
+            return runner.run(_run(config, prepared, found, again, account))
     except Exception as error:
         _say(f"a mistake in tapnet: {error!r}", logging.CRITICAL)
         traceback.print_exc()
@@ -92,12 +95,16 @@ def _stopped_by(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> It
 
 
 async def _run(
-    config: Config, prepared: Prepared, found: dict[str, list[int]], again: Callable[[], Config] | None
+    config: Config,
+    prepared: Prepared,
+    found: dict[str, list[int]],
+    again: Callable[[], Config] | None,
+    account: Account | None,
 ) -> int:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     with _stopped_by(loop, stop.set):
-        return await _run_until(config, prepared, loop, stop, found, again)
+        return await _run_until(config, prepared, loop, stop, found, again, account)
 
 
 async def _run_until(
@@ -107,11 +114,12 @@ async def _run_until(
     stop: asyncio.Event,
     found: dict[str, list[int]],
     again: Callable[[], Config] | None,
+    account: Account | None,
 ) -> int:
     handed = handover.load(found)
     try:
-        with _running(config, prepared, stop.set, handed) as (instance, served):
-            await _monitors(config, instance, served, stop)
+        with _running(config, prepared, stop.set, handed, account) as (instance, served):
+            await _monitors(config, instance, served, stop, account)
             if stop.is_set():
                 return 0
             for guest in prepared.guests():
@@ -124,7 +132,7 @@ async def _run_until(
             await supervisor.drain()
             supervisor.hand_over()
             return supervisor.exit_status
-    except (BuildError, ServerError) as error:
+    except (BuildError, ServerError, PrivilegeError) as error:
         _say(str(error), logging.ERROR)
         return status_of(error)
     finally:
@@ -133,7 +141,11 @@ async def _run_until(
 
 @contextlib.contextmanager
 def _running(
-    config: Config, prepared: Prepared, shutdown: Callable[[], None], handed: Handed | None = None
+    config: Config,
+    prepared: Prepared,
+    shutdown: Callable[[], None],
+    handed: Handed | None = None,
+    account: Account | None = None,
 ) -> Iterator[tuple[Instance, list[Served | QtestServer]]]:
     """An instance that runs, with its control socket."""
     from .build import Instance  # here, so that guests are forked before all of that is imported
@@ -147,15 +159,18 @@ def _running(
             config, prepared, asyncio.get_running_loop(), clock.real, shutdown, clock, time.time, handed
         )
         places.append(instance)
-        with _served(config, instance) as served:
+        with _served(config, instance, account) as served:
             yield instance, served
 
 
 @contextlib.contextmanager
-def _served(config: Config, instance: Instance) -> Iterator[list[Served | QtestServer]]:
+def _served(
+    config: Config, instance: Instance, account: Account | None
+) -> Iterator[list[Served | QtestServer]]:
     served: list[Served | QtestServer] = []
     try:
-        served.append(open_control(instance.name, instance.control))
+        owner = (account.uid, account.gid) if account is not None else None
+        served.append(open_control(instance.name, instance.control, owner))
         activated = open_activated(instance.name, instance.control)
         if activated is not None:
             served.append(activated)
@@ -170,23 +185,55 @@ def _served(config: Config, instance: Instance) -> Iterator[list[Served | QtestS
 
 
 async def _monitors(
-    config: Config, instance: Instance, served: list[Served | QtestServer], stop: asyncio.Event
+    config: Config,
+    instance: Instance,
+    served: list[Served | QtestServer],
+    stop: asyncio.Event,
+    account: Account | None = None,
 ) -> None:
-    """Open the -monitor, -qmp and -qtest options; wait for the first client of those that say so."""
+    """Open the -monitor, -qmp and -qtest options; then become ``account``, and wait for the first client of those that say
+    so.
+    """
+    waits: list[Served | QtestServer] = []
     wanted = [(open_monitor, chardev) for chardev in config.monitors]
     wanted += [(open_qmp, chardev) for chardev in config.qmp]
     for opener, chardev in wanted:
         one = await opener(chardev, instance.control)
         served.append(one)
         if chardev.server and chardev.wait:
-            await _first_client(one, stop)
-    if config.qtest is not None and instance.register_bus is not None and not stop.is_set():
+            waits.append(one)
+    if config.qtest is not None and instance.register_bus is not None:
         from .guest.qtest import open_qtest  # as above
 
         bus = await open_qtest(config.qtest, instance.register_bus)
         served.append(bus)
         if config.qtest.server and config.qtest.wait:
-            await _first_client(bus, stop)
+            waits.append(bus)
+    if account is not None:
+        _become(account, config)
+    for waiting in waits:
+        if not stop.is_set():
+            await _first_client(waiting, stop)
+
+
+def _become(account: Account, config: Config) -> None:
+    """Give away what is not needed any more. Raises PrivilegeError."""
+    tap = privilege.wants_tap(config)
+    if tap:
+        from .device import reserve
+
+        try:
+            reserve(privilege.TUN_RESERVE)
+        except OSError as error:
+            _say(f"warning: --runas {account.name}: {error.filename}: {error.strerror}", logging.WARNING)
+    loop = asyncio.get_running_loop()
+    privilege.drop(account, keep_net_admin=tap)
+    loop.set_default_executor(ThreadPoolExecutor(thread_name_prefix="tapnet"))  # threads keep what they had
+    programs = privilege.runs_programs(config)
+    if programs:
+        _say(f"--runas {account.name}: no fence, because {programs} runs a program")
+    elif not privilege.fence():
+        _say(f"--runas {account.name}: no fence, because this kernel has no Landlock")
 
 
 async def _first_client(one: Served | QtestServer, stop: asyncio.Event) -> None:

@@ -118,7 +118,9 @@ class Supervisor:
         notify.ready(self.status())
 
     async def drain(self) -> None:
-        """Let frames that are on their way arrive, for a while."""
+        """End the NATs, whose flows go with this process (RST), and let frames that are on their way arrive, for a while."""
+        for user in self._instance.usernets:
+            user.close()
         end = self._loop.time() + DRAIN_SECONDS
         while self._instance.busy() and self._loop.time() < end:
             await asyncio.sleep(DRAIN_STEP)

@@ -34,6 +34,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .. import privilege
 from ..config import TapNet
 from ..device import TapDevice
 from ..ifctl import control_socket, get_mac, get_mtu, is_up
@@ -343,6 +344,8 @@ def explain(ifname: str | None, error: OSError, existed: bool) -> str:
             why = "this process lacks CAP_NET_ADMIN"
         else:
             why = "/dev/net/tun may not be opened, and this process lacks CAP_NET_ADMIN"
+        if privilege.gave_away:
+            why += f" ({privilege.gave_away})"
         name = (ifname or "tap0").replace("%d", "0")
         return (
             f"{what}: {why}. Three ways without it: a helper (-net bridge), a persistent TAP that root makes once "

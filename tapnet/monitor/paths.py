@@ -72,7 +72,7 @@ def runtime_directory() -> Path:
     problems = []
     for place in candidates():
         try:
-            place.mkdir(mode=0o700, exist_ok=True)
+            place.mkdir(mode=0o755 if place == SYSTEM else 0o700, exist_ok=True)
             why = trusted(place)
             if why is None and not os.access(place, os.W_OK | os.X_OK):
                 why = "cannot be written"
@@ -84,11 +84,28 @@ def runtime_directory() -> Path:
     raise PathError("no directory for the control socket: " + "; ".join(problems))
 
 
-def socket_path(name: str) -> Path:
-    """Path of instance ``name``'s control socket. Raises PathError."""
+def folder_for(name: str, uid: int, gid: int) -> Path:
+    """As a service's: a folder below root's that belongs to the user whom instance ``name`` will run as. Raises PathError."""
+    place = SYSTEM / name
+    try:
+        SYSTEM.mkdir(mode=0o755, exist_ok=True)
+        if (why := trusted(SYSTEM)) is not None:
+            raise PathError(f"{SYSTEM} {why}")
+        SYSTEM.chmod(0o755)
+        place.mkdir(mode=0o700, exist_ok=True)
+        if place.is_symlink() or place.lstat().st_uid not in (0, uid):
+            raise PathError(f"{place}: belongs to somebody else")
+        os.chown(place, uid, gid, follow_symlinks=False)
+    except OSError as error:
+        raise PathError(f"{place}: {error.strerror}") from None
+    return place
+
+
+def socket_path(name: str, folder: Path | None = None) -> Path:
+    """Path of instance ``name``'s control socket, in ``folder`` or where this user's lie. Raises PathError."""
     if not NAME.fullmatch(name):
         raise PathError(f"--name {name!r}: 1 to 64 of A-Z a-z 0-9 _ @ : + = . - (not . or - first)")
-    path = runtime_directory() / (name + SUFFIX)
+    path = (folder or runtime_directory()) / (name + SUFFIX)
     if len(os.fsencode(path)) > PATH_MAX:
         raise PathError(f"--name {name}: {path} is longer than the {PATH_MAX} bytes of a socket's path")
     return path

@@ -151,10 +151,13 @@ class Served:
             self._close = None
 
 
-def open_control(name: str, control: Control) -> Served:
-    """Serve instance ``name``'s control socket. Raises ServerError, for one if ``name`` is in use."""
+def open_control(name: str, control: Control, owner: tuple[int, int] | None = None) -> Served:
+    """Serve instance ``name``'s control socket. Raises ServerError, for one if ``name`` is in use.
+
+    owner   uid and gid of the user whom this process will become
+    """
     try:
-        path = paths.socket_path(name)
+        path = paths.socket_path(name, paths.folder_for(name, *owner) if owner is not None else None)
     except paths.PathError as error:
         raise ServerError(str(error)) from None
     lock = os.open(path.parent / ".lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -164,7 +167,10 @@ def open_control(name: str, control: Control) -> Served:
         if alive(path):
             taken = OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
             raise ServerError(f"--name {name}: an instance of that name is running ({path})") from taken
-        return _control(listen_unix(UnixPath(str(path))), str(path), control)
+        listening = listen_unix(UnixPath(str(path)))
+        if owner is not None:
+            os.chown(path, *owner)
+        return _control(listening, str(path), control)
     except OSError as error:
         raise ServerError(f"control socket {path}: {error.strerror or error}") from None
     finally:

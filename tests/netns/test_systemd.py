@@ -210,6 +210,20 @@ def test_what_has_changed_over_a_restart_is_closed(facts: dict[str, Any]) -> Non
     assert facts["wires.changed"] == DONE and facts["wires.closed"]
 
 
+def test_runas_by_hand(facts: dict[str, Any]) -> None:
+    net_admin, none = f"{1 << 12:016x}", "0" * 16
+    assert facts["hand"] == [net_admin, net_admin, none, "1"]
+    assert "tap: ifname=tap-one" in facts["hand.network"] and "hand" in facts["hand.ps"]
+    assert facts["hand.files"] == ["/run/tapnet/hand/hand.ctl"]
+    assert facts["hand.stop"][0] == facts["hand.stop2"][0] == 0, facts["hand.stop"]
+    assert facts["hand.left"] == [[], []]
+    assert facts["hand.none"] == [none, none, none, "1"]
+    assert "--runas tapnet gave it away, because no TAP was configured at the start" in "".join(
+        facts["hand.refused"]
+    )
+    assert facts["hand.nobody"] == [2, "", "tapnet: --runas no-such-user: no such user"]
+
+
 def test_stop_leaves_nothing(facts: dict[str, Any]) -> None:
     assert facts["wires.stop"] == facts["stop"] == DONE and facts["wires.ended"]
     assert facts["wires.gone"] == [["br-wires", "lo", "tap-lab"], ["/run/switch/ctl"]]

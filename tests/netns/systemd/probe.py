@@ -317,6 +317,59 @@ def restart():
     sh("kill $(cat /run/switch.pid); ip link del br-wires")
 
 
+class ByHand:
+    """``tapnet run --runas tapnet`` that root started."""
+
+    def __init__(self, *words):
+        self.process = subprocess.Popen(
+            ["tapnet", "run", "--name", "hand", "--runas", "tapnet", *words],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        until(
+            lambda: self.status().get("Uid", "").startswith(facts["uid"]) or self.process.poll() is not None,
+            "the user",
+        )
+        until(lambda: monitor("hand", "info network"), "an answer")
+
+    def status(self):
+        lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
+        return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+    def facts(self):
+        seen = self.status()
+        return [seen[word] for word in ("CapEff", "CapPrm", "CapBnd", "NoNewPrivs")]
+
+    def stop(self):
+        self.process.terminate()
+        said = self.process.communicate(timeout=SECONDS)[0]
+        return self.process.returncode, said
+
+
+def by_hand():
+    facts["uid"] = out("id -u tapnet")
+    sh("chmod 600 /dev/net/tun")
+    one = ByHand("-net", "nic", "-net", "user", "-net", "tap,ifname=tap-one")
+    facts["hand"] = one.facts()
+    facts["hand.network"], facts["hand.ps"] = monitor("hand", "info network"), out("tapnet ps")
+    monitor("hand", "host_net_add tap vlan=3,ifname=tap-two")
+    until(lambda: "tap-two" in links(), "tap-two, by a descriptor in reserve")
+    facts["hand.files"] = files("/run/tapnet/hand")
+    facts["hand.stop"] = one.stop()
+    facts["hand.left"] = (
+        files("/run/tapnet/hand"),
+        [name for name in links() if name in ("tap-one", "tap-two")],
+    )
+    two = ByHand("-net", "nic", "-net", "user")
+    facts["hand.none"] = two.facts()
+    facts["hand.refused"] = sh("tapnet monitor -i hand host_net_add tap vlan=3,ifname=tap-two")[1:]
+    facts["hand.stop2"] = two.stop()
+    facts["hand.nobody"] = sh("tapnet run --runas no-such-user -net user")
+    sh("rmdir /run/tapnet/hand; chmod 660 /dev/net/tun")
+
+
 def end():
     facts["stop"] = sh("systemctl stop tapnet@lab")
     facts["stopped"] = {
@@ -329,7 +382,7 @@ def end():
     facts["failed"] = out("systemctl --failed --no-legend --plain list-units")
 
 
-for scene in (host, life, killed, mistakes, slow, activation, restart, end):
+for scene in (host, life, killed, mistakes, slow, activation, restart, by_hand, end):
     began = time.monotonic()
     try:
         scene()

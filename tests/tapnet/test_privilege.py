@@ -1,0 +1,115 @@
+"""Giving privilege away: in a child each time, because there is no way back."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tapnet import options, privilege
+from tapnet.privilege import PrivilegeError
+
+ROOT = Path(__file__).resolve().parents[2]
+root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+
+
+def child(code: str) -> list[str]:
+    """Lines that ``code`` prints. Behind ``drop`` it cannot import: its Python may lie in root's home."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"import os\nfrom tapnet import privilege\n{code}"],
+        capture_output=True, text=True, timeout=60, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+SHOWN = """
+for line in open("/proc/self/status"):
+    word, _, value = line.partition(":")
+    if word in ("Uid", "Gid", "Groups", "CapEff", "CapPrm", "CapInh", "CapBnd", "CapAmb", "NoNewPrivs"):
+        print(word, " ".join(value.split()))
+"""
+
+
+@root
+@pytest.mark.parametrize("tap", [False, True])
+def test_all_goes_but_what_a_tap_needs(tap: bool) -> None:
+    to = privilege.account("nobody")
+    seen = dict(
+        line.split(" ", 1)
+        for line in child(f"privilege.drop(privilege.account('nobody'), keep_net_admin={tap})\n{SHOWN}")
+    )
+    kept = f"{1 << 12 if tap else 0:016x}"
+    assert (seen["Uid"], seen["Gid"]) == (" ".join([str(to.uid)] * 4), " ".join([str(to.gid)] * 4))
+    assert {int(word) for word in seen["Groups"].split()} == set(to.groups)
+    assert (seen["CapEff"], seen["CapPrm"]) == (kept, kept)
+    assert {seen[word] for word in ("CapInh", "CapBnd", "CapAmb")} == {"0" * 16}
+    assert seen["NoNewPrivs"] == "1"
+
+
+@root
+def test_no_way_back_and_a_word_for_taps() -> None:
+    code = """
+privilege.drop(privilege.account("nobody"), keep_net_admin=False)
+try:
+    os.setuid(0)
+except PermissionError:
+    print("no way back")
+print(privilege.gave_away)
+"""
+    assert child(code) == [
+        "no way back",
+        "--runas nobody gave it away, because no TAP was configured at the start",
+    ]
+
+
+def test_behind_the_fence_nothing_is_started() -> None:
+    code = """
+import subprocess, threading
+privilege._prctl(privilege._PR_SET_NO_NEW_PRIVS, 1)
+print(privilege.fence())
+def start():
+    try:
+        subprocess.run(["/bin/true"])
+    except PermissionError as error:
+        print(error.strerror)
+start()
+thread = threading.Thread(target=start); thread.start(); thread.join()
+print(open("/etc/hostname").read() != "", len(os.listdir("/usr")) > 0)
+import ssl
+"""
+    lines = child(code)
+    if lines[0] == "False":
+        assert not Path("/sys/kernel/security/landlock").exists()
+        return
+    assert lines == ["True", "Permission denied", "Permission denied", "True True"]
+
+
+def test_mistakes(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(PrivilegeError, match="^--runas no-such-user: no such user$"):
+        privilege.account("no-such-user")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(PrivilegeError, match="only root can"):
+        privilege.account("nobody")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    with pytest.raises(PrivilegeError, match="that is root"):
+        privilege.account("root")
+
+
+@pytest.mark.parametrize(
+    ("net", "tap", "programs"),
+    [
+        ("user", False, ""),
+        ("tap", True, ""),
+        ("tap,script=/bin/x", True, "-net tap: script="),
+        ("tap,downscript=/bin/x", True, "-net tap: downscript="),
+        ("tap,helper=/bin/x", True, "-net tap: helper="),
+    ],
+)
+def test_what_a_configuration_needs(net: str, tap: bool, programs: str) -> None:
+    config = options.parse(["-net", "nic", "-net", net], "run", {})
+    assert (privilege.wants_tap(config), privilege.runs_programs(config)) == (tap, programs)
+    assert privilege.wants_tap(options.parse(["--mode", "user", "-net", net], "run", {})) == tap
