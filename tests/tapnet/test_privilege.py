@@ -89,7 +89,7 @@ import ssl
 
 
 def test_mistakes(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(PrivilegeError, match="^--runas no-such-user: no such user$"):
+    with pytest.raises(PrivilegeError, match=r"^--runas no-such-user: no such user$"):
         privilege.account("no-such-user")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(PrivilegeError, match="only root can"):

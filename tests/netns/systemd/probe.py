@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import socket
 import struct
 import subprocess
@@ -321,8 +322,19 @@ class ByHand:
     """``tapnet run --runas tapnet`` that root started."""
 
     def __init__(self, *words):
+        config("hand", "")
         self.process = subprocess.Popen(
-            ["tapnet", "run", "--name", "hand", "--runas", "tapnet", *words],
+            [
+                "tapnet",
+                "run",
+                "--name",
+                "hand",
+                "--config",
+                "/etc/tapnet/hand.toml",
+                "--runas",
+                "tapnet",
+                *words,
+            ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -342,6 +354,9 @@ class ByHand:
         seen = self.status()
         return [seen[word] for word in ("CapEff", "CapPrm", "CapBnd", "NoNewPrivs")]
 
+    def line(self, word):
+        return next((line for line in iter(self.process.stdout.readline, "") if word in line), None)
+
     def stop(self):
         self.process.terminate()
         said = self.process.communicate(timeout=SECONDS)[0]
@@ -354,7 +369,8 @@ def by_hand():
     one = ByHand("-net", "nic", "-net", "user", "-net", "tap,ifname=tap-one")
     facts["hand"] = one.facts()
     facts["hand.network"], facts["hand.ps"] = monitor("hand", "info network"), out("tapnet ps")
-    monitor("hand", "host_net_add tap vlan=3,ifname=tap-two")
+    config("hand", '[[net]]\ntype = "tap"\nvlan = 3\nifname = "tap-two"\n')
+    one.process.send_signal(signal.SIGHUP)
     until(lambda: "tap-two" in links(), "tap-two, by a descriptor in reserve")
     facts["hand.files"] = files("/run/tapnet/hand")
     facts["hand.stop"] = one.stop()
@@ -364,10 +380,12 @@ def by_hand():
     )
     two = ByHand("-net", "nic", "-net", "user")
     facts["hand.none"] = two.facts()
-    facts["hand.refused"] = sh("tapnet monitor -i hand host_net_add tap vlan=3,ifname=tap-two")[1:]
+    config("hand", '[[net]]\ntype = "tap"\nvlan = 3\nifname = "tap-two"\n')
+    two.process.send_signal(signal.SIGHUP)
+    facts["hand.refused"] = until(lambda: two.line("reload: "), "a word")
     facts["hand.stop2"] = two.stop()
     facts["hand.nobody"] = sh("tapnet run --runas no-such-user -net user")
-    sh("rmdir /run/tapnet/hand; chmod 660 /dev/net/tun")
+    sh("rm -r /run/tapnet/hand; chmod 660 /dev/net/tun")
 
 
 def end():
