@@ -251,6 +251,63 @@ def doctor(ctx: click.Context, kind: str | None, as_json: bool) -> None:
     ctx.exit(checks.main((kind,), as_json) if kind else checks.main(as_json=as_json))
 
 
+@cli.group(context_settings=CONTEXT)
+def bridge() -> None:
+    """Let a bridge take over an uplink's addresses and routes, and give them back."""
+
+
+@bridge.command("up")
+@click.argument("name", metavar="BR")
+@click.option("--uplink", metavar="IF", required=True, help="The interface to the LAN.")
+@click.option(
+    "--confirm-timeout",
+    "confirm",
+    type=click.FloatRange(1, 86400),
+    metavar="SECONDS",
+    help="Put all back after SECONDS unless `tapnet bridge confirm BR` comes before.",
+)
+@click.pass_context
+def bridge_up(ctx: click.Context, name: str, uplink: str, confirm: float | None) -> None:
+    """Make BR, put IF into it, and move IF's addresses, routes and rules to it.
+
+    On any error, and on Ctrl-C, all is put back. A second run changes nothing.
+    """
+    from .lan import commands
+
+    ctx.exit(commands.bridge_up(name, uplink, confirm))
+
+
+@bridge.command("down")
+@click.argument("name", metavar="BR")
+@click.option("--force", is_flag=True, help="Even if guests are plugged into BR.")
+@click.pass_context
+def bridge_down(ctx: click.Context, name: str, force: bool) -> None:
+    """Give the uplink back what BR has, and remove BR if `up` made it."""
+    from .lan import commands
+
+    ctx.exit(commands.bridge_down(name, force))
+
+
+@bridge.command("confirm")
+@click.argument("name", metavar="BR")
+@click.pass_context
+def bridge_confirm(ctx: click.Context, name: str) -> None:
+    """Keep what `up --confirm-timeout` did."""
+    from .lan import commands
+
+    ctx.exit(commands.bridge_confirm(name))
+
+
+@bridge.command("show")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def bridge_show(ctx: click.Context, as_json: bool) -> None:
+    """List this host's bridges."""
+    from .lan import commands
+
+    ctx.exit(commands.bridge_show(as_json))
+
+
 @cli.command(context_settings={"ignore_unknown_options": True})
 @click.argument("words", metavar="", nargs=-1, type=click.UNPROCESSED)
 @click.pass_context

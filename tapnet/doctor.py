@@ -17,33 +17,20 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
+
+from .finding import Finding as Finding
 
 MODES = ("exec", "user", "tap")
 CHILD_S = 10.0
+VFIO_USER_QEMU = (10, 1)  # the first that has vfio-user-pci
+SYSTEMD = 252  # what the units are written for
 
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWNET = 0x40000000
 CAP_NET_RAW = 13
 CAP_NET_ADMIN = 12
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """Result of one check. ``mend`` is a command, or what to do; empty when ``ok``."""
-
-    name: str
-    ok: bool
-    text: str
-    mend: str = ""
-    needs: tuple[str, ...] = ()  # modes that cannot do without
-
-    def line(self) -> str:
-        """As it is printed."""
-        if self.ok:
-            return f"ok  {self.text}"
-        return f"--  {self.text}: {self.mend}" if self.mend else f"--  {self.text}"
 
 
 def check_tun(device: str = "/dev/net/tun") -> Finding:
@@ -159,9 +146,10 @@ def check_qemu() -> Finding:
             "qemu", False, f"{program} tells no version", "apt install --reinstall qemu-system-x86"
         )
     text = f"QEMU {version[0]}.{version[1]}"
-    if version < (10, 1):
-        text += " (socket backends only: vfio-user needs 10.1)"
-    return Finding("qemu", True, text)
+    if version < VFIO_USER_QEMU:
+        mend = "install QEMU 10.1 or newer; until then use -net socket or stream"
+        return Finding("qemu", False, f"{text} has no vfio-user (our cards in a VM)", mend)
+    return Finding("qemu", True, f"{text} has vfio-user")
 
 
 def qemu_version(shown: str) -> tuple[int, int] | None:
@@ -185,20 +173,57 @@ def check_packet() -> Finding:
     return Finding("packet", True, "packet sockets open")
 
 
-CHECKS: tuple[Callable[[], Finding], ...] = (
-    check_tun,
-    check_namespaces,
-    check_ping,
-    check_capabilities,
-    check_resolver,
-    check_packet,
-    check_qemu,
-)
+def check_smbd() -> Finding:
+    """Samba's server, for smb=."""
+    places = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin"
+    program = shutil.which("smbd", path=places)
+    if program is None:
+        return Finding("smbd", False, "smbd is not installed (smb= of -net user)", "apt install samba")
+    return Finding("smbd", True, f"{program} is there, for smb=")
+
+
+def check_systemd(running: Path = Path("/run/systemd/system")) -> Finding:
+    """systemd, for tapnet@.service."""
+    program = shutil.which("systemctl")
+    if program is None:
+        return Finding("systemd", False, "systemd is not installed", "tapnet run works without it")
+    try:
+        shown = subprocess.run(
+            [program, "--version"], capture_output=True, text=True, timeout=CHILD_S, check=False
+        ).stdout.split()
+        version = int(shown[1].partition(".")[0].partition("~")[0])
+    except (OSError, subprocess.TimeoutExpired, ValueError, IndexError):
+        return Finding("systemd", False, f"{program} tells no version", "apt install --reinstall systemd")
+    if version < SYSTEMD:
+        mend = f"use systemd {SYSTEMD} or newer, or tapnet run"
+        return Finding("systemd", False, f"systemd {version} is older than the units", mend)
+    if not running.is_dir():
+        mend = "start tapnet by tapnet run, or boot with systemd"
+        return Finding("systemd", False, f"systemd {version} is installed, but does not run here", mend)
+    return Finding("systemd", True, f"systemd {version} runs")
+
+
+def checks() -> tuple[Callable[[], Finding], ...]:
+    """All of them, in the order in which they are shown."""
+    from .lan import checks as lan  # with pyroute2: not for those who only want a constant from here
+
+    return (
+        check_tun,
+        check_namespaces,
+        check_ping,
+        check_capabilities,
+        *lan.CHECKS,
+        check_resolver,
+        check_packet,
+        check_qemu,
+        check_smbd,
+        check_systemd,
+    )
 
 
 def examine() -> list[Finding]:
-    """All checks, in the order in which they are shown."""
-    return [check() for check in CHECKS]
+    """What all checks find."""
+    return [check() for check in checks()]
 
 
 def verdict(findings: list[Finding], modes: tuple[str, ...]) -> int:

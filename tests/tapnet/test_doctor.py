@@ -17,7 +17,7 @@ from tapnet.doctor import Finding
 def test_on_this_host_every_check_answers_and_json_agrees(capsys: pytest.CaptureFixture[str]) -> None:
     status = doctor.main(("exec",))
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == len(doctor.CHECKS)
+    assert len(lines) == len(doctor.checks())
     assert all(line.startswith(("ok  ", "--  ")) for line in lines)
     assert doctor.main(("exec",), as_json=True) == status
     told = json.loads(capsys.readouterr().out)
@@ -118,7 +118,44 @@ def test_without_qemu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     fake = tmp_path / "qemu-system-x86_64"
     fake.write_text("#!/bin/sh\necho QEMU emulator version 10.1.2\n")
     fake.chmod(0o755)
-    assert doctor.check_qemu().line() == "ok  QEMU 10.1"
+    assert doctor.check_qemu().line() == "ok  QEMU 10.1 has vfio-user"
+    fake.write_text("#!/bin/sh\necho QEMU emulator version 7.2.22\n")
+    assert doctor.check_qemu().text == "QEMU 7.2 has no vfio-user (our cards in a VM)"
+    fake.write_text("#!/bin/sh\nexit 1\n")
+    assert "tells no version" in doctor.check_qemu().text
+
+
+def test_smbd(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(doctor.shutil, "which", lambda name, path: None)
+    assert doctor.check_smbd().line() == "--  smbd is not installed (smb= of -net user): apt install samba"
+    monkeypatch.setattr(doctor.shutil, "which", lambda name, path: f"/usr/sbin/{name}")
+    assert doctor.check_smbd().ok
+
+
+@pytest.mark.parametrize(
+    ("shown", "runs", "said"),
+    [
+        ("systemd 252 (252.39-1~deb12u1)", True, "ok  systemd 252 runs"),
+        ("systemd 257~rc1 (257)", True, "ok  systemd 257 runs"),
+        (
+            "systemd 252 (252.39)",
+            False,
+            "--  systemd 252 is installed, but does not run here: start tapnet by",
+        ),
+        ("systemd 247 (247.3)", True, "--  systemd 247 is older than the units: use systemd 252 or newer"),
+        ("garbage", True, "tells no version"),
+        (None, True, "--  systemd is not installed: tapnet run works without it"),
+    ],
+)
+def test_systemd(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, shown: str | None, runs: bool, said: str
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    if shown is not None:
+        fake = tmp_path / "systemctl"
+        fake.write_text(f"#!/bin/sh\necho '{shown}'\n")
+        fake.chmod(0o755)
+    assert said in doctor.check_systemd(tmp_path if runs else tmp_path / "none").line()
 
 
 def test_verdict_counts_only_what_the_mode_needs() -> None:
