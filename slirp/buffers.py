@@ -20,6 +20,10 @@ class Buffers:
         self.cap = cap
         self.used = 0
 
+    def scarce(self) -> bool:
+        """Whether less than an eighth is free."""
+        return self.cap - self.used < self.cap >> 3
+
     def room(self) -> int:
         """Bytes that one flow may plan with now; 0 when full."""
         free = self.cap - self.used

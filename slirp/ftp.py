@@ -91,6 +91,27 @@ class Control:
         """What the client says."""
         return self._sock.recv(size)
 
+    @property
+    def urgent(self) -> bool:
+        """Whether the client has urgent data, as with ABOR."""
+        return self._sock.urgent
+
+    @urgent.setter
+    def urgent(self, value: bool) -> None:
+        self._sock.urgent = value
+
+    def at_mark(self) -> bool:
+        """Whether the client's next byte is the urgent one."""
+        return self._sock.at_mark()
+
+    def send_urgent(self, byte: bytes) -> int:
+        """A server has none: in line."""
+        return self.send(byte)
+
+    def keepalive(self, idle: int) -> None:
+        """Towards the client."""
+        self._sock.keepalive(idle)
+
     def shutdown(self) -> None:
         """No more from the server, when all has gone out."""
         self._out += self._held

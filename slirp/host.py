@@ -37,11 +37,22 @@ class TcpEvents(Protocol):
 class TcpSocket(Protocol):
     """A host TCP socket. ``watch`` starts out as (False, False)."""
 
+    urgent: bool  # urgent data have come in, and their mark has not been read yet
+
     def send(self, data: bytes | memoryview) -> int:
         """Bytes taken, 0 when the buffer is full. Raises OSError when the connection is broken."""
 
     def recv(self, size: int) -> bytes | None:
         """Up to ``size`` bytes; b"" at end of stream; None: nothing now. Raises OSError when it is broken."""
+
+    def send_urgent(self, byte: bytes) -> int:
+        """One byte with the mark of urgent data: 1, or 0 when the buffer is full. Raises OSError as ``send``."""
+
+    def at_mark(self) -> bool:
+        """Whether the next byte is the urgent one; ``recv`` does not read beyond it. Then ``urgent`` is over."""
+
+    def keepalive(self, idle: int) -> None:
+        """Probe the other end after ``idle`` seconds without a word."""
 
     def shutdown(self) -> None:
         """Half-close: no more bytes will be sent."""
@@ -86,6 +97,24 @@ class Listener(Protocol):
 
     def close(self) -> None:
         """Listen no more; a UNIX socket's path is removed. Idempotent."""
+
+
+class PlainStream:
+    """What a ``TcpSocket`` that is no TCP does with urgent data and keep-alive."""
+
+    __slots__ = ()
+    urgent = False
+
+    def send_urgent(self, byte: bytes) -> int:
+        """In line."""
+        return self.send(byte)  # type: ignore[attr-defined, no-any-return]
+
+    def at_mark(self) -> bool:
+        """Never."""
+        return False
+
+    def keepalive(self, idle: int) -> None:
+        """Its end is seen anyway."""
 
 
 class ConnectingTcp(TcpSocket, Protocol):

@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import os
 import resource
 import select
@@ -56,11 +57,12 @@ RESOLV_SIZE = 1 << 16
 RESOLVERS = 8
 SECOND = 1_000_000_000
 
-_IN, _OUT = select.EPOLLIN, select.EPOLLOUT
+_IN, _OUT, _PRI = select.EPOLLIN, select.EPOLLOUT, select.EPOLLPRI
 _BROKEN = select.EPOLLERR | select.EPOLLHUP
 _READ = select.EPOLLIN | select.EPOLLRDHUP | _BROKEN
 _WRITE = select.EPOLLOUT | _BROKEN
 _SOL_UDP, _UDP_SEGMENT = 17, 103
+_SIOCATMARK = 0x8905
 SEGMENTS = 64  # of one call: the kernel's UDP_MAX_SEGMENTS was that for long
 SEGMENTED = 65000  # bytes of one call
 _U16 = struct.Struct("=H")
@@ -96,7 +98,7 @@ class _Socket(Protocol):
 class HostTcp:
     """A host TCP connection (``slirp.host.TcpSocket``)."""
 
-    __slots__ = ("_events", "_fd", "_host", "_sock", "_watched", "born", "connected", "failure")
+    __slots__ = ("_events", "_fd", "_host", "_sock", "_watched", "born", "connected", "failure", "urgent")
 
     def __init__(self, host: AsyncHost, sock: socket.socket, events: TcpEvents, connected: bool) -> None:
         self._host = host
@@ -105,6 +107,7 @@ class HostTcp:
         self._events = events
         self._watched = 0
         self.failure: IcmpError | None = None
+        self.urgent = False
         self.connected = connected
         self.born = host.enter(self._fd, self)
         if not connected:
@@ -121,6 +124,28 @@ class HostTcp:
             return self._sock.send(data)
         except (BlockingIOError, InterruptedError):
             return 0
+
+    def send_urgent(self, byte: bytes) -> int:
+        """1: taken; 0: the buffer is full."""
+        try:
+            return self._sock.send(byte, 0 if self._sock.family == socket.AF_UNIX else socket.MSG_OOB)
+        except (BlockingIOError, InterruptedError):
+            return 0
+
+    def at_mark(self) -> bool:
+        """Whether the next byte is the urgent one."""
+        if fcntl.ioctl(self._fd, _SIOCATMARK, b"\0\0\0\0") == b"\0\0\0\0":
+            return False
+        self.urgent = False
+        return True
+
+    def keepalive(self, idle: int) -> None:
+        """Probe the other end after ``idle`` seconds."""
+        if self._sock.family == socket.AF_UNIX:
+            return
+        for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL):
+            self._sock.setsockopt(socket.IPPROTO_TCP, option, idle)
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
     def recv(self, size: int) -> bytes | None:
         """Bytes; b"" at end of stream; None: nothing now."""
@@ -140,7 +165,7 @@ class HostTcp:
         """Which events to report."""
         if self._fd < 0 or not self.connected:
             return
-        wanted = (_IN if read else 0) | (_OUT if write else 0)
+        wanted = (_IN | _PRI if read else 0) | (_OUT if write else 0)
         if wanted != self._watched:
             self._host.rewatch(self._fd, self._watched, wanted)
             self._watched = wanted
@@ -163,6 +188,8 @@ class HostTcp:
         if not self.connected:
             self._connected(now)
             return
+        if events & _PRI:
+            self.urgent = True
         if self._watched & _IN and events & _READ:
             self._events.host_readable(now)
         if self._watched & _OUT and events & _WRITE and self._fd >= 0:
@@ -391,6 +418,7 @@ class AsyncHost:
         try:
             self.affords(sock.fileno())
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
             apply(sock, family, ~how & 0xFF, how & 0xFF)
             listen_for_errors(sock, family)
             error = sock.connect_ex(remote)

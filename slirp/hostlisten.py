@@ -172,6 +172,7 @@ class HostListener:
                 if sock.family == socket.AF_UNIX:
                     return self._host.adopt(sock, ("", 0), ("", 0))
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
                 return self._host.adopt(sock, peer[:2], sock.getsockname()[:2])
             except OSError:
                 sock.close()  # no room: this client is turned away, the listener goes on

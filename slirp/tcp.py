@@ -30,8 +30,13 @@ from slirp.tcp_open import begin, connect, send_syn
 from slirp.tcp_state import (
     CLOSE_WAIT,
     CONNECTING,
+    ESTABLISHED,
+    FIN_WAIT_1,
+    FIN_WAIT_2,
     NAMES,
     OPEN_WAIT,
+    SQUEEZED,
+    STARVED_RETRY,
     SYN_SENT,
     TIME_WAIT,
     WINDOW_SCALE,
@@ -78,6 +83,7 @@ class Tcp:
                 "reassembly_dropped",
                 "buffers_full",
                 "starved",
+                "holes_given_up",
             ),
             0,
         )
@@ -86,6 +92,8 @@ class Tcp:
         self._time_wait: dict[bytes, Flow] = {}  # oldest first
         self._heap: list[tuple[int, int, Flow]] = []
         self._pushed = 0
+        self.squeezed: dict[Flow, None] = {}  # flows whose windows the shared buffers limit
+        self._looked = 0  # when ``squeezed`` was looked through last
         self.batch = 0  # number of the present batch of frames; 0: the owner does not promise ``settle``
         self.gathered: dict[Flow, None] = {}  # flows that have something to do at the end of the batch
 
@@ -224,6 +232,7 @@ class Tcp:
             del self._flows[key]
             self._waiting.pop(key, None)
             self._time_wait.pop(key, None)
+            self.squeezed.pop(flow, None)
 
     def hold(self, flow: Flow) -> None:
         """The wire is full: ``tx_ready`` will resume the flow."""
@@ -262,7 +271,11 @@ class Tcp:
         heap = self._heap
         while heap and heap[0][2].due != heap[0][0]:
             heappop(heap)
-        return heap[0][0] if heap else None
+        at = heap[0][0] if heap else None
+        if self.squeezed:
+            look = self._looked + STARVED_RETRY
+            return look if at is None or look < at else at
+        return at
 
     def run(self, now: int) -> None:
         """Serve what is due."""
@@ -271,6 +284,21 @@ class Tcp:
             if flow.due == at:
                 flow.due = 0
                 flow.timers(now)
+        if self.squeezed and self._looked + STARVED_RETRY <= now:
+            self._looked = now
+            self._relax(now)
+
+    def _relax(self, now: int) -> None:
+        """Tell guests whose windows the shared buffers had limited that there is room again."""
+        for _ in range(min(SQUEEZED, len(self.squeezed))):
+            flow = next(iter(self.squeezed))
+            del self.squeezed[flow]
+            flow.rcv.squeezed = False
+            if flow.state in (ESTABLISHED, FIN_WAIT_1, FIN_WAIT_2):
+                if flow.rcv.update_due():
+                    flow.ack_now(now)
+                if flow.rcv.squeezed and flow.rcv.wants():  # still: the others first
+                    self.squeezed[flow] = None
 
     def tx_ready(self, now: int) -> None:
         """The link takes frames again."""

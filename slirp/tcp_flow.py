@@ -10,11 +10,14 @@ that crosses beside data:
     the host's error                            -> RST
     both directions ended                       -> close(); the guest's side ends alone (LAST-ACK ...)
 
+    urgent data                                 -> urgent data (``tcp_urgent``)
+    the guest's keep-alive                      -> the host socket's: a dead end is found as if there were no NAT
+
 Not done: timestamps (RFC 7323 3; PAWS guards against segments older than a wrap of the sequence space,
-which a local wire cannot deliver), ECN, Fast Open, the urgent pointer (urgent data are passed in line).
+which a local wire cannot deliver), ECN, Fast Open.
 
 Timers, all in one deadline (``due``): retransmission and persist (``snd.rto_at``), delayed ACK
-(``rcv.ack_at``), another try for buffer space (``pull_at``), and ``life_at``: connect time-out, idle
+(``rcv.ack_at``), another try for buffer space (``pull_at``), the end of patience with a hole (``rcv.hole_at``), and ``life_at``: connect time-out, idle
 probe, TIME-WAIT.
 """
 
@@ -22,6 +25,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from slirp import tcp_urgent
 from slirp.host import TcpSocket
 from slirp.link import Path, Target
 from slirp.tcp_input import Segment, arrive
@@ -41,9 +45,12 @@ from slirp.tcp_state import (
     FIN_WAIT_2,
     HOST_CONNECTED,
     KEEPALIVE_GAP,
+    KEEPALIVE_MAX,
+    KEEPALIVE_MIN,
     KEEPALIVE_PROBES,
     LAST_ACK,
     PULL_BATCH,
+    SECOND,
     STARVED_RETRY,
     SYN_ACK_RETRIES,
     SYN_BACK_OFF,
@@ -76,9 +83,11 @@ class Flow:
     """One connection; implements ``slirp.host.TcpEvents``."""
 
     __slots__ = (
+        "alive",
         "challenged",
         "due",
         "eof",
+        "interval",
         "key",
         "life_at",
         "path",
@@ -117,6 +126,8 @@ class Flow:
         self.seen = now  # last segment of the guest
         self.challenged = -CHALLENGE_GAP
         self.probes = 0
+        self.alive = 0  # when the guest sent its last keep-alive
+        self.interval = 0  # of the host socket's probes, 0: off
         self.due = 0  # the entry in tcp's heap that counts, 0: none
         self.life_at = 0
         self.pull_at = 0
@@ -171,10 +182,14 @@ class Flow:
 
     def emit(self, seq: int, flags: int, data: bytes | memoryview) -> bool:
         """Send one segment with our current ACK and window. False: the wire is full, we will be resumed."""
+        if self.snd.urg:
+            return tcp_urgent.emit(self, seq, flags, data)
         rcv = self.rcv
         if self.wire.segment(seq, rcv.nxt, flags, rcv.window(), data):
             rcv.ack_at = 0
             rcv.owed = 0
+            if rcv.squeezed and rcv.wants():
+                self.tcp.squeezed[self] = None
             return True
         self.tcp.hold(self)
         return False
@@ -208,6 +223,19 @@ class Flow:
             self.challenged = now
             self.tcp.counters["challenge_acks"] += 1
             self.ack_now(now)
+
+    def probed(self, now: int) -> None:
+        """The guest's keep-alive: answer it, and let the host probe its side as often."""
+        self.challenge(now)
+        interval = min(max(now - self.alive, KEEPALIVE_MIN), KEEPALIVE_MAX) if self.alive else KEEPALIVE_GAP
+        self.alive = now
+        sock = self.sock
+        if sock is not None and not self.interval >> 1 < interval < self.interval << 1:
+            self.interval = interval
+            try:
+                sock.keepalive(interval // SECOND)
+            except OSError:
+                pass  # it is about to report why
 
     def fin_sent(self, now: int) -> None:
         """The sender has sent our FIN."""
@@ -250,8 +278,11 @@ class Flow:
         pending = rcv.pending
         if pending:
             try:
-                with memoryview(pending) as view:
-                    count = sock.send(view)
+                if rcv.mark:
+                    count = tcp_urgent.flush(rcv, sock, pending)
+                else:
+                    with memoryview(pending) as view:
+                        count = sock.send(view)
             except OSError:
                 self.abort(True)
                 return
@@ -322,7 +353,7 @@ class Flow:
                     break
                 size = room
             try:
-                data = sock.recv(size)
+                data = sock.recv(size) if not sock.urgent else tcp_urgent.read(self, sock, size)
             except OSError:
                 self.abort(True)
                 return
@@ -416,6 +447,8 @@ class Flow:
         rcv = self.rcv
         sock = self.sock
         size = end - data
+        if 0 < rcv.urg - rcv.nxt <= size:
+            return tcp_urgent.deliver(self, frame, data, end)
         pending = rcv.pending
         if pending is None and sock is not None:
             tcp = self.tcp
@@ -475,11 +508,14 @@ class Flow:
         if self.pull_at and self.pull_at <= now:
             self.pull_at = 0
             self.pull(now)
+        if rcv.hole_at and rcv.hole_at <= now:
+            self.tcp.counters["holes_given_up"] += 1
+            rcv.give_up()
         if self.life_at and self.life_at <= now:
             self.life_at = 0
             self._life(now)
         if self.state != CLOSED:
-            for at in (snd.rto_at, rcv.ack_at, self.pull_at, self.life_at):
+            for at in (snd.rto_at, rcv.ack_at, self.pull_at, rcv.hole_at, self.life_at):
                 if at:
                     self.schedule(at)
 

@@ -22,6 +22,7 @@ from slirp.tcp_state import (
     FIN_IN,
     FIN_WAIT_1,
     FIN_WAIT_2,
+    HOLE,
     SYN_ACK_IN,
     SYN_ACKED,
     SYN_IN,
@@ -29,7 +30,8 @@ from slirp.tcp_state import (
     SYN_SENT,
     TIME_WAIT,
 )
-from slirp.tcp_wire import ACK, FIN, HALF, HEADER_LEN, MASK, RST, SYN, Options, parse_options, unwrap
+from slirp.tcp_urgent import note
+from slirp.tcp_wire import ACK, FIN, HALF, HEADER_LEN, MASK, RST, SYN, URG, Options, parse_options, unwrap
 
 if TYPE_CHECKING:
     from slirp.tcp_flow import Flow
@@ -50,6 +52,11 @@ class Segment:
         self.ack = ack
         self.word = word
         self.window = window
+
+    def urgent(self) -> int:
+        """The urgent pointer."""
+        off = self.data - ((self.word >> 10) & 0x3C)
+        return self.frame[off + 18] << 8 | self.frame[off + 19]
 
     def options(self) -> Options:
         """The options, parsed."""
@@ -93,6 +100,9 @@ def arrive(flow: Flow, seg: Segment, now: int) -> None:
     # fifth: ACK
     if not word & ACK or not _in_ack(flow, seg, seq, now):
         return
+    # sixth: URG
+    if word & URG and flow.state in (ESTABLISHED, FIN_WAIT_1, FIN_WAIT_2):
+        note(flow, seq, seg.urgent())
     # seventh and eighth: data, FIN
     if (size or word & FIN) and flow.state in (ESTABLISHED, FIN_WAIT_1, FIN_WAIT_2):
         _in_data(flow, seg, seq, now)
@@ -162,6 +172,9 @@ def _out_of_window(flow: Flow, seg: Segment, seq: int, now: int) -> None:
         if now - flow.challenged >= CHALLENGE_GAP:  # our SYN|ACK was lost
             flow.challenged = now
             send_syn(flow, now)
+        return
+    if not word & (SYN | FIN) and word & ACK and seq == rcv.nxt - 1 and seg.end - seg.data <= 1:
+        flow.probed(now)
         return
     if word & SYN or not (seg.end > seg.data or word & FIN):
         flow.challenge(now)
@@ -246,7 +259,7 @@ def _in_data(flow: Flow, seg: Segment, seq: int, now: int) -> None:
         rcv.fin = stop
     if seq > rcv.nxt:
         if end > data:
-            _hold_back(flow, seq, frame[data:end])
+            _hold_back(flow, seq, frame[data:end], now)
         flow.ack_now(now)
         return
     data += rcv.nxt - seq
@@ -257,8 +270,10 @@ def _in_data(flow: Flow, seg: Segment, seq: int, now: int) -> None:
             return
         while rcv.ooo is not None:
             more = rcv.ooo.take(rcv.nxt)
+            if more is not None:
+                rcv.hole_at = now + HOLE
             if not rcv.ooo:
-                rcv.ooo = None
+                rcv.give_up()
             if more is None:
                 break
             piece = bytes(more)
@@ -278,18 +293,20 @@ def _in_data(flow: Flow, seg: Segment, seq: int, now: int) -> None:
         flow.schedule(rcv.ack_at)
 
 
-def _hold_back(flow: Flow, seq: int, piece: bytes) -> None:
+def _hold_back(flow: Flow, seq: int, piece: bytes, now: int) -> None:
     """Data behind a hole. Data behind the FIN are nonsense and dropped."""
     rcv, tcp = flow.rcv, flow.tcp
     if rcv.fin >= 0:
         piece = piece[: max(0, rcv.fin - seq)]
     if rcv.ooo is None:
+        rcv.hole_at = now + HOLE
+        flow.schedule(rcv.hole_at)
         rcv.ooo = Reassembly(rcv.buffers, tcp.limits.reassembly_chunks)
     tcp.counters["out_of_order"] += 1
     if rcv.ooo.add(seq, piece) < len(piece):
         tcp.counters["reassembly_dropped"] += 1  # a repetition, or no room
     if not rcv.ooo:
-        rcv.ooo = None
+        rcv.give_up()
 
 
 def _in_fin(flow: Flow, now: int) -> None:
@@ -297,9 +314,7 @@ def _in_fin(flow: Flow, now: int) -> None:
     rcv = flow.rcv
     rcv.nxt += 1
     rcv.adv = max(rcv.adv, rcv.nxt)
-    if rcv.ooo is not None:
-        rcv.ooo.clear()
-        rcv.ooo = None
+    rcv.give_up()
     flow.move(FIN_IN)
     if rcv.pending is None:
         flow.guest_ended()

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from slirp.buffers import Buffers
 from slirp.tcp_reassembly import Reassembly
-from slirp.tcp_state import WINDOW_INITIAL
+from slirp.tcp_state import SCANTY, WINDOW_INITIAL
 
 
 class Receiver:
@@ -27,13 +27,17 @@ class Receiver:
         "buffers",
         "fin",
         "grown",
+        "hole_at",
         "limit",
+        "mark",
         "nxt",
         "ooo",
         "owed",
         "pending",
         "scale",
+        "squeezed",
         "step",
+        "urg",
     )
 
     def __init__(self, buffers: Buffers, nxt: int, window_max: int, mss: int) -> None:
@@ -50,6 +54,10 @@ class Receiver:
         self.ack_at = 0  # delayed ACK deadline, 0: none owed
         self.batch = 0  # the batch of frames in which the socket got something last
         self.owed = 0  # bytes not acknowledged yet
+        self.urg = -1  # sequence number behind an urgent byte that is to come
+        self.mark = 0  # the urgent byte of ``pending`` is that one, counted from 1; 0: none
+        self.hole_at = 0  # when what waits in ``ooo`` is given up
+        self.squeezed = False  # the shared buffers, not the flow, limit the window that was offered last
 
     def edge(self) -> int:
         """The right edge that could be offered now."""
@@ -58,10 +66,14 @@ class Receiver:
         room = self.buffers.room()
         if pending:
             limit -= len(pending)
-        return self.nxt + (limit if limit < room else room)
+        if limit <= room:
+            return self.nxt + limit
+        self.squeezed = True
+        return self.nxt + room
 
     def window(self) -> int:
         """The window field to send; notes the edge."""
+        self.squeezed = False
         edge = self.edge()
         if edge < self.adv + self.step:
             edge = self.adv
@@ -79,6 +91,10 @@ class Receiver:
         """Whether the edge can move far enough to tell the guest unasked."""
         gain = self.edge() - self.adv
         return gain >= self.limit >> 1 or (gain >= 2 * self.step and self.adv - self.nxt < self.limit >> 2)
+
+    def wants(self) -> bool:
+        """Whether so little of the window is left that the guest has to be told when there is room again."""
+        return self.adv - self.nxt < min(self.limit >> 2, SCANTY)
 
     def grow(self, count: int, window_max: int) -> None:
         """``count`` more bytes went straight through; a busy flow gets a larger window."""
@@ -99,7 +115,13 @@ class Receiver:
         if self.pending is not None:
             self.buffers.used -= len(self.pending)
             self.pending = None
+        self.give_up()
+        self.ack_at = 0
+        self.mark = 0
+
+    def give_up(self) -> None:
+        """Forget what waits behind a hole (RFC 2018 8 permits it)."""
+        self.hole_at = 0
         if self.ooo is not None:
             self.ooo.clear()
             self.ooo = None
-        self.ack_at = 0

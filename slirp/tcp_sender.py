@@ -15,7 +15,7 @@ timeouts. There is no Nagle delay: the host application's own stack has done tha
 
 Zero window: the persist timer is the retransmission timer. With nothing in flight it sends one new byte
 beyond the window (RFC 9293 3.8.6.1), which is then repeated with back-off for as long as the guest
-answers.
+answers, or until the shared buffers are scarce and the window has been shut for ``HOARD`` (RFC 6429).
 
 Ref: RFC 9293 3.8, RFC 5681, RFC 6298, RFC 6582, RFC 6675.
 """
@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 
 from slirp.link import F_CSUM
 from slirp.tcp_recovery import Recovery, Rto, Scoreboard
-from slirp.tcp_state import CWND_INITIAL, DATA_RETRIES, DUP_THRESH, SUPER_FRAME
+from slirp.tcp_state import CWND_INITIAL, DATA_RETRIES, DUP_THRESH, HOARD, SUPER_FRAME
 from slirp.tcp_wire import ACK, FIN, HEADER_LEN, PSH
 
 if TYPE_CHECKING:
@@ -53,9 +53,11 @@ class Sender:
         "rto",
         "rto_at",
         "scale",
+        "shut_at",
         "ssthresh",
         "super",
         "una",
+        "urg",
         "wl1",
         "wl2",
         "wnd",
@@ -75,6 +77,8 @@ class Sender:
         self.ssthresh = 1 << 62
         self.dupacks = 0
         self.fin_out = False
+        self.urg = 0  # sequence number behind an urgent byte that is not acknowledged; 0: none
+        self.shut_at = 0  # since when the guest's window has been shut; 0: it is open
         self.board: Scoreboard | None = None
         self.recovery: Recovery | None = None
         self.rto = Rto()
@@ -161,6 +165,8 @@ class Sender:
 
     def segment_limit(self) -> int:
         """Payload of one frame: a super-frame where the wire takes them, else one MSS."""
+        if self.urg:
+            return self.mss  # the urgent pointer counts from the segment that it is in
         features = self.flow.tcp.link.features
         return self.super if features & F_CSUM and features & self.flow.wire.tso else self.mss
 
@@ -345,6 +351,12 @@ class Sender:
         if rto.silent >= DATA_RETRIES:
             return False
         rto.back_off()
+        if self.wnd:
+            self.shut_at = 0
+        elif not self.shut_at:
+            self.shut_at = now
+        elif now - self.shut_at >= HOARD and self.flow.tcp.buffers.scarce():
+            return False
         if self.una == self.nxt:
             if self.nxt < self.end:  # persist
                 if self.wnd > 0:

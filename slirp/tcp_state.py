@@ -75,6 +75,12 @@ ACK_DELAY = 40 * MS  # RFC 9293 3.8.6.3: below 500 ms
 CHALLENGE_GAP = 10 * MS  # at most one challenge ACK per flow in this time (RFC 5961 7)
 OPEN_WAIT = 60 * SECOND  # a client of a redirection waits for its guest
 STARVED_RETRY = 50 * MS  # the shared buffers were full: when to look again
+HOLE = 120 * SECOND  # what came ahead of a hole is forgotten when nothing has filled it in that time
+HOARD = 60 * SECOND  # a window shut that long is no reason to keep data when the shared buffers are scarce
+KEEPALIVE_MIN, KEEPALIVE_MAX = (
+    15 * SECOND,
+    7200 * SECOND,
+)  # interval of the host's probes for a guest that probes
 
 # retransmissions before giving up
 SYN_BACK_OFF = 1  # our own SYN goes out every two seconds, for OPEN_WAIT: the guest may still be booting
@@ -82,10 +88,12 @@ SYN_ACK_RETRIES = 5  # 63 s
 DATA_RETRIES = 15  # about eight minutes (RFC 9293 SHLD-11: at least 100 s)
 KEEPALIVE_PROBES = 9
 KEEPALIVE_GAP = 75 * SECOND
+SQUEEZED = 256  # flows that are looked at in a row when the shared buffers have room again
 
 # sizes, bytes
 SUPER_FRAME = 65535  # largest IP packet
 WINDOW_INITIAL = 256 << 10
+SCANTY = 16 << 10  # a window that is left, less than this: see Tcp.squeezed
 WINDOW_SCALE = 7  # ours: 128-byte steps up to 8 MiB
 CWND_INITIAL = 256 << 10
 PULL_BATCH = 1 << 20  # read from one host socket per event, so that one flow does not hold the loop
@@ -96,7 +104,7 @@ DUP_THRESH = 3  # RFC 5681 3.2, RFC 6675 2
 class Limits:
     """What one TCP NAT may hold, and for how long. Times in ns."""
 
-    flows: int = 8192
+    flows: int = 16384
     time_wait_flows: int = 1024  # oldest evicted first
     window_max: int = 2 << 20  # receive window and congestion window of one flow
     connect_timeout: int = 130 * SECOND  # the host's own connect usually gives up before

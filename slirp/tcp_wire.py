@@ -112,10 +112,11 @@ def build(
     window: int,
     options: bytes = b"",
     data: bytes | memoryview = b"",
+    urgent: int = 0,
 ) -> tuple[bytes, bytes]:
     """One frame and its vnet header, off the hot path: any flags and options (a multiple of 4 bytes), no GSO.
 
-    ``ports``: source port << 16 | destination port.
+    ``ports``: source port << 16 | destination port. ``urgent``: the urgent pointer.
     """
     length = HEADER_LEN + len(options) + len(data)
     word = (HEADER_LEN + len(options)) << 10 | flags
@@ -126,10 +127,12 @@ def build(
         start = ETHERNET + path.ip_header
         vnet = VNET.pack(VNET_NEEDS_CSUM, 0, start + HEADER_LEN + len(options), 0, start, CSUM_OFFSET)
     else:
-        total = path.pseudo(length) + ports + seq + ack + word + window + sum16(options) + sum16(data)
+        total = (
+            path.pseudo(length) + ports + seq + ack + word + window + urgent + sum16(options) + sum16(data)
+        )
         checksum = -total % 65535
         vnet = b""
-    head = HEADER.pack(ports >> 16, ports & 0xFFFF, seq, ack, word, window, checksum, 0)
+    head = HEADER.pack(ports >> 16, ports & 0xFFFF, seq, ack, word, window, checksum, urgent)
     return b"".join((path.header(length), head, options, data)), vnet
 
 

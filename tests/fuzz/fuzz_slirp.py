@@ -19,11 +19,13 @@ from collections.abc import Sequence
 
 from slirp import checksum, formats, wire
 from slirp.config import Config
+from slirp.host import Echo
 from tests.slirp.fakes import (
     BROADCAST,
     DNS_MAC,
     GUEST_MAC,
     HOST_MAC,
+    FakeEcho,
     FakeError,
     Net,
     arp,
@@ -156,11 +158,12 @@ class Round:
         net.run(DAY)
         self.check()
         assert not len(net.stack.udp), "flows left"
+        assert not len(net.stack.echoes), "pings left"
         assert not len(net.stack.dns), "queries left"
         assert not len(net.stack.ipv4.fragments), "fragments left"
         assert net.stack.ipv4.fragments.bytes == 0, "fragment bytes left"
         net.stack.close(net.now)
-        assert all(sock.closed for sock in [*net.host.udps, *net.host.tcps]), "sockets left"
+        assert all(sock.closed for sock in [*net.host.udps, *net.host.tcps, *net.host.echoes]), "sockets left"
         self.seen.update(net.stack.counters)
 
     def step(self, dice: float) -> None:
@@ -188,6 +191,11 @@ class Round:
                     net.complain(sock, error)
                 else:
                     net.deliver(sock, data, remote)
+        elif dice < 0.87:
+            echoes = [echo for echo in net.host.echoes if not echo.closed]
+            net.host.no_echo = rng.choice((0, 0, 0, errno.EPERM, errno.EMFILE))
+            if echoes:
+                self.echo(rng.choice(echoes))
         elif dice < 0.9:
             net.run(rng.choice((0.01, 0.5, 2, 20, 300)))
         elif dice < 0.95:
@@ -201,6 +209,24 @@ class Round:
             net.stack.info()
             net.stack.leases()
             formats.describe(spoilt(rng, sound(rng)))
+
+    def echo(self, sock: FakeEcho) -> None:
+        """A reply or an error for a flow of pings."""
+        rng = self.rng
+        seq = sock.sent[-1][0] if sock.sent and rng.random() < 0.8 else rng.getrandbits(16)
+        remote = sock.sent[-1][2] if sock.sent and rng.random() < 0.8 else rng.choice(REMOTES)[0]
+        data = rng.randbytes(rng.choice((0, 10, 3000)))
+        sock.fail = rng.choice((0, 0, 0, errno.EMSGSIZE, errno.ENETUNREACH, errno.ENOBUFS))
+        if rng.random() < 0.5:
+            sock.inbox.append(Echo(seq, data, remote, rng.choice((0, 1, 64, 255)), rng.randrange(256)))
+        else:
+            kind, code = rng.choice(((3, 3), (11, 0), (3, 4), (3, 1)))
+            quote = spoilt(rng, icmp(8, 0, rng.getrandbits(16) << 16 | seq, data[:20]))
+            offender = rng.choice((None, "192.0.2.1", "127.0.0.1", "::1", "198.51.100.9"))
+            sock.errors.append(
+                FakeError(errno.EHOSTUNREACH, kind, code, 1400, offender, (remote, 0), quote, 9)
+            )
+        sock.events.host_readable(self.net.now)
 
     def check(self) -> None:
         """What was sent is whole; nobody reached what is forbidden."""
@@ -218,9 +244,15 @@ class Round:
         net.sent.clear()
         for sock in net.host.udps:
             for _, remote, ttl in sock.sent:
-                assert 1 <= ttl <= 255, "TTL"
+                assert 1 <= ttl & 0xFF <= 255 and not ttl >> 24, "TTL"
                 self.allowed(remote)
             del sock.sent[:-1]
+        for echo in net.host.echoes:
+            for _, _, remote, how in echo.sent:
+                assert 1 <= how & 0xFF <= 254, "TTL"
+                self.allowed((remote, 0))
+                assert remote != "127.0.0.1", "loopback"
+            del echo.sent[:-1]
         for sock in net.host.tcps:
             self.allowed(sock.remote)
 

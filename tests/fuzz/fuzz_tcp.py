@@ -62,7 +62,10 @@ def frame_of(rng: random.Random, tcp: Tcp, port: int) -> bytes:
         options = rng.randbytes(4 * rng.randrange(11))
     data = bytes(rng.choice((0, 0, 1, 100, 1460, 1460, 9000, rng.randrange(3000))))
     window = rng.choice((0, 1, 100, 8000, 65535, rng.randrange(65536)))
-    return make_frame(GUEST_IP, PEER_IP, port, 80, seq & M32, ack & M32, flags, window, options, data)
+    urgent = rng.choice((0, 0, 1, len(data), 2000, rng.randrange(65536)))
+    if rng.random() < 0.1:
+        flags |= 32
+    return make_frame(GUEST_IP, PEER_IP, port, 80, seq & M32, ack & M32, flags, window, options, data, urgent)
 
 
 def one_round(seed: int) -> int:
@@ -96,7 +99,9 @@ def one_round(seed: int) -> int:
         elif act < 0.75 and host.sockets:
             sock = rng.choice(host.sockets)
             what = rng.random()
-            if what < 0.6:
+            if what < 0.1:
+                sock.say_urgent(bytes(rng.choice((1, 5, 3000))))
+            elif what < 0.6:
                 sock.say(bytes(rng.choice((1, 1460, 100_000))))
             elif what < 0.85:
                 sock.end()

@@ -14,7 +14,7 @@ from typing import Any
 
 from slirp import checksum, wire
 from slirp.config import Config
-from slirp.host import Address, Echo
+from slirp.host import Address, Echo, PlainStream
 from slirp.stack import Stack
 
 SECOND = 1_000_000_000
@@ -107,7 +107,7 @@ class FakeUdp:
         self.closed = True
 
 
-class FakeTcp:
+class FakeTcp(PlainStream):
     def __init__(self, remote: Address, events: Any) -> None:
         self.remote, self.events = remote, events
         self.failure: FakeError | None = None

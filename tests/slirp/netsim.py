@@ -82,7 +82,7 @@ class Segment:
             addresses = frame[22:54]
         assert end == len(frame)
         at = self.ip
-        self.sport, self.dport, self.seq, self.ack, word, self.window, csum, _ = struct.unpack_from(
+        self.sport, self.dport, self.seq, self.ack, word, self.window, csum, self.urgent = struct.unpack_from(
             "!HHIIHHHH", frame, at
         )
         self.flags = word & 0xFF
@@ -149,10 +149,13 @@ def make_frame(
     window: int,
     options: bytes = b"",
     data: bytes = b"",
+    urgent: int = 0,
 ) -> bytes:
     """A guest's frame, with good checksums."""
     word = (5 + len(options) // 4) << 12 | flags
-    tcp = struct.pack("!HHIIHHHH", sport, dport, seq & M32, ack & M32, word, window, 0, 0) + options + data
+    tcp = (
+        struct.pack("!HHIIHHHH", sport, dport, seq & M32, ack & M32, word, window, 0, urgent) + options + data
+    )
     pseudo = src + dst + struct.pack("!HH", 6, len(tcp))
     tcp = tcp[:16] + struct.pack("!H", ~ones(pseudo + tcp) & 0xFFFF) + tcp[18:]
     return FakePath(src, dst, 65535).header(len(tcp)) + tcp
@@ -257,6 +260,10 @@ class FakeSocket:
         self.was_shut = self.closed = self.was_reset = False
         self.error: OSError | None = None
         self.failure: Any = None
+        self.urgent = False
+        self.mark = -1  # of ``to_send``: the urgent byte
+        self.marked = bytearray()  # urgent bytes of the guest, which are in ``received`` as well
+        self.idle = 0  # of keepalive
         self.read = self.write = False
         self.polling = False
 
@@ -277,13 +284,38 @@ class FakeSocket:
             self.buffered = 0
         return count
 
+    def send_urgent(self, byte: bytes) -> int:
+        assert len(byte) == 1
+        count = self.send(byte)
+        self.marked += byte[:count]
+        return count
+
+    def say_urgent(self, data: bytes) -> None:
+        """The host's peer sends ``data``, whose last byte is urgent."""
+        self.urgent = True
+        self.mark = len(self.to_send) + len(data) - 1
+        self.say(data)
+
+    def at_mark(self) -> bool:
+        if self.mark:
+            return False
+        self.urgent = False
+        return True
+
+    def keepalive(self, idle: int) -> None:
+        self._live()
+        self.idle = idle
+
     def recv(self, size: int) -> bytes | None:
         self._live()
         assert size > 0
         if self.error:
             raise self.error
         if self.to_send:
+            if self.mark > 0:
+                size = min(size, self.mark)
             data = bytes(self.to_send[: min(size, self.host.recv_max)])
+            self.mark -= len(data)
             del self.to_send[: len(data)]
             return data
         return b"" if self.eof else None

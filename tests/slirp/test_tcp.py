@@ -67,14 +67,16 @@ class Rig:
         self.seq, self.ack = ISN, 0
 
     def give(self, flags: int, *, seq: int | None = None, ack: int | None = None, data: bytes = b"", options: bytes = b"",
-             window: int = 65535, vnet: bytes = b"") -> list[Segment]:  # fmt: skip
+             window: int = 65535, vnet: bytes = b"", urgent: int = 0) -> list[Segment]:  # fmt: skip
         """One segment of the guest; returns what comes back at once."""
         if seq is None:
             seq = self.seq
             self.seq = (self.seq + len(data) + (flags & FIN) + (flags >> 1 & 1)) & M32
         if ack is None:
             ack = self.ack if flags & ACK else 0
-        frame = make_frame(self.guest, self.peer, self.port, 80, seq, ack, flags, window, options, data)
+        frame = make_frame(
+            self.guest, self.peer, self.port, 80, seq & M32, ack, flags, window, options, data, urgent
+        )
         feed(self.tcp, frame, self.sim.now, vnet)
         return self.take()
 
@@ -586,12 +588,6 @@ def test_super_frame_is_acknowledged_at_once() -> None:
     assert ack.ack == rig.seq and len(rig.sock.received) == 20000
 
 
-def test_data_with_urgent_pointer_are_passed_in_line() -> None:
-    rig = tcp_established()
-    rig.give(ACK | URG, data=b"!")
-    assert rig.sock.received == b"!"
-
-
 def test_hole_is_reported_at_once_and_filled() -> None:
     rig = tcp_established()
     start = rig.seq
@@ -1023,6 +1019,70 @@ def test_keepalive_of_the_guest_is_answered() -> None:
     rig = tcp_established()
     (ack,) = rig.give(ACK, seq=rig.seq - 1)
     assert ack.ack == rig.seq
+
+
+def test_keepalive_of_the_guest_passes() -> None:
+    """The host's side is probed as often as the guest probes, within bounds."""
+    rig = tcp_established()
+    rig.give(ACK, seq=rig.seq - 1)
+    assert rig.sock.idle == 75
+    rig.advance(300 * SECOND)
+    rig.give(ACK, seq=rig.seq - 1, data=b"\0")  # with the byte of garbage that old stacks send
+    rig.seq = (rig.flow.rcv.nxt) & M32
+    assert rig.sock.idle == 300
+    rig.advance(SECOND)
+    rig.give(ACK, seq=rig.seq - 1)
+    assert rig.sock.idle == 15 and rig.sock.received == b""
+
+
+def test_a_hole_that_nobody_fills_is_forgotten() -> None:
+    rig = tcp_established()
+    start = rig.seq
+    rig.give(ACK, seq=start + 100, data=bytes(1000))
+    assert rig.buffers.used == 1000
+    for _ in range(11):  # rubbish does not prolong it
+        rig.advance(10 * SECOND)
+        rig.give(ACK, seq=start + 100, data=bytes(1000))
+    assert rig.buffers.used == 1000
+    rig.advance(10 * SECOND)
+    assert rig.buffers.used == 0 and rig.tcp.counters["holes_given_up"] == 1
+    rig.give(ACK, seq=start, data=bytes(1100))  # an honest guest sends it all again
+    (ack,) = rig.advance(tcp_state.ACK_DELAY)
+    assert ack.ack == start + 1100 and len(rig.sock.received) == 1100
+
+
+def test_a_shut_window_is_no_reason_to_keep_what_others_need() -> None:
+    """RFC 6429: for ever while there is room, for a minute while there is none."""
+    rig = tcp_established(cap=1 << 20)
+    rig.sock.say(bytes(200_000))
+    rig.settle()
+    rig.give(ACK, window=0)
+
+    def answer(seconds: int) -> None:
+        for _ in range(seconds):
+            if rig.advance(SECOND) and len(rig.tcp):
+                rig.give(ACK, window=0)
+
+    answer(300)
+    assert rig.state == "ESTABLISHED"
+    rig.buffers.used += 1_000_000 - rig.buffers.used  # the others
+    answer(200)
+    assert rig.state == "CLOSED" and rig.sock.was_reset
+
+
+def test_freed_buffers_open_the_windows_that_they_shut() -> None:
+    rig = tcp_established(cap=200_000, options=MSS_OPTION + SCALE_7)
+    rig.buffers.used = 190_000  # other flows hold nearly all
+    answers = [rig.give(ACK, data=bytes(1460)) for _ in range(200)]
+    assert answers[-1][-1].window << 7 < 8000
+    rig.advance(SECOND)
+    assert rig.take() == []
+    rig.buffers.used = 0
+    (update,) = rig.advance(100 * MS)
+    assert update.window << 7 >= 40_000 and update.data == b""
+    rig.give(ACK, data=bytes(1460))
+    rig.advance(SECOND)
+    assert not rig.tcp.squeezed
 
 
 def test_timer_heap_is_bounded() -> None:
