@@ -12,6 +12,8 @@ told from the drain, never from inside another port's call.
 Offload: each member is offered what all other members accept. A super-frame that reaches a port that cannot
 take it all the same is completed and segmented here, by ``tapnet.offload``, at the exit of that port.
 
+Trains: where all that hear a stream wire are stream wires, what it has read goes on in one piece (``tapnet.train``).
+
 Time: none. ``schedule(callback)`` is the event loop's ``call_soon``; one drain serves at most ``BUDGET``
 frames or ``BUDGET_BYTES`` and asks for another, so that descriptors and timers get their turn.
 """
@@ -21,7 +23,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from . import offload
-from .port import Frame, Port, Trace
+from .port import Frame, Item, Port, Trace
+from .train import HEAD, cut
 
 BUDGET = 256
 BUDGET_BYTES = 4 << 20  # 64 super-frames
@@ -36,6 +39,7 @@ class Hub:
     ):
         self.number = number
         self.private = private
+        self.trains = True  # frames may go on unseen; not where the hub looks at addresses
         self.ports: list[Port] = []
         self._schedule = schedule
         self._scheduled = False
@@ -78,6 +82,7 @@ class Hub:
         """
         place = self.ports.index(port)
         del self.ports[place]
+        port.cut()
         port.hub = None
         frames = list(port.queue)
         port.queue.clear()
@@ -85,6 +90,7 @@ class Hub:
         port.refused = False
         port.peers = port.dark = ()
         port.only = None
+        port.rail = False
         self._woken.pop(port, None)
         held = port in self._held
         self._held.pop(port, None)
@@ -127,6 +133,7 @@ class Hub:
             others = [p for p in self.ports if p is not port]
             port.peers = tuple(p for p in others if p.link)
             port.dark = tuple(p for p in others if not p.link)
+            port.rail = self.trains and bool(port.peers) and all(p.train is not None for p in port.peers)
             port.only = port.peers[0] if len(others) == 1 and port.peers and port.peers[0].member else None
         if self._held:
             self._ask()
@@ -202,6 +209,37 @@ class Hub:
                     self._lost.append((port, reason))
         return True
 
+    def forward_train(self, source: Port, train: bytes, count: int) -> bool:
+        """The same for a train of ``count`` frames, where ``source.rails``."""
+        size = len(train)
+        takers, full = [], []
+        taken = False
+        for port in source.peers:
+            if len(port.queue) >= port.queue_frames or port.queued_bytes >= port.queue_bytes:
+                full.append(port)
+            else:
+                takers.append(port)
+                taken = taken or port.member
+        if not taken and any(port.member for port in full):
+            self._held[source] = None
+            return False
+        item = train, count
+        for port in takers:
+            depth = len(port.queue)
+            port.queue.append(item)
+            port.queued_bytes += size
+            if depth >= port.counters.queue_high:
+                port.counters.queue_high = depth + 1
+            if not depth and not port.refused:
+                self.wake(port)
+        for port in full:
+            port.counters.drop("queue", count)
+        for port in source.dark:
+            port.counters.drop("link", count)
+        source.counters.tx_frames += count
+        source.counters.tx_bytes += size - count * HEAD
+        return True
+
     def wake(self, port: Port) -> None:
         """Have ``port``'s queue handed over soon."""
         self._woken[port] = None
@@ -243,6 +281,19 @@ class Hub:
             frame, vnet = item = queue.popleft()
             size = len(frame)
             port.queued_bytes -= size
+            if type(vnet) is int:
+                if port.train is None or self.traces:
+                    pieces = [(piece, b"") for piece in cut(frame)]
+                    queue.extendleft(reversed(pieces))
+                    port.queued_bytes += sum(len(piece) for piece, _ in pieces)
+                    continue
+                budget -= 1 + size // _COST
+                if port.train(frame, vnet):
+                    counters.rx_frames += vnet
+                    counters.rx_bytes += size - vnet * HEAD
+                    continue
+                self._refused(port, item)
+                break
             if vnet and not offload.accepted(vnet, port.features):
                 if port.wants is not None and not port.wants(frame):
                     self._drop(port, item, "filtered")
@@ -257,21 +308,25 @@ class Hub:
                 continue
             budget -= 1 + size // _COST
             if not receive(frame, vnet):
-                if port.hub is not self:  # it unplugged itself
-                    self._drop(port, item, "unplugged")
-                    break
-                if not port.link:
-                    self._drop(port, item, "link")
-                    break
-                queue.appendleft(item)
-                port.queued_bytes += size
-                port.refused = True
+                self._refused(port, item)
                 break
             counters.rx_frames += 1
             counters.rx_bytes += size
         return budget
 
-    def _drop(self, port: Port, item: Frame, reason: str) -> None:
+    def _refused(self, port: Port, item: Item) -> None:
+        """The endpoint has not taken the head of its queue."""
+        if port.hub is not self or not port.link:  # it unplugged itself, or pulled its cable
+            self._drop(port, item, "link" if port.hub is self else "unplugged")
+        else:
+            port.queue.appendleft(item)
+            port.queued_bytes += len(item[0])
+            port.refused = True
+
+    def _drop(self, port: Port, item: Item, reason: str) -> None:
+        if type(item[1]) is int:
+            port.counters.drop(reason, item[1])
+            return
         port.counters.drop(reason)
         for trace in self.traces:
             trace.dropped(port, *item, reason, False)

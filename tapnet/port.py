@@ -25,6 +25,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from .train import cut
+
 if TYPE_CHECKING:
     from .hub import Hub
 
@@ -32,6 +34,7 @@ QUEUE_FRAMES = 512
 QUEUE_BYTES = 4 << 20
 
 Frame = tuple[bytes, bytes]
+Item = tuple[bytes, Any]  # a frame, or a train: (bytes, number of frames)
 Receive = Callable[[bytes, bytes], bool]
 
 
@@ -132,10 +135,12 @@ class Port:
         "queue_bytes",
         "queue_frames",
         "queued_bytes",
+        "rail",
         "ready",
         "receive",
         "refused",
         "settled",
+        "train",
         "wants",
     )
 
@@ -170,13 +175,15 @@ class Port:
         self.link = True
         self.on_link: Callable[[bool], None] | None = None
         self.counters = Counters()
-        self.queue: deque[Frame] = deque()
+        self.queue: deque[Item] = deque()
+        self.train: Callable[[bytes, int], bool] | None = None  # as ``receive``, for a train of frames
         self.queued_bytes = 0
         self.refused = False  # the endpoint said "not now"; only flush() ends it
         # What the hub worked out for this port as a sender (Hub.rewire).
         self.peers: tuple[Port, ...] = ()  # the other ports with link
         self.dark: tuple[Port, ...] = ()  # the other ports without
         self.only: Port | None = None  # the one member that gets everything, if there is nobody else
+        self.rail = False  # all of ``peers`` take trains
         self.offered = -1  # the last offer made
 
     @property
@@ -194,6 +201,29 @@ class Port:
                     trace.dropped(self, frame, vnet, "link", True)
             return True
         return hub.forward(self, frame, vnet)
+
+    @property
+    def rails(self) -> bool:
+        """Whether a train may be sent: ``hub.forward_train``. See ``tapnet.train``."""
+        hub = self.hub
+        return self.rail and self.link and hub is not None and not hub.traces
+
+    def set_train(self, train: Callable[[bytes, int], bool] | None) -> None:
+        """Whether, and how, the endpoint takes trains. ``receive`` must be there all the same."""
+        if train != self.train:
+            self.train = train
+            if self.hub is not None:
+                self.hub.rewire()
+
+    def cut(self) -> None:
+        """Only frames wait from now on."""
+        if any(type(vnet) is int for _, vnet in self.queue):
+            whole: list[Item] = []
+            for item in self.queue:
+                whole += [(frame, b"") for frame in cut(item[0])] if type(item[1]) is int else [item]
+            self.queue.clear()  # the endpoint knows this very queue
+            self.queue.extend(whole)
+            self.queued_bytes = sum(len(frame) for frame, _ in whole)
 
     def flush(self) -> None:
         """The endpoint can receive again."""
@@ -227,6 +257,7 @@ class Port:
     def clear(self, reason: str) -> None:
         """Drop what waits for the endpoint, counted under ``reason``."""
         if self.queue:
+            self.cut()
             for trace in self.hub.traces if self.hub is not None else ():
                 for frame, vnet in self.queue:
                     trace.dropped(self, frame, vnet, reason, False)
@@ -236,6 +267,7 @@ class Port:
 
     def export(self) -> PortState:
         """State for a successor: waiting frames, counters, and the endpoint's own data and descriptors."""
+        self.cut()
         extra, fds = self.endpoint_export() if self.endpoint_export is not None else ({}, {})
         return PortState(self.name, self.link, self.counters.as_dict(), list(self.queue), extra, fds)
 

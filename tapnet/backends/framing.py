@@ -1,80 +1,93 @@
 """Frames on a byte stream: four bytes of length, big-endian, then an Ethernet frame without FCS. Sans-IO.
 
-    bytes as they came ──► Splitter.feed ──► whole frames        frame ──► head(len) + frame
+    socket ──► room ──took──► whole frames as one train (``tapnet.train``)        frame ──► head(len) + frame
 
 QEMU's ``socket`` and ``stream``, passt and every second emulator speak it: no handshake, no version.
 
 Limits: a frame has 1 to ``FRAME_MAX`` bytes (what QEMU takes). Length 0 is never sent, because QEMU 7.2 stops reading for
 good at it; received it is skipped and counted (``empty``). A longer length cannot be anything but garbage: there is no
-way back into step, so ``broken`` says why and whatever follows is ignored. At most one incomplete frame is kept, and it
-is copied once, however small the pieces are. Runts are frames.
+way back into step, so ``broken`` says why and whatever follows is ignored. One buffer of the longest frame and ``RECV``
+bytes is kept; bytes are copied once out of it, and what is left of a frame to its front. Runts are frames.
 
 Ref: QEMU net/net.c (net_fill_rstate), net/stream_data.c.
 """
 
 from __future__ import annotations
 
-from struct import Struct
+from ..train import HEAD as HEAD
+from ..train import cut, length
+from ..train import head as head
 
 FRAME_MAX = 4096 + 65536
-_LENGTH = Struct(">I")
-HEAD = _LENGTH.size
-
-head = _LENGTH.pack
-_unpack = _LENGTH.unpack_from
+RECV = 64 << 10  # more does not fit the cache
 
 
 class Splitter:
-    """Cuts a stream into frames. ``empty``: lengths of 0 so far; ``broken``: why nothing more comes, or None."""
+    """Finds whole frames in a stream. ``empty``: lengths of 0 so far; ``broken``: why nothing more comes, or None."""
 
-    __slots__ = ("_need", "_tail", "broken", "empty")
+    __slots__ = ("_buffer", "_fill", "_view", "broken", "empty")
 
     def __init__(self) -> None:
         self.empty = 0
         self.broken: str | None = None
-        self._tail = bytearray()  # a frame that has begun, with its length
-        self._need = HEAD  # bytes of _tail before it is worth a look
+        self._buffer = bytearray(HEAD + FRAME_MAX + RECV)
+        self._view = memoryview(self._buffer)
+        self._fill = 0  # bytes of a frame that has begun
 
     @property
     def partial(self) -> int:
         """Bytes of a frame that has begun and is not complete."""
-        return len(self._tail)
+        return self._fill
 
     def tail(self) -> bytes:
         """The frame that has begun, with its length: a new splitter that is fed with it goes on here."""
-        return bytes(self._tail)
+        return bytes(self._view[: self._fill])
+
+    def room(self) -> memoryview:
+        """Where the next ``RECV`` bytes of the stream belong."""
+        return self._view[self._fill : self._fill + RECV]
+
+    def took(self, size: int) -> tuple[bytes, int]:
+        """``room`` has been filled with ``size`` bytes: the frames that are whole now, as a train, and how many."""
+        if self.broken is not None:
+            return b"", 0
+        buffer, view = self._buffer, self._view
+        end = self._fill + size
+        at = count = 0
+        holes: list[int] = []
+        while at + HEAD <= end:
+            long = length(buffer, at)[0]
+            stop = at + HEAD + long
+            if stop > end:
+                if long > FRAME_MAX:
+                    self.broken = f"a length of {long} bytes: more than {FRAME_MAX}, or not this protocol"
+                break
+            if not long:
+                holes.append(at)
+            elif long > FRAME_MAX:
+                self.broken = f"a length of {long} bytes: more than {FRAME_MAX}, or not this protocol"
+                break
+            else:
+                count += 1
+            at = stop
+        if not holes:
+            train = bytes(view[:at])
+        else:
+            self.empty += len(holes)
+            begins = [0, *(hole + HEAD for hole in holes)]
+            train = b"".join(bytes(view[a:b]) for a, b in zip(begins, [*holes, at]))
+        self._fill = left = 0 if self.broken is not None else end - at
+        if left and at:
+            view[:left] = view[at:end]
+        return train, count
 
     def feed(self, data: bytes) -> list[bytes]:
         """The frames that ``data`` completes, in order. Never raises."""
-        if self.broken is not None:
-            return []
-        tail = self._tail
-        if tail:
-            if len(tail) + len(data) < self._need:
-                tail += data
-                return []
-            data = bytes(tail) + data
-            tail.clear()
         frames: list[bytes] = []
-        keep = frames.append
         at = 0
-        need = HEAD
-        end = len(data)
-        while at + HEAD <= end:
-            size = _unpack(data, at)[0]
-            if size > FRAME_MAX:
-                self.broken = f"a length of {size} bytes: more than {FRAME_MAX}, or not this protocol"
-                return frames
-            stop = at + HEAD + size
-            if stop > end:
-                need = HEAD + size
-                break
-            if size:
-                keep(data[at + HEAD : stop])
-            else:
-                self.empty += 1
-            at = stop
-        if at < end:
-            tail += data[at:] if at else data
-        self._need = need
+        while at < len(data) and self.broken is None:
+            piece = data[at : at + RECV]
+            self.room()[: len(piece)] = piece
+            frames += cut(self.took(len(piece))[0])
+            at += RECV
         return frames

@@ -3,6 +3,9 @@
     hub ──receive──► list of pieces ──one send for many frames──► socket
     hub ◄──Port.send── frames ◄── Splitter ◄──one recv for many frames── socket
 
+Where all that hear it are pipes too, what was read goes on in one piece, whole frames only, and is sent as it came
+(``tapnet.train``): frames are counted, not cut.
+
 Back-pressure, towards the peer: what a socket does not take stays here, up to ``OUT_BYTES``; then ``receive`` refuses and
 the port's bounded queue fills and drops, counted, while the hub goes on. Towards us: when the hub refuses a frame, the rest
 of what was read is held and the socket is not read until ``ready``: TCP's window closes, nothing is lost. So a connection
@@ -24,12 +27,13 @@ from collections.abc import Callable
 from typing import Any
 
 from ..port import Port
+from ..train import HEAD, cut, head
 from .address import reason
-from .framing import FRAME_MAX, HEAD, Splitter, head
+from .framing import FRAME_MAX, RECV, Splitter
 
-RECV = 64 << 10  # more does not fit the cache, and costs malloc a mapping each time: 2 times slower
 RECV_TRIES = 4
 OUT_BYTES = 256 << 10
+ALONE = 16 << 10  # so long a piece is sent by itself, not copied to others
 KEEP_IDLE, KEEP_EVERY, KEEP_COUNT = 60, 15, 4  # seconds, seconds, probes
 
 
@@ -79,8 +83,8 @@ class Pipe:
         self._queue = port.queue
         self._lost = lost
         self._splitter = Splitter()
-        self._held: list[bytes] = []  # read, and not taken by the hub
-        self._out: list[bytes] = []  # to be sent: length, frame, length, frame ...
+        self._held = b""  # read, and not taken by the hub: a train
+        self._out: list[bytes] = []  # to be sent: length, frame, length, frame ... or trains
         self._data = b""  # begun to be sent,
         self._at = 0  # up to here
         self._pending = 0  # bytes of both that are not sent
@@ -106,18 +110,18 @@ class Pipe:
             at = end
         state = {
             "tail": self._splitter.tail(),
-            "held": self._held,
+            "held": cut(self._held),
             "out": b"".join((self._data[at:], *self._out)),
             "sent": self._at - at if self._data else 0,
         }
-        self._held, self._out, self._data, self._at, self._pending = [], [], b"", 0, 0
+        self._held, self._out, self._data, self._at, self._pending = b"", [], b"", 0, 0
         self._refused = False
         return state
 
     def adopt(self, state: dict[str, Any]) -> None:
         """Go on where ``export`` ended, before ``start``."""
         self._splitter.feed(state["tail"])
-        self._held = list(state["held"])
+        self._held = b"".join(head(len(frame)) + frame for frame in state["held"])
         self._data, self._at = state["out"], state["sent"]
         self._pending = len(self._data) - self._at
 
@@ -151,6 +155,20 @@ class Pipe:
                 self._loop.call_soon(self._later)
         return True
 
+    def train(self, train: bytes, count: int) -> bool:
+        """The port's ``train``."""
+        if self.closed:
+            self._port.counters.drop("disconnected", count)
+            return True
+        if self._pending >= OUT_BYTES:
+            self._refused = True
+            return False
+        self._out.append(train)
+        self._pending += len(train)
+        if not self._blocked:
+            self._send()
+        return True
+
     def _later(self) -> None:
         self._scheduled = False
         if not self._blocked:
@@ -162,8 +180,12 @@ class Pipe:
             return
         while self._data or self._out:
             if not self._data:
-                self._data = b"".join(self._out)
-                self._out.clear()
+                out = self._out
+                if len(out[0]) >= ALONE:
+                    self._data = out.pop(0)
+                else:
+                    self._data = b"".join(out)
+                    out.clear()
             data, at = self._data, self._at
             try:
                 sent = self._sock.send(memoryview(data)[at:] if at else data)
@@ -210,46 +232,59 @@ class Pipe:
         """
         for _ in range(RECV_TRIES):
             try:
-                data = self._sock.recv(RECV)
+                size = self._sock.recv_into(self._splitter.room())
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
                 self._end(reason(error))
                 return
-            if not data:
+            if not size:
                 half = self._splitter.partial
                 self._end(f"closed by the peer{' in the middle of a frame' if half else ''}")
                 return
             splitter = self._splitter
-            frames = splitter.feed(data)
+            train, count = splitter.took(size)
             if splitter.empty:
                 self._port.counters.drop("empty", splitter.empty)
                 splitter.empty = 0
-            self._deliver(frames)
+            self._deliver(train, count)
             if self.closed or not self._reading:
                 return
-            if len(data) == RECV:
+            if size == RECV:
                 break
         self._read(False)
         self._read(True)
 
-    def _deliver(self, frames: list[bytes]) -> None:
-        send = self._port.send
-        for at, frame in enumerate(frames):
-            if not send(frame):
-                self._held = frames[at:]
-                self._read(False)
+    def _deliver(self, train: bytes, count: int) -> None:
+        port = self._port
+        if count > 1 and port.rails:
+            assert port.hub is not None
+            if not port.hub.forward_train(port, train, count):
+                self._hold(train)
                 return
+        elif count:
+            send = port.send
+            at = 0
+            for frame in cut(train):
+                if not send(frame):
+                    self._hold(train[at:])
+                    return
+                at += HEAD + len(frame)
         if self._splitter.broken is not None:
             self._port.counters.drop("oversize")
             self._end(self._splitter.broken)
+
+    def _hold(self, train: bytes) -> None:
+        """Wait for the hub, and let the peer wait."""
+        self._held = train
+        self._read(False)
 
     def ready(self) -> None:
         """The port's ``ready``: the hub takes frames again."""
         if self.closed:
             return
-        frames, self._held = self._held, []
-        self._deliver(frames)
+        train, self._held = self._held, b""
+        self._deliver(train, len(cut(train)))
         if not self._held:
             self._read(True)
 
@@ -269,23 +304,23 @@ class Pipe:
         if self._blocked:
             self._loop.remove_writer(self._fd)
         elif self._out:
-            self._data = b"".join(self._out)  # the last words of a batch
+            self._data = b"".join((self._data[self._at :], *self._out))  # the last words of a batch
             self._out.clear()
             with contextlib.suppress(OSError):
                 self._at = self._sock.send(self._data)
         self.closed = True
         self._sock.close()
-        lost = len(self._held) + self._unsent()
+        lost = len(cut(self._held)) + self._unsent()
         if lost:
             self._port.counters.drop("disconnected", lost)
-        self._held, self._out, self._data, self._pending = [], [], b"", 0
+        self._held, self._out, self._data, self._pending = b"", [], b"", 0
         if self._refused:  # whoever is behind the port now takes, or drops, what waits
             self._refused = False
             self._port.flush()
 
     def _unsent(self) -> int:
         """Frames that were taken from the hub and not sent whole."""
-        count = len(self._out) // 2
+        count = len(cut(b"".join(self._out)))
         at, data = 0, self._data
         while at < len(data):
             at += HEAD + int.from_bytes(data[at : at + HEAD], "big")

