@@ -275,8 +275,9 @@ def exec_words(tapnet: Runner, command: str) -> list[str]:
 def test_terminal_is_the_commands_own(tapnet: Runner, terminal: Callable[..., Terminal]) -> None:
     """No pty in between; window size and its changes come through; ^C arrives once."""
     script = (
-        "trap 'echo size $(stty size)' WINCH; n=0; trap 'n=$((n+1)); echo int $n' INT; tty; stty size; echo ready;"
-        "for i in $(seq 400); do sleep 0.05; [ -e stop ] && exit 6; done"
+        "trap 'echo size $(stty size)' WINCH; n=0; trap 'n=$((n+1)); echo int $n' INT; tty; stty size;"
+        "turns=$(seq 1000); echo ready; "  # before ready: ^C may kill a seq
+        "for i in $turns; do sleep 0.05; [ -e stop ] && exit 6; done"
     )
     (tapnet.home / "stop").unlink(missing_ok=True)
     session = terminal("sh", "-c", f'cd {tapnet.home}; exec "$@"', "-", *exec_words(tapnet, script))
