@@ -21,6 +21,8 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from .rxfilter import RxFilter
+
 
 class Card(Protocol):
     """One NIC on its board, whatever the bus."""
@@ -51,6 +53,9 @@ class Card(Protocol):
 
     def reset(self) -> None:
         """Hardware reset (RESET#, RSTDRV)."""
+
+    def rx_filter(self) -> RxFilter:
+        """What the receiver lets pass, for monitors."""
 
     def next_deadline(self) -> int | None:
         """When ``run`` wants to be called, in nanoseconds of the machine's clock; None: never."""

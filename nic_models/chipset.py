@@ -85,6 +85,11 @@ class PciBus:
         function.on_change = self.on_map
         return slot
 
+    def unplug(self, slot: int) -> None:
+        """Take the function out of ``slot``; its interrupt falls."""
+        function = self.functions.pop(slot)
+        function.on_intx(False)
+
     def irq_of(self, slot: int) -> int | None:
         """The ISA IRQ that INTA of ``slot`` is routed to now."""
         irq = self._routed[(slot - 1) & 3]
@@ -154,23 +159,42 @@ class PciBus:
             self.isa_bridge.config_write(PIRQ_ROUTE + pirq, 1, irq)
         next_io, next_memory = BOOT_IO_BASE, BOOT_MEMORY_BASE
         for slot in sorted(self.functions):
-            function = self.functions[slot]
-            if not function.has_card:
-                continue
+            next_io, next_memory = self._assign(slot, next_io, next_memory)
+
+    def boot_slot(self, slot: int) -> None:
+        """The same for a card that came later: behind the addresses of the others."""
+        next_io, next_memory = BOOT_IO_BASE, BOOT_MEMORY_BASE
+        for other, function in self.functions.items():
             for index, bar in enumerate(function.bars):
+                base = function.address(index)
+                if base is None or other == slot:
+                    continue
                 if bar.kind == "io":
-                    base = -(-next_io // bar.size) * bar.size
-                    next_io = base + bar.size
-                    fits = next_io < 1 << 16
-                else:
-                    step = max(bar.size, _PAGE)
-                    base = -(-next_memory // step) * step
-                    next_memory = base + step
-                    fits = next_memory <= BOOT_MEMORY_END
-                if fits:
-                    function.config_write(0x10 + 4 * index, 4, base)
-            function.config_write(INTERRUPT_LINE, 1, self.irq_of(slot) or 0)
-            function.config_write(COMMAND, 2, function.command | CMD_IO | CMD_MEMORY)
+                    next_io = max(next_io, base + bar.size)
+                elif base >= BOOT_MEMORY_BASE:
+                    next_memory = max(next_memory, base + max(bar.size, _PAGE))
+        self._assign(slot, next_io, next_memory)
+
+    def _assign(self, slot: int, next_io: int, next_memory: int) -> tuple[int, int]:
+        """Addresses, line and decoding of one slot; what is free behind them."""
+        function = self.functions[slot]
+        if not function.has_card:
+            return next_io, next_memory
+        for index, bar in enumerate(function.bars):
+            if bar.kind == "io":
+                base = -(-next_io // bar.size) * bar.size
+                next_io = base + bar.size
+                fits = next_io < 1 << 16
+            else:
+                step = max(bar.size, _PAGE)
+                base = -(-next_memory // step) * step
+                next_memory = base + step
+                fits = next_memory <= BOOT_MEMORY_END
+            if fits:
+                function.config_write(0x10 + 4 * index, 4, base)
+        function.config_write(INTERRUPT_LINE, 1, self.irq_of(slot) or 0)
+        function.config_write(COMMAND, 2, function.command | CMD_IO | CMD_MEMORY)
+        return next_io, next_memory
 
     def reset(self) -> None:
         """PCI reset of everything on the bus."""

@@ -304,6 +304,16 @@ class Machine:
         self._remap()
         return slot
 
+    def unplug(self, slot: Slot) -> None:
+        """Pull a card out, while the machine runs too: its line falls, its ports and addresses read all ones."""
+        self.slots.remove(slot)
+        location = slot.location
+        if isinstance(location, IsaLocation):
+            self.set_line(location.irq, slot.name, False)
+        elif self.pci is not None:
+            self.pci.unplug(location.slot)
+        self._remap()
+
     def isa_irq(self, irq: int, name: str) -> Callable[[bool], None]:
         """The ``set_irq`` callable for an ISA card."""
         return lambda level: self.set_line(irq, name, level)
@@ -311,10 +321,14 @@ class Machine:
     def _name(self, card: Card) -> str:
         return f"{card.model}.{sum(slot.card.model == card.model for slot in self.slots)}"
 
-    def boot(self) -> None:
-        """Assign addresses and interrupt lines as firmware does. Does nothing on an ISA machine."""
-        if self.pci is not None:
+    def boot(self, slot: Slot | None = None) -> None:
+        """Assign addresses and interrupt lines as firmware does: of ``slot`` alone, if it is plugged in later. Does
+        nothing on an ISA machine.
+        """
+        if self.pci is not None and slot is None:
             self.pci.boot()
+        elif self.pci is not None and slot is not None and isinstance(slot.location, PciLocation):
+            self.pci.boot_slot(slot.location.slot)
 
     def _remap(self) -> None:
         """Build the port and memory maps. Fixed ports win, then ISA cards, then PCI slots in order."""

@@ -20,6 +20,7 @@ from typing import Any
 from . import dp8390_regs as r
 from .dp8390 import OVERFLOW_GRACE, Dp8390
 from .remote_dma import LocalMemory
+from .rxfilter import RxFilter
 from .state import section
 
 PROM_WORDS = 16
@@ -116,6 +117,19 @@ class Ne2000:
     def tx_ready(self) -> None:
         """The wire takes frames again."""
         self.chip.tx_ready()
+
+    def rx_filter(self) -> RxFilter:
+        """What the receiver lets pass."""
+        chip = self.chip
+        rcr = chip.rcr
+        started = bool(chip.cr & r.STA) and not chip.tcr & r.TCR_LB and not rcr & r.RCR_MON
+        return RxFilter(
+            chip.par,
+            started,
+            "all" if rcr & r.RCR_PRO else "normal",
+            bool(rcr & r.RCR_AB),
+            chip.mar if rcr & r.RCR_AM else 0,
+        )
 
     def set_link(self, up: bool) -> None:
         """The cable was plugged or pulled."""

@@ -47,6 +47,7 @@ from .pcnet_filter import REJECTED, Filter
 from .pcnet_rings import Rings
 from .pcnet_rx import MAX_IMAGE
 from .pcnet_state import load, save
+from .rxfilter import RxFilter
 from .vnet import complete
 
 MIN_FRAME = 14
@@ -375,6 +376,10 @@ class Pcnet:
         """Loopback that does not reach the wire."""
         mode = self.csr[15]
         return bool(mode & r.LOOP) and bool(mode & r.INTL or self.bcr[r.MC] & r.TMAULOOP)
+
+    def rx_filter(self) -> RxFilter:
+        """What the receiver lets pass."""
+        return self.filter.rx_filter(bool(self.csr[0] & r.RXON))
 
     def set_link(self, up: bool) -> None:
         """The cable was plugged or pulled."""

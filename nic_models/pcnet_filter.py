@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from . import pcnet_regs as r
 from .multicast import hash_le
+from .rxfilter import EVERY_GROUP, RxFilter
 
 BROADCAST = b"\xff" * 6
 REJECTED = -1
@@ -40,6 +41,14 @@ class Filter:
         if destination == BROADCAST and not mode & r.DRCVBC:
             return r.R_BAM
         return r.R_LAFM if self.ladrf >> hash_le(destination) & 1 else REJECTED
+
+    def rx_filter(self, receiving: bool) -> RxFilter:
+        """The same for monitors."""
+        mode = self.mode
+        if mode & r.PROM:
+            return RxFilter(self.padr, receiving, "all", True, EVERY_GROUP)
+        unicast = "none" if mode & r.DRCVPA else "normal"
+        return RxFilter(self.padr, receiving, unicast, not mode & r.DRCVBC, self.ladrf)
 
     def magic(self, frame: bytes, groups: bool) -> bool:
         """Whether ``frame`` is to this station (with ``groups``: or to a group) and has our address sixteen times

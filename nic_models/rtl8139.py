@@ -42,6 +42,7 @@ from .rtl8139_rx import Receiver
 from .rtl8139_tally import Tally
 from .rtl8139_timer import Timer
 from .rtl8139_tx import LONGEST, Transmitter
+from .rxfilter import RxFilter
 from .state import flag, number, section, unpack
 from .state import pack as pack_bytes
 
@@ -161,6 +162,10 @@ class Rtl8139:
     def tx_ready(self) -> None:
         """The wire takes frames again."""
         self.out.retry()
+
+    def rx_filter(self) -> RxFilter:
+        """What the receiver lets pass."""
+        return self.rx.rx_filter()
 
     def set_link(self, up: bool) -> None:
         """The cable was plugged or pulled."""

@@ -35,6 +35,7 @@ from zlib import crc32
 from . import rtl8139_regs as r
 from .multicast import hash_be
 from .padding import pad
+from .rxfilter import RxFilter
 from .state import counts, flag, number, optional, pack, unpack
 from .vnet import complete
 
@@ -170,6 +171,17 @@ class Receiver:
             if status:
                 self.fifo.append((pad(frame), status))
                 self.chip.kick()
+
+    def rx_filter(self) -> RxFilter:
+        """The filter for monitors."""
+        chip, rcr = self.chip, self.chip.rcr
+        return RxFilter(
+            bytes(chip.idr[:6]),
+            bool(chip.command & r.CR_RE),
+            "all" if rcr & r.RCR_AAP else "normal" if rcr & r.RCR_APM else "none",
+            bool(rcr & r.RCR_AB),
+            self.mar if rcr & r.RCR_AM else 0,
+        )
 
     def accept(self, frame: bytes) -> int:
         """Header status of a frame that passes the filter, 0 of one that does not."""

@@ -13,26 +13,31 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from nic_models import models
 from nic_models.machine import Machine, Slot
 
 from . import faults, swap
 from .backends import wires
+from .backends.address import peer_address
 from .backends.user import UserBackend
 from .capture import CaptureError, Captures
 from .clock import Clock
 from .config import Config, Filter, Impairment, Net, Nic, TapNet, UserNet
 from .device import Device
-from .events import Events
+from .events import CONNECTED, DISCONNECTED, Events
+from .filterwatch import FilterWatch
 from .guest.attach import DirectAttachment, RegisterAttachment
 from .guest.board import Board
 from .guest.drivers import DRIVERS, DriverError
+from .guest.namespace import NamespaceGuest
 from .guest.qtest import RegisterBus
 from .guest.vfio_user import ServeError, VfioUserServer, isa_function
 from .handover import Handed, Handover, fingerprint
 from .hub import Hub
+from .live import Live
+from .members import Member, Patchbay, Place, cables, holds, waits
 from .monitor.control import ACCEPTED, BACKEND, NIC, Control
 from .monitor.hmp import Hmp
 from .port import Port
@@ -43,63 +48,13 @@ from .swap import Swap
 UNFINISHED = frozenset(("SYN_RECEIVED", "ESTABLISHED", "FIN_WAIT_1", "FIN_WAIT_2"))
 
 
-@dataclass(eq=False)
-class Member:
-    """A device as ``info network`` shows it."""
-
-    name: str
-    kind: str
-    describe: Callable[[], str]
-    port: Port | None
-    undo: list[Callable[[], None]] = field(default_factory=list)  # last made last
-    finish: Callable[[], None] | None = None  # behind all of ``undo``; may block, may run in a thread
-    blink: float = 0  # of a card: seconds without link until its guest notices; 0: it never does
-    events: Callable[[], Mapping[str, int]] | None = None  # what the card counted by itself, by reason
-    net: Net | None = None  # what it was made from
-    backend: object = None  # what is behind it: ``export`` and ``listening`` are for a restart
-
-    @property
-    def info(self) -> str:
-        """QEMU 0.8's words."""
-        return self.describe()
-
-    def close(self) -> None:
-        """Give back what belongs to it. Idempotent."""
-        self.detach()
-        if self.finish is not None:
-            self.finish()
-
-    def detach(self) -> None:
-        """All of ``close`` that does not block; ``finish`` is left. Idempotent."""
-        while self.undo:
-            with contextlib.suppress(OSError):
-                self.undo.pop()()
-
-
-@dataclass(eq=False)
-class Place:
-    """Where members are plugged: a hub, and the list that monitors see."""
-
-    hub: Hub
-    members: list[Member]
-
-    def plug(self, member: Member) -> None:
-        """Raises ValueError if the hub has a port of that name."""
-        if member.port is not None:
-            self.hub.add(member.port)
-        self.members.append(member)
-
-    def unplug(self, member: Member) -> None:
-        """Idempotent."""
-        if member in self.members:
-            self.members.remove(member)
-        if member.port is not None and member.port.vlan is self.hub:
-            self.hub.remove(member.port)
-
-
 def _events(card: object) -> Callable[[], Mapping[str, int]] | None:
     """A card's own counters, looked up each time: ``restore`` may replace them."""
     return (lambda: getattr(card, "counters", {})) if hasattr(card, "counters") else None
+
+
+def _guest_of(nic: Nic) -> str:
+    return f"{nic.ifname} of {f'netns={nic.netns}' if nic.netns is not None else 'the command'}"
 
 
 def _not_yet(_frame: bytes, _vnet: bytes) -> bool:
@@ -134,16 +89,14 @@ class Instance:
         self.mode = config.mode
         self.status = "running"
         self.shutdown = shutdown
-        self.vlans: dict[int, list[Member]] = {}
-        self.wires: list[list[Member]] = []
         self.usernets: list[UserBackend] = []
         self.parked: list[Net] = []  # kept out by the mode
-        self.hubs: dict[int, Hub] = {}
-        self.private: list[Hub] = []
         self.machine: Machine | None = None
         self.register_bus: RegisterBus | None = None  # for -qtest
         self.prepared = prepared
         self.events = Events(wall)
+        self.patchbay = Patchbay(loop.call_soon, self.events)
+        self.live = Live(self)
         self.control = Control(self)
         self.swap = Swap(self, loop, now)
         self._loop = loop
@@ -152,9 +105,16 @@ class Instance:
         self._handed = handed or Handed({})
         self._board: Board | None = None
         self._driven = False  # some card has a driver of ours
+        self._started = self._booted = False
         self._starters: list[Callable[[], None]] = []
         self.captures = Captures(loop)
-        self._closers: list[Callable[[], None]] = [prepared.close, self.captures.close, self.swap.close]
+        self.filter_watch = FilterWatch(loop, self.events, self.patchbay.members)
+        self._closers: list[Callable[[], None]] = [
+            prepared.close,
+            self.captures.close,
+            self.swap.close,
+            self.filter_watch.close,
+        ]
         try:
             self._wire()
         except BaseException:
@@ -166,106 +126,191 @@ class Instance:
     def _wire(self) -> None:
         config = self.config
         for number in config.vlans:
-            self._vlan(number)
+            self.patchbay.vlan(number)
         for wire in config.wires:
-            hub = Hub(-1, self._loop.call_soon, private=True)
-            self.private.append(hub)
-            place = Place(hub, [])
-            self.wires.append(place.members)
+            place = self.patchbay.wire()
             for side in (wire.nic, wire.net):
                 if side is not None:
                     self._join(side, place)
         for member in config.members:
             if member.vlan is not None:
-                self._join(member, self._vlan(member.vlan))
+                self._join(member, self.patchbay.vlan(member.vlan))
         for wanted in config.filters:
             self._filter(wanted)
         if config.qtest is not None:
-            self.register_bus = RegisterBus(self._loop, self._on_board(), self._clock, self.all_hubs)
+            self.register_bus = RegisterBus(self._loop, self._on_board(), self._clock, self.patchbay.hubs)
 
     def all_hubs(self) -> list[Hub]:
         """Of the VLANs and of the private wires."""
-        return [*self.hubs.values(), *self.private]
+        return self.patchbay.hubs()
 
-    def _vlan(self, number: int) -> Place:
-        if number not in self.hubs:
-            self.hubs[number] = Hub(number, self._loop.call_soon)
-            self.vlans[number] = []
-        return Place(self.hubs[number], self.vlans[number])
+    @property
+    def vlans(self) -> dict[int, list[Member]]:
+        """VLAN number -> its members in option order."""
+        return {number: place.members for number, place in self.patchbay.vlans.items()}
+
+    @property
+    def hubs(self) -> dict[int, Hub]:
+        """VLAN number -> its hub."""
+        return {number: place.hub for number, place in self.patchbay.vlans.items()}
+
+    @property
+    def wires(self) -> list[list[Member]]:
+        """Private pairs."""
+        return [place.members for place in self.patchbay.wires]
 
     def place(self, number: int) -> Place:
         """A VLAN that there is."""
-        return Place(self.hubs[number], self.vlans[number])
+        return self.patchbay.vlans[number]
 
-    def _join(self, what: Nic | Net, place: Place) -> Member | None:
-        """Make a member and plug it; None: it is kept out by --mode."""
-        if isinstance(what, Nic):
-            member = self._nic(what)
-        elif not what.plugged:
+    def _join(self, what: Nic | Net, place: Place) -> None:
+        """Make a member and plug it, unless --mode keeps it out."""
+        if isinstance(what, Net) and not what.plugged:
             self.parked.append(replace(what, plugged=True))
-            return None
-        else:
-            member, starters = self.make_net(what, place)
-            self._starters += starters
+            return
+        member, starters = self.make(what, place)
+        self._starters += starters
         self.plug(member, what, place)
-        return member
 
-    def make_net(
-        self, net: Net, place: Place, opened: object = None
+    def make(
+        self, what: Nic | Net, place: Place, opened: object = None
     ) -> tuple[Member, list[Callable[[], None]]]:
-        """A backend that is not plugged yet, and what starts it then. Raises BuildError; nothing is left.
+        """A member that is not plugged yet, and what starts it then. Raises BuildError; nothing is left.
 
         opened  what was opened for it already (an ``OpenTap``)
         """
         made, started = len(self._closers), len(self._starters)
         try:
-            member = self._net(net, place, opened)
+            member = self._nic(what) if isinstance(what, Nic) else self._net(what, place, opened)
         except BaseException:
             while len(self._closers) > made:
                 self._closers.pop()()
             raise
+        member.what = what
         member.undo, self._closers[made:] = self._closers[made:], []  # these end with the member from now on
         starters, self._starters[started:] = self._starters[started:], []
         return member, starters
 
     def plug(self, member: Member, what: Nic | Net, place: Place) -> None:
-        """Put a member in its place, for the time of the instance."""
+        """Put a member in its place, for the time of the instance. Raises BuildError; it is closed then."""
         self._closers.append(member.close)
-        place.plug(member)
-        member.undo.append(lambda: place.unplug(member))
+        try:
+            self.patchbay.plug(member, place)
+        except ValueError as error:
+            self.drop(member)
+            raise BuildError(f"{what.origin}: {error}") from None
+        member.undo.append(lambda: member.place.unplug(member) if member.place is not None else None)
         if what.impair is not None and member.port is not None:
             faults.impair(member.port, what.impair, self._loop, self._now)
 
     def forget(self, member: Member) -> None:
-        """A backend is no longer the instance's: the caller closes it."""
+        """A member is no longer the instance's: the caller closes it."""
         self._closers.remove(member.close)
-        self.usernets = [user for user in self.usernets if user.name != member.name]
+        if member.kind == BACKEND:
+            self.usernets = [user for user in self.usernets if user.name != member.name]
+
+    def drop(self, member: Member) -> None:
+        """End a member."""
+        self.forget(member)
+        member.close()
 
     # ---- while it runs -------------------------------------------------------------------------------------
 
-    def add_net(self, net: Net) -> None:
-        """Plug a backend into its VLAN, which is made if it is new; frames flow at once. Raises BuildError."""
-        if net.vlan is None:
-            raise BuildError(f"{net.origin}: needs a VLAN")
-        if self.backend(net.name) is not None:
+    def add_net(self, net: Net) -> Member:
+        """Plug a backend in; frames flow at once. Raises BuildError; nothing of it is left then.
+
+        It goes to its VLAN, which is made if it is new; without one to the card that waits for a backend of that id,
+        whose cable is plugged in again; else to a private wire of its own.
+        """
+        if self.patchbay.find(net.name) is not None:
             raise BuildError(f"{net.origin}: name={net.name}: exists already")
-        started = len(self._starters)
-        try:
-            if self._join(net, self._vlan(net.vlan)) is None:
-                raise BuildError(f"{net.origin}: --mode={self.mode} keeps it out")
-            for start in self._starters[started:]:
-                start()
-        finally:
-            del self._starters[started:]
+        if net.vlan is not None:
+            return self._add(net, self.patchbay.vlan(net.vlan))
+        waiting = next((place for place in self.patchbay.wires if waits(place.members, net.id)), None)
+        member = self._add(net, waiting or self.patchbay.wire())
+        if waiting is not None:
+            cables(waiting, True)
+        return member
 
     def remove_net(self, name: str) -> bool:
-        """Unplug a backend and give everything back that it had. False: there is none of that name."""
-        member = self.backend(name)
+        """Unplug a backend and give everything back that it had. False: there is none of that name.
+
+        On a private wire its card sees the cable go.
+        """
+        member = self.patchbay.find(name, BACKEND)
         if member is None:
             return False
-        self.forget(member)
-        member.close()
+        place = member.place
+        self.drop(member)
+        if place is not None and place.vlan is None:
+            cables(place, False)
+        self.patchbay.tidy()
         return True
+
+    def add_nic(self, nic: Nic, guest: NamespaceGuest | None = None) -> Member:
+        """Plug a card in, and its driver if ``guest`` is the namespace for it. Raises BuildError; nothing of it is left
+        then, the guest has ended.
+
+        It goes to its VLAN, to the private wire of its ``netdev``, or to one of its own.
+        """
+        if guest is not None:
+            self.prepared.attached[nic.name] = guest
+        try:
+            if self.patchbay.find(nic.name) is not None:
+                raise BuildError(f"{nic.origin}: name={nic.name}: exists already")
+            if nic.vlan is not None:
+                return self._add(nic, self.patchbay.vlan(nic.vlan))
+            mine = [p for p in self.patchbay.wires if nic.netdev is not None and holds(p.members, nic.netdev)]
+            if nic.netdev is not None and not mine:
+                raise BuildError(f"{nic.origin}: netdev={nic.netdev}: there is no such netdev")
+            if mine and any(member.kind == NIC for member in mine[0].members):
+                raise BuildError(f"{nic.origin}: netdev={nic.netdev}: it has a card already")
+            return self._add(nic, mine[0] if mine else self.patchbay.wire())
+        except BaseException:
+            self.patchbay.tidy()
+            if guest is not None and self.prepared.attached.get(nic.name) is guest:
+                self._release(nic.name)
+            raise
+
+    def remove_nic(self, name: str) -> bool:
+        """Pull a card out, its guest's device with it. False: there is none of that name."""
+        member = self.patchbay.find(name, NIC)
+        if member is None:
+            return False
+        self.drop(member)
+        self.patchbay.tidy()
+        return True
+
+    def move(self, member: Member, vlan: int | None) -> None:
+        """Plug a member in elsewhere: into a VLAN, or a private wire of its own. Raises BuildError."""
+        try:
+            self.patchbay.move(member, vlan)
+        except ValueError as error:
+            raise BuildError(str(error)) from None
+        for user in self.usernets:
+            if user.name == member.name:
+                user.vlan = vlan
+
+    def _add(self, what: Nic | Net, place: Place) -> Member:
+        """Make a member while the instance runs. Raises BuildError; nothing of it is left then."""
+        member: Member | None = None
+        try:
+            member, starters = self.make(what, place)
+            self.plug(member, what, place)
+            for start in starters:
+                start()
+            return member
+        except BaseException:
+            if member is not None and member.close in self._closers:
+                self.drop(member)
+            self.patchbay.tidy()
+            raise
+
+    def _release(self, name: str) -> None:
+        """End the guest of a card."""
+        guest = self.prepared.attached.pop(name, None)
+        if guest is not None:
+            guest.close()
 
     def _filter(self, wanted: Filter) -> None:
         """Begin a -object filter-dump."""
@@ -274,12 +319,11 @@ class Instance:
         for what in self.config.members:
             if wanted.netdev in (what.id, what.name):
                 break
-        groups = [*zip(self.hubs.values(), self.vlans.values()), *zip(self.private, self.wires)]
-        hub = next((hub for hub, group in groups if any(m.name == what.name for m in group)), None)
-        if hub is None:  # --mode keeps it out
+        member = self.patchbay.find(what.name)
+        if member is None or member.place is None:  # --mode keeps it out
             return
         try:
-            self.captures.filter(hub, what.name, wanted)
+            self.captures.filter(member.place.hub, what.name, wanted)
         except CaptureError as error:
             raise BuildError(f"{wanted.origin}: {error}") from None
 
@@ -300,7 +344,7 @@ class Instance:
         may follow, in the same callback of the loop.
         """
         items, listeners = [], []
-        for member in self._nets():
+        for member in self.patchbay.members():
             export = getattr(member.backend, "export", None)
             if export is not None and member.net is not None:
                 handed = export()
@@ -314,55 +358,63 @@ class Instance:
 
     def vlan_of(self, name: str) -> int | None:
         """The VLAN of a port or backend; None: it is on none."""
-        for number, members in self.vlans.items():
-            if any(member.name == name for member in members):
-                return number
-        return None
-
-    def _nets(self) -> list[Member]:
-        return [m for group in (*self.vlans.values(), *self.wires) for m in group if m.kind == BACKEND]
+        place = next((m.place for m in self.patchbay.members() if m.name == name), None)
+        return place.vlan if place is not None else None
 
     def backend(self, name: str) -> Member | None:
         """The backend of that name."""
-        return next((member for member in self._nets() if member.name == name), None)
+        return self.patchbay.find(name, BACKEND)
 
     def _wire_net(self, net: Net, place: Place) -> Member:
         """A backend on sockets: its clients come and go as members of their own."""
-        clients: dict[Port, Member] = {}
 
         def joined(port: Port, info: str) -> None:
-            member = Member(port.name, ACCEPTED, lambda: info, port)
-            place.plug(member)
-            clients[port] = member
+            client = Member(port.name, ACCEPTED, lambda: info, port)
+            (made.place or place).plug(client)
+            made.clients[port] = client
             if net.impair is not None:
                 faults.impair(port, net.impair, self._loop, self._now)
+            self.events.emit(
+                CONNECTED, netdev_id=port.name, addr=peer_address(info.partition("connection from ")[2])
+            )
 
         def left(port: Port) -> None:
-            place.unplug(clients.pop(port))
+            client = made.clients.pop(port)
+            if client.place is not None:
+                client.place.unplug(client)
+            self.events.emit(DISCONNECTED, netdev_id=port.name)
+
+        def told(up: bool, peer: str) -> None:
+            name = net.id or net.name
+            if up:
+                self.events.emit(CONNECTED, netdev_id=name, addr=peer_address(peer))
+            else:
+                self.events.emit(DISCONNECTED, netdev_id=name)
 
         try:
-            wire = wires.open_wire(net, self._loop, joined, left)
+            wire = wires.open_wire(net, self._loop, joined, left, told)
         except wires.WireError as error:
             raise BuildError(str(error)) from None
         self._starters.append(wire.start)
         self._closers.append(wire.close)
+        made = Member(net.name, BACKEND, wire.info_line, wire.port, backend=wire)
         handed = self._handed.take(net)
         if handed is not None:
             wire.adopt(handed)  # type: ignore[attr-defined]  # it is there where export is
-        return Member(net.name, BACKEND, wire.info_line, wire.port, net=net, backend=wire)
+        return made
 
     def _net(self, net: Net, place: Place, opened: object = None) -> Member:
         if isinstance(net, UserNet):
             if net.v4 is None:
                 raise BuildError(f"{net.origin}: ipv4=off: IPv6 is not built yet")
             try:
-                user = UserBackend(replace(net, mtu=self._mtu(net)), self._loop, clock=self._now)
+                user = UserBackend(replace(net, mtu=self._mtu(net, place)), self._loop, clock=self._now)
             except ValueError as error:
                 raise BuildError(f"{net.origin}: {error}") from None
             self.usernets.append(user)
             self._starters.append(user.start)
             self._closers.append(user.close)
-            return Member(net.name, BACKEND, user.info_line, user.port, net=net, backend=user)
+            return Member(net.name, BACKEND, user.info_line, user.port, backend=user)
         if isinstance(net, TapNet):
             from .backends.tap import OpenTap, TapBackend, TapError
 
@@ -377,20 +429,24 @@ class Instance:
                 raise BuildError(f"{net.origin}: {error}") from None
             self._starters.append(tap.start)
             self._closers.append(tap.detach)
-            return Member(net.name, BACKEND, tap.info_line, tap.port, finish=tap.finish, net=net, backend=tap)
+            return Member(net.name, BACKEND, tap.info_line, tap.port, finish=tap.finish, backend=tap)
         if isinstance(net, wires.KINDS):
             return self._wire_net(net, place)
         raise BuildError(f"{net.origin}: not built yet")
 
-    def _mtu(self, net: UserNet) -> int:
+    def _mtu(self, net: UserNet, place: Place) -> int:
         """The NAT's MTU: its own mtu=, or what every card on its wire can take."""
         wires = {id(wire.net): [wire.nic] for wire in self.config.wires if wire.nic is not None}
-        nics = self.config.nics if net.vlan is not None else wires.get(id(net), [])
-        return net.mtu or min((nic.mtu or 1500 for nic in nics if nic.vlan == net.vlan), default=1500)
+        nics = list(self.config.nics) if net.vlan is not None else wires.get(id(net), [])
+        nics = [nic for nic in nics if nic.vlan == net.vlan]
+        nics += [member.what for member in place.members if isinstance(member.what, Nic)]
+        return net.mtu or min((nic.mtu or 1500 for nic in nics), default=1500)
 
     def _nic(self, nic: Nic) -> Member:
         device = self.prepared.device(nic)
         mac = nic.mac.hex(":")
+        if nic.name in self.prepared.attached:
+            self._closers.append(lambda: self._release(nic.name))
         if nic.model == "direct":
             if device is None:
                 raise BuildError(f"{nic.origin}: model=direct needs a namespace: netns=, or tapnet exec")
@@ -401,12 +457,26 @@ class Instance:
                 return {"overflow": device.overflow()}
 
             self._closers.append(direct.close)
-            return Member(
+            made = Member(
                 nic.name, NIC, lambda: f"direct macaddr={mac}", direct.port, events=lost, blink=swap.BLINK
             )
+            made.where = lambda: _guest_of(nic)
+            return made
         port = Port(nic.name, _not_yet, features=models.MODELS[nic.model].features)
         if nic.vfio_user is not None:
             return self._serve_nic(nic, port)
+        slot = self._plug(nic, port)
+        info = models.MODELS[nic.model].info
+        made = Member(nic.name, NIC, lambda: f"{info} macaddr={mac}", port, events=_events(slot.card))
+        made.card, made.blink = slot.card, swap.blink(nic.model, device is not None)
+        made.where = lambda: str(slot.location) + (f", {_guest_of(nic)}" if device is not None else "")
+        if device is not None:
+            self._driven = True
+            self._starters.append(lambda: self._drive(nic, slot, made, device))
+        return made
+
+    def _plug(self, nic: Nic, port: Port) -> Slot:
+        """A card on the machine's bus."""
         machine = self._machine()
         try:
             slot = models.plug(
@@ -425,20 +495,17 @@ class Instance:
             raise BuildError(f"{nic.origin}: {error}") from None
         port.receive = slot.receive
         port.ready = slot.tx_ready
-        card = slot.card
-        info = models.MODELS[nic.model].info
-        port.on_link = card.set_link
-        if device is not None:
-            self._driven = True
-            self._starters.append(lambda: self._drive(nic, slot, port, device))
-        return Member(
-            nic.name,
-            NIC,
-            lambda: f"{info} macaddr={mac}",
-            port,
-            events=_events(card),
-            blink=swap.blink(nic.model, device is not None),
-        )
+        port.on_link = slot.card.set_link
+        if self.register_bus is not None:
+            self.register_bus.plug(slot)
+
+        def unplug() -> None:
+            if self.register_bus is not None:
+                self.register_bus.unplug(slot)
+            machine.unplug(slot)
+
+        self._closers.append(unplug)
+        return slot
 
     def _serve_nic(self, nic: Nic, port: Port) -> Member:
         """Offer a card on a vfio-user socket."""
@@ -459,22 +526,24 @@ class Instance:
         port.receive = server.receive
         port.ready = server.tx_ready
         port.on_link = server.set_link
-        return Member(
-            nic.name,
-            NIC,
-            lambda: f"{entry.info} macaddr={mac}",
-            port,
-            events=_events(function.card),
-            blink=swap.blink(nic.model, False),
+        made = Member(
+            nic.name, NIC, lambda: f"{entry.info} macaddr={mac}", port, events=_events(function.card)
         )
+        made.card, made.blink = function.card, swap.blink(nic.model, False)
+        made.where = lambda: f"vfio-user={nic.vfio_user}" + ("" if server.session else " (no client)")
+        return made
 
-    def _drive(self, nic: Nic, slot: Slot, port: Port, device: Device) -> None:
+    def _drive(self, nic: Nic, slot: Slot, member: Member, device: Device) -> None:
         """Put a register-level driver between the guest's device and its card."""
+        if self._started and not self._booted:
+            self._boot()
+        elif self._started:
+            self._machine().boot(slot)
         try:
             attachment = RegisterAttachment(
                 self._loop, device, self._on_board(), DRIVERS[nic.model], slot.location
             )
-            self._closers.append(attachment.close)
+            member.undo.append(attachment.close)
             attachment.start()
         except DriverError as error:
             raise BuildError(f"{nic.origin}: {error}") from None
@@ -483,7 +552,8 @@ class Instance:
             slot.card.set_link(up)
             attachment.set_link(up)
 
-        port.on_link = on_link
+        assert member.port is not None
+        member.port.on_link = on_link
 
     def _machine(self) -> Machine:
         if self.machine is None:
@@ -501,9 +571,14 @@ class Instance:
     def start(self) -> None:
         """Let frames flow. Raises BuildError if a card's driver does not find its card."""
         if self.machine is not None and (self._driven or self.register_bus is None):
-            self.machine.boot()  # for our drivers; a client of the register bus is its own firmware, as on QEMU
+            self._boot()  # for our drivers; a client of the register bus is its own firmware, as on QEMU
         for start in self._starters:
             start()
+        self._started = True
+
+    def _boot(self) -> None:
+        self._booted = True
+        self._machine().boot()
 
     def monitor(self, line: str) -> str:
         """Answer one line of the human monitor."""

@@ -23,15 +23,18 @@ Listener = Callable[[dict[str, Any]], None]
 
 
 class Events:
-    """``wall()``: seconds since 1970, for the time stamps."""
+    """``wall()``: seconds since 1970, for the time stamps. ``on_first()``: a first listener has come."""
 
     def __init__(self, wall: Callable[[], float]) -> None:
         self._wall = wall
         self._listeners: list[Listener] = []
+        self.on_first: Callable[[], None] | None = None
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Call ``listener`` with each event from now on. The answer ends that; idempotent."""
         self._listeners.append(listener)
+        if len(self._listeners) == 1 and self.on_first is not None:
+            self.on_first()
 
         def end() -> None:
             if listener in self._listeners:

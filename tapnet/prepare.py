@@ -81,7 +81,7 @@ def _attach(nic: Nic) -> NamespaceGuest:
         raise BuildError(f"{nic.origin}: {error}") from None
 
 
-def _spec(nic: Nic, ifname: str) -> NicSpec:
+def nic_spec(nic: Nic, ifname: str = "eth0") -> NicSpec:
     return NicSpec(nic.ifname or ifname, nic.mac, nic.mtu or 1500, nic.dhcp, nic.model == "direct")
 
 
@@ -96,7 +96,7 @@ def prepare(config: Config, *, exec_: bool = False, mask: Collection[int] | None
             if nic.netns is not None:
                 prepared.attached[nic.name] = _attach(nic)
             elif exec_ and nic.vfio_user is None:
-                own.append(_spec(nic, f"eth{len(own)}"))
+                own.append(nic_spec(nic, f"eth{len(own)}"))
         if exec_:
             dns = [str(n.v4.dns) for n in config.nets if isinstance(n, UserNet) and n.v4 and n.plugged]
             search = [s for n in config.nets if isinstance(n, UserNet) for s in n.dhcp.search]

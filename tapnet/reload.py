@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Protocol
 
-from .config import Config, HostForward, Net, UserNet
+from .config import Config, HostForward, Net, Nic, UserNet
 from .monitor.control import UserNet as Nat
 from .prepare import BuildError
 
@@ -40,7 +40,7 @@ class ReloadError(Exception):
 class Backend(Protocol):
     """A member that was made from a net."""
 
-    net: Net | None
+    what: Net | Nic | None
 
 
 class Instance(Protocol):
@@ -52,7 +52,7 @@ class Instance(Protocol):
     def usernets(self) -> Sequence[Nat]:
         """The NATs."""
 
-    def add_net(self, net: Net) -> None:
+    def add_net(self, net: Net) -> object:
         """Raises BuildError."""
 
     def remove_net(self, name: str) -> bool:
@@ -153,7 +153,7 @@ def apply(instance: Instance, made: Plan) -> str:
     for old, new in pairs:
         member = instance.backend(old.name)
         if member is not None:
-            member.net = new
+            member.what = new
     members = tuple(
         replace(m, name=names[id(m)]) if isinstance(m, Net) and id(m) in names else m
         for m in made.new.members

@@ -34,7 +34,8 @@ from .prepare import BuildError
 from .resolve import implied, mode_of, short_leases
 
 if TYPE_CHECKING:
-    from .build import Instance, Member, Place
+    from .build import Instance
+    from .members import Member, Place
 
 # The kernel gathers carrier changes for up to a second: a shorter one may never be seen by a DHCP client.
 BLINK = 1.2
@@ -224,7 +225,7 @@ class Swap:
                 from .backends.tap import OpenTap, in_thread, open_tap
 
                 opened = await in_thread(self._loop, lambda: open_tap(net), OpenTap.close)
-            return self._instance.make_net(net, place, opened)
+            return self._instance.make(net, place, opened)
         except BuildError as error:
             raise ControlError(str(error)) from None
         except OSError as error:

@@ -54,6 +54,16 @@ def shown(address: Any) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def peer_address(text: str) -> dict[str, str]:
+    """What ``shown`` made, as QMP's SocketAddress."""
+    if text.startswith(("/", "@")):
+        return {"type": "unix", "path": text}
+    if text.startswith("fd "):
+        return {"type": "fd", "str": text[3:]}
+    host, _, port = text.rpartition(":")
+    return {"type": "inet", "host": host.strip("[]"), "port": port}
+
+
 def _allowed(found: list[Target], ipv4: bool | None, ipv6: bool | None) -> list[Target]:
     """As QEMU: one family switched on alone switches the other off."""
     four = ipv4 if ipv4 is not None else ipv6 is not True

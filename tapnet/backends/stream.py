@@ -423,8 +423,8 @@ def _words(address: Any) -> str:
     return f"fd {address.number}" if isinstance(address, Fd) else str(address)
 
 
-class _OnePort:
-    """What wires with one port and at most one connection share."""
+class OnePort:
+    """What wires with one port and at most one connection share. ``told(up, peer)``: it has come, or gone."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, options: Options) -> None:
         self._loop = loop
@@ -432,6 +432,7 @@ class _OnePort:
         self._pipe: Pipe | None = None
         self.peer = ""
         self.why = ""  # there is no connection
+        self.told: Callable[[bool, str], None] = lambda _up, _peer: None
         self.port = Port(options.name, _not_yet)
         self.port.receive = self._nobody = nobody(self.port)
 
@@ -442,7 +443,9 @@ class _OnePort:
 
     def _plug(self, sock: socket.socket, peer: str) -> None:
         """Use a connected socket."""
-        self._use(sock, peer).start()
+        pipe = self._use(sock, peer)
+        self.told(True, peer)
+        pipe.start()
 
     def _use(self, sock: socket.socket, peer: str) -> Pipe:
         pipe = Pipe(self._loop, sock, self.port, self._ended)
@@ -477,9 +480,10 @@ class _OnePort:
     def _ended(self, why: str) -> None:
         self._unplug()
         self.why = why
+        self.told(False, self.peer)
 
 
-class Server(_OnePort):
+class Server(OnePort):
     """One client at a time."""
 
     def __init__(
@@ -535,7 +539,7 @@ def uri(address: SocketAddress, peer: str) -> str:
     return f"fd:{address.number}" if isinstance(address, Fd) else f"tcp:{peer}"
 
 
-class Connector(_OnePort):
+class Connector(OnePort):
     """A connection that we make. ``words``: what monitors show while it is up, for ``socket,connect=``."""
 
     def __init__(
@@ -594,7 +598,7 @@ class Connector(_OnePort):
         self._unplug()
 
 
-class Given(_OnePort):
+class Given(OnePort):
     """A connected stream socket that we inherited."""
 
     def __init__(

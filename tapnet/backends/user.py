@@ -282,6 +282,11 @@ class UserBackend:
         """What guests may reach, with counters: action, text, hits; [] without rules."""
         return self.stack.rules.rows()
 
+    def leases(self) -> list[dict[str, Any]]:
+        """DHCP leases, by address."""
+        self.stack.now = self._clock()
+        return self.stack.leases()
+
     def counters(self) -> dict[str, Any]:
         """Counters of the stack and of its TCP, for monitors."""
         return {"ip": dict(self.stack.counters), "tcp": dict(self.stack.tcp.counters)}

@@ -23,7 +23,7 @@ from .address import WireError, shown
 from .dgram import GivenDatagrams, UdpWire, UnixWire
 from .dump import Dump
 from .mcast import McastWire
-from .stream import Connector, Given, Listener, Options, Server, inherited
+from .stream import Connector, Given, Listener, OnePort, Options, Server, inherited
 from .vde import VdeWire
 
 __all__ = ["KINDS", "Wire", "WireError", "open_wire"]
@@ -51,12 +51,26 @@ class Wire(Protocol):
         """For ``info network``."""
 
 
-def open_wire(net: Net, loop: asyncio.AbstractEventLoop, joined: Joined, left: Left) -> Wire:
+def open_wire(
+    net: Net,
+    loop: asyncio.AbstractEventLoop,
+    joined: Joined,
+    left: Left,
+    told: Callable[[bool, str], None] = lambda _up, _peer: None,
+) -> Wire:
     """The wire of ``net``. Raises WireError.
 
     joined(port, info)   a client has come: plug its port. Raises ValueError if that cannot be
     left(port)           it is gone: unplug it
+    told(up, peer)       a wire with a port of its own has its connection, or has lost it
     """
+    wire = _open(net, loop, joined, left)
+    if isinstance(wire, OnePort):
+        wire.told = told
+    return wire
+
+
+def _open(net: Net, loop: asyncio.AbstractEventLoop, joined: Joined, left: Left) -> Wire:
     if isinstance(net, SocketNet):
         return _socket(net, loop, joined, left)
     if isinstance(net, StreamNet):

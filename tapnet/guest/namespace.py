@@ -144,7 +144,32 @@ class NamespaceGuest:
         Needs CAP_NET_ADMIN over that namespace: root, or the user who made its user namespace. Raises
         GuestError.
         """
-        nic = NicSpec(ifname, mac, mtu, dhcp, direct)
+        guest = cls._begin(netns, NicSpec(ifname, mac, mtu, dhcp, direct), kind)
+        try:
+            guest._collect(f"netns={netns}")
+        except BaseException:
+            guest.close()
+            raise
+        return guest
+
+    @classmethod
+    async def attach_later(cls, netns: str, nic: NicSpec) -> NamespaceGuest:
+        """``attach`` on a running loop, which also ``watch``es the guest. Raises GuestError.
+
+        The fork is this thread's, so that the helper lives as long as it; a worker waits for the helper.
+        """
+        loop = asyncio.get_running_loop()
+        guest = cls._begin(netns, nic, "auto")
+        try:
+            await loop.run_in_executor(None, guest._collect, f"netns={netns}")
+            guest.watch(loop)
+        except BaseException:
+            guest.close()
+            raise
+        return guest
+
+    @classmethod
+    def _begin(cls, netns: str, nic: NicSpec, kind: str) -> NamespaceGuest:
         fds = _open_namespace(netns)
         ours, theirs = Channel.pair()
 
@@ -157,13 +182,7 @@ class NamespaceGuest:
         for fd in fds:
             if fd >= 0:
                 os.close(fd)
-        guest = cls(pid, [nic], ours, None)
-        try:
-            guest._collect(f"netns={netns}")
-        except BaseException:
-            guest.close()
-            raise
-        return guest
+        return cls(pid, [nic], ours, None)
 
     def _await(self, channel: Channel) -> tuple[dict[str, Any], list[int]] | None:
         """One message from a child that is starting; None at its end.

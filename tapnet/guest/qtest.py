@@ -143,11 +143,19 @@ class RegisterBus:
         self._lines = Device("isa", inputs=IRQS, drive=self._drive)
         self._cards: dict[str, tuple[Device, Slot]] = {}
         for slot in self.machine.slots:
-            device = Device(slot.name, outputs=True)
-            self._cards[slot.name] = device, slot
-            if slot.function is not None:
-                slot.function.on_intx = self._tap(device, slot.function.on_intx)
+            self.plug(slot)
         board.listen(self._line)
+
+    def plug(self, slot: Slot) -> None:
+        """A card of the machine, when it is plugged in."""
+        device = Device(slot.name, outputs=True)
+        self._cards[slot.name] = device, slot
+        if slot.function is not None:
+            slot.function.on_intx = self._tap(device, slot.function.on_intx)
+
+    def unplug(self, slot: Slot) -> None:
+        """The card has been pulled out."""
+        self._cards.pop(slot.name, None)
 
     def find(self, path: str) -> Device | None:
         """The device that a path names."""

@@ -11,7 +11,7 @@ Formats: ``info network`` as QEMU 0.8 prints it, ``info usernet`` as libslirp do
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from .. import __version__, rules
 from ..capture import Captures
@@ -19,6 +19,10 @@ from ..config import Endpoint, HostForward, Impairment
 from ..events import LINK, SHUTDOWN, Events
 from ..hub import Hub
 from ..port import Port
+
+if TYPE_CHECKING:
+    from ..filterwatch import FilterWatch
+    from ..live import Live
 
 BACKEND, NIC, ACCEPTED = "backend", "nic", "accepted"
 _ORDER = {BACKEND: 0, NIC: 1, ACCEPTED: 2}
@@ -116,6 +120,12 @@ class UserNet(Protocol):
     def forwards(self) -> Iterable[ForwardRow]:
         """Its redirections, oldest first."""
 
+    def leases(self) -> list[dict[str, Any]]:
+        """DHCP leases, JSON-able, by address."""
+
+    def counters(self) -> dict[str, Any]:
+        """What it counted, JSON-able."""
+
 
 class Instance(Protocol):
     """A running tapnet, as its monitors see it."""
@@ -147,6 +157,14 @@ class Instance(Protocol):
     @property
     def usernets(self) -> Sequence[UserNet]:
         """The NATs in option order."""
+
+    @property
+    def filter_watch(self) -> FilterWatch:
+        """Told when a receive filter is asked for."""
+
+    @property
+    def live(self) -> Live:
+        """Adds and removes."""
 
     @property
     def events(self) -> Events:
@@ -216,10 +234,13 @@ class Control:
                 )
         return columns(rows)
 
-    def info_usernet(self) -> str:
+    def _nats(self, name: str | None) -> Sequence[UserNet]:
+        return self.instance.usernets if name is None else [self._usernet(name)]
+
+    def info_usernet(self, netdev: str | None = None) -> str:
         """Flows of every NAT, with idle times and queue sizes."""
         tables = []
-        for nat in self.instance.usernets:
+        for nat in self._nats(netdev):
             number = -1 if nat.vlan is None else nat.vlan
             lines = [f"VLAN {number} ({nat.name}):", *_usernet_table(list(nat.rows()))]
             for row in nat.filters():
@@ -333,10 +354,10 @@ class Control:
         if not self._hostfwd_remove(rule, name):
             raise Refused(f"host forwarding rule for {rule} not found")
 
-    def info_hostfwd(self) -> str:
+    def info_hostfwd(self, netdev: str | None = None) -> str:
         """Redirections of every NAT, with their numbers."""
         lines = []
-        for nat in self.instance.usernets:
+        for nat in self._nats(netdev):
             lines.append(f"VLAN {-1 if nat.vlan is None else nat.vlan} ({nat.name}):")
             for number, forward, port in nat.forwards():
                 bound = (

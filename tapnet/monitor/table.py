@@ -37,7 +37,7 @@ class Kind(enum.Enum):
     SWITCH = "boolean"  # on|off (up|down); a boolean
     FLAG = "flag"  # "-v" in front of the words; a boolean, false by default
     REST = "words"  # all words that are left; an array of strings: a list
-    OPTION = "option"  # QEMU's "type,key=value,..."; all members of "arguments" that are left: text or dict
+    OPTION = "option"  # "type,key=value,..." ("type key=value" too); all members of "arguments": text or dict
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +132,11 @@ def from_words(command: Command, shown: str, words: Sequence[str]) -> Arguments:
     args = [arg for arg in command.args if arg.kind is not Kind.FLAG]
     spare = len(left) - sum(not arg.optional for arg in args)
     for number, arg in enumerate(args):
+        if arg.kind is Kind.OPTION:
+            if not left:
+                raise BadArguments(f"{shown}: string expected")
+            found[arg.name], left = ",".join(left), []
+            continue
         if arg.kind is Kind.REST:
             behind = sum(not later.optional for later in args[number + 1 :])
             end = max(len(left) - behind, 0)

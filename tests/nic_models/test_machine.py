@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import pytest
@@ -505,3 +506,43 @@ def test_nothing_that_a_guest_does_raises(steps):
             m.mem_write(value, bytes(size))
     m.run(10**12)
     m.next_deadline()
+
+
+def test_a_card_is_pulled_out_while_its_interrupt_is_up():
+    levels = []
+    machine = Machine("pc", 1 << 20, now=lambda: 0, on_irq=lambda irq, level: levels.append((irq, level)))
+    pci = plug(machine, "ne2k_pci", MAC, lambda *_: True, lambda: None)
+    isa = plug(machine, "ne2k_isa", MAC, lambda *_: True, lambda: None, iobase=0x300, irq=9)
+    machine.boot()
+    base = pci.function.address(0)
+    pci.function.set_irq(True)
+    machine.isa_irq(9, isa.name)(True)
+    assert sorted(irq for irq, level in levels if level) == [9, machine.pci.irq_of(3)]
+    machine.unplug(pci)
+    machine.unplug(isa)
+    assert not any(machine.irq_levels) and machine.slots == []
+    assert machine.io_read(base, 1) == machine.io_read(0x300, 1) == 0xFF
+    assert machine.next_deadline() is None
+    again = plug(machine, "rtl8139", MAC, lambda *_: True, lambda: None)
+    assert again.location == PciLocation(3)
+    json.dumps(machine.snapshot())
+
+
+def test_a_card_that_comes_later_gets_addresses_behind_the_others():
+    machine = Machine("pc", 1 << 20, now=lambda: 0)
+    for model in ("ne2k_pci", "rtl8139", "pcnet"):
+        plug(machine, model, MAC, lambda *_: True, lambda: None)
+    machine.boot()
+    before = [[s.function.address(n) for n in range(len(s.function.bars))] for s in machine.slots]
+    for _ in range(40):
+        slot = plug(machine, "rtl8139", MAC, lambda *_: True, lambda: None)
+        machine.boot(slot)
+        ranges = sorted(
+            (s.function.bars[n].kind, s.function.address(n), s.function.bars[n].size)
+            for s in machine.slots
+            for n in range(len(s.function.bars))
+        )
+        assert all(a[0] != b[0] or a[1] + a[2] <= b[1] for a, b in itertools.pairwise(ranges))
+        assert slot.function.config_read(0x3C, 1) == machine.pci.irq_of(slot.location.slot)
+        machine.unplug(slot)
+    assert before == [[s.function.address(n) for n in range(len(s.function.bars))] for s in machine.slots]

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from tapnet.config import HostForward
 from tapnet.events import Events
 from tapnet.hub import Hub
-from tapnet.monitor.control import ACCEPTED, BACKEND, NIC, FlowRow, ForwardRow
+from tapnet.live import parse
+from tapnet.monitor.control import ACCEPTED, BACKEND, NIC, FlowRow, ForwardRow, NotFound
 from tapnet.port import Port
 from tests.tapnet.hub_kit import Loop
 
@@ -44,11 +45,46 @@ class FakeNat:
     def remove_forward(self, number: int) -> bool:
         return self.rules.pop(number, None) is not None
 
+    def leases(self) -> list[dict[str, object]]:
+        return []
+
+    def counters(self) -> dict[str, object]:
+        return {}
+
     def forwards(self) -> list[ForwardRow]:
         return [ForwardRow(n, f, getattr(f.listen, "port", 0) or 40000) for n, f in self.rules.items()]
 
     def filters(self) -> list[dict[str, object]]:
         return self.access
+
+
+class FakeLive:
+    """Reads what it is given as the real one does, and keeps it."""
+
+    def __init__(self) -> None:
+        self.done: list[tuple[object, ...]] = []
+
+    def host_net_add(self, value: object) -> None:
+        self.done.append(("net", parse("net", value).kind))
+
+    def netdev_add(self, value: object) -> None:
+        self.done.append(("netdev", parse("netdev", value).kind))
+
+    def device_add(self, value: object) -> None:
+        self.done.append(("device", parse("device", value).given.get("model")))
+
+    def host_net_remove(self, vlan: int, name: str) -> None:
+        self.done.append(("del", vlan, name))
+
+    def netdev_del(self, label: str) -> None:
+        raise NotFound(label)
+
+    device_del = netdev_del
+
+
+class FakeWatch:
+    def asked(self, name: str | None) -> None:
+        pass
 
 
 @dataclass
@@ -62,6 +98,8 @@ class FakeInstance:
     usernets: list[FakeNat] = field(default_factory=list)
     events: Events = field(default_factory=lambda: Events(lambda: 1_000_000_000.25))
     ended: int = 0
+    live: FakeLive = field(default_factory=FakeLive)
+    filter_watch: FakeWatch = field(default_factory=FakeWatch)
 
     def shutdown(self) -> None:
         self.ended += 1
