@@ -6,8 +6,8 @@ for its own default. A net without a prefix length is taken as /24, with a warni
 QEMU takes it by class (10.x as /8, 192.168.x.y as /16), which is hardly ever what was meant. A
 net too small for .2, .3 and .15 takes its 1st, 2nd and 3rd address.
 
-Every error is a ValueError of one line that names the key and the value. IPv6 keys are accepted and kept;
-the engine is IPv4 so far.
+Every error is a ValueError of one line that names the key and the value. IPv6 is ``config6``; ``ipv4`` off leaves IPv6
+alone.
 
 Ref: QEMU 7.2 qapi/net.json, NetdevUserOptions; RFC 1123 2.1 (host names); RFC 2132 (what fits in an option).
 """
@@ -18,9 +18,11 @@ import re
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, ip_address
 
+from .config6 import Config6
 from .host import Address
 from .rules import Rule, Rules
 from .wire import PROTO_UDP, canonical
+from .wire6 import MTU_MIN as MTU_MIN6
 
 LEASE_TIME = 86400  # seconds
 LEASE_TIME_MIN, LEASE_TIME_MAX = 60, 0xFFFFFFFF  # the greatest means "for ever" (RFC 2131 3.3)
@@ -138,6 +140,7 @@ class Config:
     ftp: str = "auto"  # off: no help for FTP servers behind a redirection
     dhcp: bool = True
     ipv4: bool = True
+    v6: Config6 | None = None  # None: IPv4 only
     network: IPv4Network = field(init=False, repr=False)
     host_ip: bytes = field(init=False, repr=False)
     dns_ip: bytes = field(init=False, repr=False)
@@ -197,6 +200,10 @@ class Config:
         ):
             if not low <= value <= high:
                 raise ValueError(f"{key}={value}: must be {low} to {high}")
+        if self.v6 is not None and self.mtu < MTU_MIN6:
+            raise ValueError(f"mtu={self.mtu}: IPv6 needs {MTU_MIN6}")
+        if self.v6 is None and not self.ipv4:
+            raise ValueError("ipv4=off: nothing is left without IPv6")
         if len(self.resolver) > RESOLVERS_MAX:
             raise ValueError(
                 f"resolver={self.resolver[RESOLVERS_MAX][0]}: more than {RESOLVERS_MAX} addresses"

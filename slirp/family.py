@@ -47,6 +47,9 @@ class Family(Protocol):
     def datagrams(self, to: Neighbour, src: bytes, sport: int, dport: int, payload: bytes, size: int) -> bool:
         """Send several UDP datagrams of ``size`` bytes (the last may be shorter) as one super-datagram."""
 
+    def how(self, frame: bytes, ttl: int) -> int:
+        """How what a guest's frame carries is to leave the host (``slirp.host``), with that TTL."""
+
     def headers(self, frame: bytes, off: int) -> bytes:
         """IP and UDP header of a guest's frame whose UDP header is at ``off``."""
 

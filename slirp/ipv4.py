@@ -32,7 +32,7 @@ from typing import Protocol
 from . import checksum
 from .arp import Arp
 from .config import Config
-from .fragments import Fragments
+from .fragments import Fragments4
 from .limiter import Limiter
 from .neighbours import Neighbour
 from .wire import (
@@ -79,6 +79,7 @@ ICMP_TOS = 0xC0  # internetwork control: RFC 1812 4.3.2.5
 QUOTE = 576 - IPV4_LEN - 8  # bytes of the offending packet in an ICMP error: RFC 1812 4.3.2.3
 ROUTES = 4096  # remembered destinations that may be forwarded to
 _USO = TUN_F_CSUM | TUN_F_USO4
+REASSEMBLY = 1  # code of TIME_EXCEEDED
 UNSPECIFIED = b"\0\0\0\0"
 LIMITED_BROADCAST = b"\xff\xff\xff\xff"
 
@@ -172,7 +173,7 @@ class Ipv4:
     ) -> None:
         self.gateway = config.host_ip
         self.mtu = config.mtu
-        self.fragments = Fragments(below.count)
+        self.fragments = Fragments4(below.count, self._unfinished)
         self._below = below
         self._arp = arp
         self._local = local
@@ -238,6 +239,10 @@ class Ipv4:
         else:
             count("ip_martian")
             self.error(frame, UNREACHABLE, NET)
+
+    def _unfinished(self, frame: bytes) -> None:
+        """The rest of this datagram never came."""
+        self.error(frame, TIME_EXCEEDED, REASSEMBLY)
 
     def _source(self, frame: bytes, src: bytes, now: int) -> bool:
         """Learn who sent a frame; False: it may not be."""

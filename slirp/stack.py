@@ -1,16 +1,17 @@
 """The user-mode network: Ethernet frames of guests on one side, the host's sockets on the other. Sans-IO.
 
     VLAN --input(frame, vnet, now)--> ethernet --> arp
-                                         `-> ipv4 --> services (dhcp, dns, tftp) | icmp | udp | tcp --> Host
-    VLAN <--tx(frame, vnet)-- emit <-- ipv4/arp <-- udp, tcp <-- events of the Host
+                                         |-> ipv4 --> services (dhcp, dns, tftp) | icmp | udp | tcp --> Host
+                                         `-> side6: the same over IPv6, neighbour discovery, router, dhcpv6
+    VLAN <--tx(frame, vnet)-- emit <-- ipv4, ipv6, neighbours <-- udp, tcp <-- events of the Host
 
-It serves any number of guests on one VLAN. It hears frames for its own MACs (52:55 + address) and group
+It serves any number of guests on one VLAN. It hears frames for its own MACs (52:55 + address, 52:56 + the end of an IPv6 address) and group
 addresses, and ignores what guests say to each other. It is the gateway (``host``) and the name server
 (``dns``) of its net, and for TCP the ``slirp.link.Link``: where a destination leads, the way back to a
 guest, ICMP.
 
 Where a guest's destination leads (``targets``, ``udp_target``)
-    host address    -> the host's 127.0.0.1 (``hostloopback=off``: refused)
+    host address    -> the host's 127.0.0.1, or ::1 (``hostloopback=off``: refused)
     dns address     -> port 53: the resolvers; all else is refused
     other           -> itself, by an ordinary socket; refused where a tapnet instance's control plane listens
     ping            -> as the rest, by the host's ping sockets (``echo.py``)
@@ -32,13 +33,14 @@ from collections.abc import Callable
 from random import Random
 from typing import Any, Protocol
 
+from . import wire6
 from .arp import Arp
 from .buffers import Buffers
 from .config import Config
 from .dhcp import Dhcp
 from .dns import Dns
 from .echo import Echoes
-from .family import Families
+from .family import Families, Family
 from .forward import Forwards
 from .guests import Guests
 from .host import Address, Host, IcmpError
@@ -46,6 +48,8 @@ from .icmp import Icmp
 from .ipv4 import TTL, Ipv4
 from .link import Path, Target
 from .rules import Rules
+from .side6 import LOOPBACK as LOOPBACK6
+from .side6 import Side6
 from .tcp import Tcp
 from .tftp import PORT as TFTP_PORT
 from .tftp import Tftp
@@ -58,6 +62,7 @@ from .wire import (
     PORTS,
     PROHIBITED,
     PROTO_ICMP,
+    PROTO_ICMPV6,
     PROTO_IGMP,
     PROTO_TCP,
     PROTO_UDP,
@@ -74,12 +79,14 @@ from .wire import (
     ip_text,
     own_mac,
 )
+from .wire6 import ETH_IPV6_LEN, IP6_DST, is_martian6
 
 QUEUE_FRAMES = 256
 LOOPBACK = "127.0.0.1"
 DNS_PORT = 53
 DHCP_PORT = 67
 TCP_PORTS = 4
+_OFF = {TYPE_IPV4: "ipv4_ignored", TYPE_ARP: "ipv4_ignored", TYPE_IPV6: "ipv6_ignored"}
 
 
 class Timed(Protocol):
@@ -118,7 +125,9 @@ class Stack:
         own = config.own
         reserved = frozenset((config.network.network_address.packed, config.network.broadcast_address.packed))
         self._own = frozenset(own)
-        self._macs = frozenset(own_mac(address) for address in own)
+        self._v4 = config.ipv4
+        self._names = frozenset((config.dns_ip,) if config.v6 is None else (config.dns_ip, config.v6.dns_ip))
+        self._macs = frozenset(own_mac(address) for address in own if config.ipv4)
         self.rules = Rules(config.rules, config.restrict)
         self.arp = Arp(own, self._inside, reserved, self.emit, self.count, now)
         self.ipv4 = Ipv4(config, self, self.arp, rng, self._local, self._remote)
@@ -128,10 +137,19 @@ class Stack:
         self.tcp = Tcp(self, host, rng, buffers=Buffers(config.buffers))
         self.dhcp = Dhcp(config, self, self.ipv4, self.arp)
         self.families = Families(self.ipv4)
-        self.guests = Guests(config, self.families, self.dhcp.leases)
         self.dns = Dns(self, host, self.families, self.resolvers)
+        self.services: dict[tuple[bytes, int], Service] = {}
+        self.side6: Side6 | None = None
+        self.guests = Guests(config, self.families, self.dhcp.leases)
+        if config.v6 is not None:
+            side6 = self.side6 = Side6(self, config.v6, config.mtu, self.udp, rng, now)
+            self._macs |= side6.macs
+            self.families.v6 = side6.ip
+            self.guests = Guests(
+                config, self.families, self.dhcp.leases, side6.dhcp.leases, lambda: side6.ndp.wanted
+            )
         self.forwards = Forwards(config, self, host, self.families, self.guests, self.tcp, self.udp, rng)
-        self.services: dict[tuple[bytes, int], Service] = {(config.dns_ip, DNS_PORT): self.dns}
+        self.services[config.dns_ip, DNS_PORT] = self.dns
         self.tftp: Tftp | None = None
         self._timed: list[Timed] = [
             self.ipv4,
@@ -147,6 +165,11 @@ class Stack:
             self.tftp = Tftp(config, self, self.families, host.directory(config.tftp), rng)
             self.services[config.host_ip, TFTP_PORT] = self.tftp
             self._timed.append(self.tftp)
+        if self.side6 is not None and config.v6 is not None:
+            self._timed += self.side6.parts
+            self.services[config.v6.dns_ip, DNS_PORT] = self.dns
+            if self.tftp is not None:
+                self.services[config.v6.host_ip, TFTP_PORT] = self.tftp
         if config.dhcp:
             broadcast = config.network.broadcast_address.packed
             for address in (config.host_ip, b"\xff\xff\xff\xff", broadcast):
@@ -172,12 +195,14 @@ class Stack:
             self.count("eth_not_ours")
             return
         kind = frame[12:14]
-        if kind == TYPE_IPV4:
+        if kind == TYPE_IPV4 and self._v4:
             self.ipv4.input(frame, vnet, now)
-        elif kind == TYPE_ARP:
+        elif kind == TYPE_IPV6 and self.side6 is not None:
+            self.side6.input(frame, vnet, now)
+        elif kind == TYPE_ARP and self._v4:
             self.arp.input(frame, now)
         else:
-            self.count("ipv6_ignored" if kind == TYPE_IPV6 else "eth_ignored")
+            self.count(_OFF.get(kind, "eth_ignored"))
 
     def gather(self) -> None:
         """Let datagrams and bytes in a row leave together, and acknowledge them at once. The caller promises ``settle``
@@ -222,7 +247,7 @@ class Stack:
         elif not ours or src == b"\0\0\0\0":
             self.count("igmp_ignored" if protocol == PROTO_IGMP else "broadcast_ignored")
         elif protocol == PROTO_TCP:
-            self._to_tcp(frame, vnet, off, end, src, dst, now)
+            self.to_tcp(frame, vnet, off, end, src, dst, now)
         elif protocol == PROTO_ICMP:
             checked = bool(vnet and vnet[0] & (VNET_NEEDS_CSUM | VNET_DATA_VALID))
             self.icmp.input(frame, off, end, ttl, src, dst, checked, now)
@@ -244,7 +269,7 @@ class Stack:
     ) -> None:
         """For the world outside."""
         if protocol == PROTO_TCP:
-            self._to_tcp(frame, vnet, off, end, src, dst, now)
+            self.to_tcp(frame, vnet, off, end, src, dst, now)
         elif protocol == PROTO_UDP:
             end = self.udp.check(self.ipv4, frame, vnet, off, end)
             if end:
@@ -256,9 +281,7 @@ class Stack:
             self.count("protocol_not_carried")
             self.ipv4.error(frame, UNREACHABLE, PROHIBITED)
 
-    def _to_tcp(
-        self, frame: bytes, vnet: bytes, off: int, end: int, src: bytes, dst: bytes, now: int
-    ) -> None:
+    def to_tcp(self, frame: bytes, vnet: bytes, off: int, end: int, src: bytes, dst: bytes, now: int) -> None:
         if end - off < TCP_PORTS:
             self.count("tcp_malformed")
             return
@@ -292,6 +315,8 @@ class Stack:
     def _resolve(self, frame: bytes, vnet: bytes) -> None:
         if frame[12:14] == TYPE_IPV4:
             self.arp.hold(frame[30:34], frame, vnet, self.now)
+        elif self.side6 is not None:
+            self.side6.ndp.hold(frame[IP6_DST:ETH_IPV6_LEN], frame, vnet, self.now)
         else:
             self.count("tx_dropped")
 
@@ -323,7 +348,9 @@ class Stack:
         config = self.config
         if dst == config.host_ip:
             found = [(LOOPBACK, port)] if config.hostloopback else []
-        elif dst == config.dns_ip:
+        elif config.v6 is not None and dst == config.v6.host_ip:
+            found = [(LOOPBACK6, port)] if config.hostloopback else []
+        elif dst in self._names:
             return list(self.resolvers()) if port == DNS_PORT else []
         else:
             found = [(ip_text(dst), port)]
@@ -336,14 +363,15 @@ class Stack:
         """Host address for a guest's datagram; None refuses it."""
         if not self.permitted(PROTO_UDP, dst, port):
             return BLOCKED
-        if dst == self.config.dns_ip or not port:
+        if dst in self._names or not port:
             return None
         found = self._targets(dst, port)
         return found[0] if found else None
 
     def echo_target(self, dst: bytes) -> Address | None:
         """Host address for a guest's echo request; None refuses it."""
-        return (ip_text(dst), 0) if self.permitted(PROTO_ICMP, dst) else BLOCKED
+        protocol = PROTO_ICMP if len(dst) == 4 else PROTO_ICMPV6
+        return (ip_text(dst), 0) if self.permitted(protocol, dst) else BLOCKED
 
     def seen_as(self, address: str) -> bytes | None:
         """How guests see a host address: loopback is ``host``; None: not at all."""
@@ -352,10 +380,18 @@ class Stack:
         except ValueError:
             return None
         if len(found) != 4:
-            return None
+            return self._seen_as_6(found)
         if found[0] == 127:
             return self.config.host_ip if self.config.hostloopback else None
         return None if self.ipv4.inside(found) or found[0] == 0 else found
+
+    def _seen_as_6(self, address: bytes) -> bytes | None:
+        v6 = self.config.v6
+        if v6 is None or self.side6 is None:
+            return None
+        if address == wire6.LOOPBACK6:
+            return v6.host_ip if self.config.hostloopback else None
+        return None if self.side6.ip.inside(address) or is_martian6(address) else address
 
     def resolvers(self) -> list[Address]:
         """Name servers behind ``dns``."""
@@ -363,26 +399,30 @@ class Stack:
 
     def path(self, frame: bytes, protocol: int) -> Path:
         """The way back to the sender of a guest's frame."""
-        return self.ipv4.path(frame, protocol)
+        return self._family(frame).path(frame, protocol)
 
     def how(self, frame: bytes) -> int:
         """How what a guest's frame asks for is to leave the host; our own hop is taken off."""
-        return self.ipv4.how(frame, max(frame[IP + 8] - 1, 1))
+        return self._family(frame).how(frame, max(frame[IP + (8 if frame[12:14] == TYPE_IPV4 else 7)] - 1, 1))
 
     def pseudo(self, frame: bytes, off: int, end: int, protocol: int) -> int:
         """Pseudo header sum of a guest's frame."""
-        return self.ipv4.pseudo(frame, off, end, protocol)
+        return self._family(frame).pseudo(frame, off, end, protocol)
+
+    def _family(self, frame: bytes) -> Family:
+        v6 = self.families.v6
+        return self.families.v4 if v6 is None or frame[12:14] == TYPE_IPV4 else v6
 
     def unreachable(self, frame: bytes, code: int) -> None:
         """ICMP destination unreachable about a guest's frame."""
-        self.ipv4.error(frame, UNREACHABLE, code)
+        self._family(frame).error(frame, UNREACHABLE, code)
 
     def complain(self, frame: bytes, error: IcmpError) -> None:
         """Tell a guest of an ICMP error that its frame led to, from who sent that."""
         source = self.seen_as(error.offender) if error.offender is not None else None
         ttl = max(error.ttl - 1, 1) if error.ttl else TTL
         self.count("icmp_errors_relayed")
-        self.ipv4.error_from(frame, source, error.type, error.code, error.info, ttl)
+        self._family(frame).error_from(frame, source, error.type, error.code, error.info, ttl)
 
     def tell(self, text: str) -> None:
         """Tell the owner, once."""
@@ -419,8 +459,11 @@ class Stack:
                 part.run(now)
 
     def announce(self) -> None:
-        """Gratuitous ARP for our addresses (start, link up, swap)."""
-        self.arp.announce()
+        """Gratuitous ARP for our addresses, router advertisements (start, link up, swap)."""
+        if self._v4:
+            self.arp.announce()
+        if self.side6 is not None:
+            self.side6.announce(self.now)
 
     def close(self, now: int) -> None:
         """End all flows; guests' TCP connections are reset."""
@@ -428,6 +471,8 @@ class Stack:
         self.forwards.close()
         if self.tftp is not None:
             self.tftp.close()
+        if self.side6 is not None:
+            self.side6.router.retire()
         self.tcp.close(now)
         self.udp.close()
         self.echoes.close()
@@ -460,4 +505,5 @@ class Stack:
     def leases(self) -> list[dict[str, Any]]:
         """DHCP leases, JSON-able: address, mac, client_id, state, hostname, expires (seconds from now,
         null: never)."""
-        return self.dhcp.leases.rows(self.now)
+        rows = self.dhcp.leases.rows(self.now)
+        return rows if self.side6 is None else rows + self.side6.dhcp.leases.rows(self.now)

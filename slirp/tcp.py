@@ -84,6 +84,7 @@ class Tcp:
                 "buffers_full",
                 "starved",
                 "holes_given_up",
+                "narrowed",
             ),
             0,
         )
@@ -215,6 +216,12 @@ class Tcp:
         flow.live(now + wait)
         send_syn(flow, now)
         return flow
+
+    def too_big(self, key: bytes, mtu: int, now: int) -> None:
+        """The way to a guest carries packets of ``mtu`` bytes only: shorter segments from now on, what is out goes again."""
+        flow = self._flows.get(key)
+        if flow is not None and flow.narrow(mtu, now):
+            self.counters["narrowed"] += 1
 
     def __contains__(self, key: bytes) -> bool:
         """Whether a flow has that key: for the choice of a port."""

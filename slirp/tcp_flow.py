@@ -64,6 +64,7 @@ from slirp.tcp_wire import (
     FIN,
     HEADER_LEN,
     MASK,
+    MIN_MSS,
     RST,
     SYN,
     Wire,
@@ -491,6 +492,19 @@ class Flow:
                 rcv.grow(size, self.tcp.limits.window_max)
         if self.state in (ESTABLISHED, FIN_WAIT_1, FIN_WAIT_2) and rcv.owed >= self.snd.mss << 1:
             self.ack_now(now)
+
+    def narrow(self, mtu: int, now: int) -> bool:
+        """The path carries ``mtu`` bytes only (RFC 1191, RFC 8201). False: that is nothing new."""
+        mss = max(mtu - self.path.ip_header - HEADER_LEN, MIN_MSS)
+        snd = self.snd
+        if mss >= snd.mss or self.state in (CONNECTING, TIME_WAIT, CLOSED):
+            return False
+        snd.set_mss(mss)
+        self.wire.set_mss(mss)
+        if snd.una < snd.nxt and self.state not in (SYN_SENT, SYN_RECEIVED):
+            snd.window_opened()
+            snd.output(now)
+        return True
 
     # -- timers
 

@@ -220,7 +220,10 @@ class Flow:
     def _source(self, remote: Address) -> bytes | None:
         if len(self.sources) >= REMOTES:
             self.sources.clear()
-        seen = self.sources[remote] = self.udp.network.seen_as(remote[0])
+        seen = self.udp.network.seen_as(remote[0])
+        if seen is not None and len(seen) != len(self.family.gateway):
+            seen = None
+        self.sources[remote] = seen
         return seen
 
     def _error(self, error: IcmpError) -> None:

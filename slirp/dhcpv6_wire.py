@@ -1,0 +1,133 @@
+"""DHCPv6 messages: options in and out, bounded. ``parse`` raises ValueError only.
+
+Ref: RFC 8415 8, 21; RFC 3646 (DNS); RFC 5908 (NTP); RFC 5970 (boot file); RFC 4704 (FQDN).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from struct import Struct
+
+(SOLICIT, ADVERTISE, REQUEST, CONFIRM, RENEW, REBIND, REPLY, RELEASE, DECLINE, RECONFIGURE, INFORMATION) = (
+    range(1, 12)
+)
+(CLIENT_ID, SERVER_ID, IA_NA, IA_TA, IA_ADDRESS, ORO, PREFERENCE, ELAPSED) = range(1, 9)
+(UNICAST, STATUS, RAPID_COMMIT, DNS, SEARCH, IA_PD, REFRESH, FQDN) = (12, 13, 14, 23, 24, 25, 32, 39)
+(NTP, BOOT_URL, SOL_MAX_RT) = (56, 59, 82)
+NTP_SERVER = 1  # sub-option of NTP
+SUCCESS, UNSPEC_FAIL, NO_ADDRESS, NO_BINDING, NOT_ON_LINK, USE_MULTICAST, NO_PREFIX = range(7)
+
+HEADER = 4
+OPTIONS = 64
+IAS = 8
+ADDRESSES = 8  # of one IA
+DUID_MAX = 130  # RFC 8415 11.1: 128 and the type
+NAME_MAX = 255
+OPTION = Struct("!HH")
+IA = Struct("!III")  # IAID, T1, T2
+LIFETIMES = Struct("!II")  # preferred, valid
+
+
+@dataclass(slots=True)
+class Identity:
+    """An identity association of a client: IA_NA, IA_TA or IA_PD, and the addresses it speaks of."""
+
+    kind: int
+    iaid: bytes
+    addresses: list[bytes] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Message:
+    """A client's message."""
+
+    kind: int
+    xid: bytes
+    client: bytes = b""  # DUID
+    server: bytes | None = None
+    identities: list[Identity] = field(default_factory=list)
+    wanted: frozenset[int] = frozenset()  # option request option
+    rapid: bool = False
+    name: str = ""  # FQDN or host name
+
+
+def options(data: bytes, at: int, end: int) -> list[tuple[int, bytes]]:
+    """The options of ``data[at:end]``. Raises ValueError."""
+    found: list[tuple[int, bytes]] = []
+    while at < end:
+        if at + 4 > end or len(found) >= OPTIONS:
+            raise ValueError("truncated option, or too many")
+        code, size = OPTION.unpack_from(data, at)
+        at += 4
+        if at + size > end:
+            raise ValueError(f"option {code} is truncated")
+        found.append((code, data[at : at + size]))
+        at += size
+    return found
+
+
+def _identity(code: int, value: bytes) -> Identity:
+    head = 4 if code == IA_TA else 12
+    if len(value) < head:
+        raise ValueError("truncated identity association")
+    found = Identity(code, value[:4])
+    for inner, data in options(value, head, len(value)):
+        if inner == IA_ADDRESS:
+            if len(data) < 24:
+                raise ValueError("truncated address")
+            if len(found.addresses) < ADDRESSES:
+                found.addresses.append(data[:16])
+    return found
+
+
+def _name(value: bytes) -> str:
+    """The host name of an FQDN option; "" if it has none that makes sense."""
+    labels: list[bytes] = []
+    at = 1
+    while at < len(value) and value[at]:
+        size = value[at]
+        if size > 63 or at + 1 + size > len(value) or len(labels) > 16:
+            return ""
+        labels.append(value[at + 1 : at + 1 + size])
+        at += 1 + size
+    name = b".".join(labels)[:NAME_MAX]
+    return name.decode("ascii", "replace") if name else ""
+
+
+def parse(data: bytes) -> Message:
+    """A client's message. Raises ValueError that says what is wrong."""
+    if len(data) < HEADER:
+        raise ValueError("shorter than its header")
+    found = Message(data[0], data[1:4])
+    for code, value in options(data, HEADER, len(data)):
+        if code in (CLIENT_ID, SERVER_ID):
+            if not 3 <= len(value) <= DUID_MAX:
+                raise ValueError("a DUID of bad length")
+            if code == CLIENT_ID:
+                found.client = value
+            else:
+                found.server = value
+        elif code in (IA_NA, IA_TA, IA_PD):
+            if len(found.identities) < IAS:
+                found.identities.append(_identity(code, value))
+        elif code == ORO:
+            if len(value) & 1:
+                raise ValueError("half an option number")
+            found.wanted = frozenset(
+                int.from_bytes(value[at : at + 2], "big") for at in range(0, len(value), 2)
+            )
+        elif code == RAPID_COMMIT:
+            found.rapid = True
+        elif code == FQDN:
+            found.name = _name(value)
+    return found
+
+
+def option(code: int, value: bytes) -> bytes:
+    """One option."""
+    return OPTION.pack(code, len(value)) + value
+
+
+def status(code: int, text: str = "") -> bytes:
+    """A status code option."""
+    return option(STATUS, code.to_bytes(2, "big") + text.encode())
