@@ -1,16 +1,12 @@
 """The IPv6 half of a user-mode network's description. QEMU's addresses: fec0::/64, router ::2, name server ::3.
 
-``ula_net`` makes a unique local prefix out of a name, always the same: no two labs of different names share one, and a
-lab keeps its addresses over a restart.
-
 Every error is a ValueError of one line that names the key and the value.
 
-Ref: QEMU 7.2 qapi/net.json, NetdevUserOptions; RFC 4193 3.2 (unique local addresses); RFC 4291.
+Ref: QEMU 7.2 qapi/net.json, NetdevUserOptions; RFC 4291.
 """
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address, IPv6Network
 
@@ -20,12 +16,6 @@ NET = "fec0::/64"
 PREFIX_MAX = 126
 NTP_MAX = 4
 FIRST = 0x1000  # of the addresses to lease, where the prefix has room
-
-
-def ula_net(name: str) -> IPv6Network:
-    """The /64 of a name: fd, 40 bits of its SHA-256 (RFC 4193 takes them from a random seed), subnet 0."""
-    digest = hashlib.sha256(b"tapnet/ula/" + name.encode()).digest()
-    return IPv6Network((b"\xfd" + digest[:5] + bytes(10), 64))
 
 
 def _address(key: str, value: str) -> IPv6Address:

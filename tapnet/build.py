@@ -405,8 +405,6 @@ class Instance:
 
     def _net(self, net: Net, place: Place, opened: object = None) -> Member:
         if isinstance(net, UserNet):
-            if net.v4 is None:
-                raise BuildError(f"{net.origin}: ipv4=off: IPv6 is not built yet")
             try:
                 user = UserBackend(replace(net, mtu=self._mtu(net, place)), self._loop, clock=self._now)
             except ValueError as error:

@@ -178,7 +178,7 @@ class Dhcp:
     bootfiles: tuple[tuple[int, str], ...] = ()  # (client architecture of option 93, or -1: iPXE; file)
     tftp_server_name: str | None = None
     next_server: IPv4Address | None = None
-    ntp: tuple[IPv4Address, ...] = ()
+    ntp: tuple[IpAddress, ...] = ()
     routes: tuple[tuple[IPv4Network, IPv4Address], ...] = ()  # classless: (net, router)
     options: tuple[tuple[int, bytes], ...] = ()  # (number, value)
     state: str | None = None  # directory that keeps leases over a restart

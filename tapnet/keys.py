@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import rules, words
+from . import rules, ula, words
 from .config import MODELS
 
 
@@ -83,19 +83,20 @@ NIC_ONLY = tuple(k for k in NIC if k not in ("ifname", "mtu", "impair", "netdev"
 LATER_MODELS: tuple[str, ...] = ()
 
 USER = _table(
-    Key("ipv4", words.boolean, "on|off", later=True, idle=(True,)),
+    _flag("ipv4"),
     Key("net", words.text, "ADDR[/BITS]"),
     Key("ip", words.ip4, "ADDR"),
     Key("mask", words.mask4, "MASK"),
     Key("host", words.ip4, "ADDR"),
     Key("dhcpstart", words.ip4, "ADDR"),
     Key("dns", words.ip4, "ADDR"),
-    _flag("ipv6", later=True),
-    Key("ipv6-net", words.net6, "PREFIX[/BITS]", later=True),
-    Key("ipv6-prefix", words.ip6, "PREFIX", later=True),
-    Key("ipv6-prefixlen", words.number(0, 126), "BITS", later=True),
-    Key("ipv6-host", words.ip6, "ADDR", later=True),
-    Key("ipv6-dns", words.ip6, "ADDR", later=True),
+    _flag("ipv6"),
+    Key("ipv6-net", words.net6, "PREFIX[/BITS]"),
+    Key("ipv6-prefix", words.ip6, "PREFIX"),
+    Key("ipv6-prefixlen", words.number(0, 126), "BITS"),
+    Key("ipv6-host", words.ip6, "ADDR"),
+    Key("ipv6-dns", words.ip6, "ADDR"),
+    Key("ipv6-ula", ula.option, "on|off|NAME"),
     _flag("restrict"),
     Key("hostname", words.hostname, "NAME"),
     Key("domainname", words.hostname, "NAME"),
@@ -104,7 +105,7 @@ USER = _table(
     _flag("hostloopback"),
     Key("lease-time", words.seconds, "SECONDS"),
     Key("lease", rules.lease, "MAC=ADDR[=NAME]", repeat=True),
-    Key("ntp", words.ip4, "ADDR", repeat=True),
+    Key("ntp", words.ip, "ADDR", repeat=True),
     Key("route", rules.route, "NET/BITS-ROUTER", repeat=True),
     Key("dhcp-option", rules.dhcp_option, "N=VALUE", repeat=True),
     Key("state", words.text, "DIR"),

@@ -40,6 +40,7 @@ DEFAULT_NET = IPv4Network("10.0.2.0/24")
 DEFAULT_NET6 = IPv6Network("fec0::/64")
 HOST, DNS, FIRST = 0x0202, 0x0203, 0x020F  # QEMU's addresses, cut by the mask
 MAX_RESOLVERS, MAX_SEARCH = 8, 32
+MIN_MTU6 = 1280  # RFC 8200 5: below, IPv6 is off unless asked for
 MIN_BITS, MAX_BITS = 4, 29  # the NAT's IPv4 net: room for host, dns and a guest
 
 
@@ -152,20 +153,24 @@ def _user_v4(given: Given) -> UserV4:
 
 
 def _user_v6(given: Given) -> UserV6:
-    given.alone("ipv6-net", "ipv6-prefix", "ipv6-prefixlen")
+    given.alone("ipv6-net", "ipv6-prefix", "ipv6-prefixlen", "ipv6-ula")
+    given.alone("ipv6-ula", "ipv6-prefix")
     given.needs("ipv6-prefixlen", "ipv6-prefix")
-    net: IPv6Network = given.get("ipv6-net", DEFAULT_NET6)
+    net: IPv6Network = given.get("ipv6-net", given.get("ipv6-ula") or DEFAULT_NET6)
     if "ipv6-prefix" in given.values:
         net = IPv6Network((given.get("ipv6-prefix"), given.get("ipv6-prefixlen", 64)), strict=False)
     if net.prefixlen > 126:
         raise given.error(f"ipv6-net={net}: the prefix must not be longer than /126")
-    if net.is_multicast or net.is_loopback:
+    if net.is_multicast or net.is_link_local or net.network_address.packed[:8] == bytes(8):
         raise given.error(f"ipv6-net={net}: not a net that guests can live in")
     base = int(net.network_address)
     host: IPv6Address = given.get("ipv6-host", IPv6Address(base | 2))
     dns: IPv6Address = given.get("ipv6-dns", IPv6Address(base | 3))
-    if host not in net:
-        raise given.error(f"ipv6-host={host} is not in ipv6-net={net}")
+    for key, address in (("ipv6-host", host), ("ipv6-dns", dns)):
+        if address not in net:
+            raise given.error(f"{key}={address} is not in ipv6-net={net}")
+        if int(address) == base:
+            raise given.error(f"{key}={address} is the net's own (subnet-router anycast) address")
     if dns == host:
         raise given.error(f"ipv6-dns={dns} is also ipv6-host=")
     return UserV6(net, host, dns)
@@ -178,8 +183,11 @@ def families(given: Given) -> tuple[bool, bool]:
         raise given.error("ipv4=off and ipv6=off leave nothing")
     if v4 is None:
         v4 = v6 is not True
+    narrow = given.get("mtu", MIN_MTU6) < MIN_MTU6
+    if narrow and (v6 or not v4):
+        raise given.error(f"mtu={given.get('mtu')}: IPv6 needs {MIN_MTU6}")
     if v6 is None:
-        v6 = given.get("ipv4") is not True
+        v6 = given.get("ipv4") is not True and not narrow
     return v4, v6
 
 
@@ -234,7 +242,7 @@ def _user(given: Given) -> UserNet:
     for key in ("net", "ip", "mask", "host", "dhcpstart", "dns"):
         if not on4 and key in given.values:
             raise given.error(f"{key}= needs ipv4=on")
-    for key in ("ipv6-net", "ipv6-prefix", "ipv6-prefixlen", "ipv6-host", "ipv6-dns"):
+    for key in ("ipv6-net", "ipv6-prefix", "ipv6-prefixlen", "ipv6-ula", "ipv6-host", "ipv6-dns"):
         if not on6 and key in given.values:
             raise given.error(f"{key}= needs ipv6=on")
     given.needs("tftp-write", "tftp")
@@ -249,8 +257,9 @@ def _user(given: Given) -> UserNet:
     ):
         if len(found) > limit:
             raise given.error(f"{key}=: more than {limit} of them")
+    v6 = _user_v6(given) if on6 else None
     for forward in given.get("hostfwd", ()):
-        check_forward(given, forward, v4)
+        check_forward(given, forward, v4, v6)
     for forward in given.get("guestfwd", ()):
         if v4 and isinstance(forward.address, IPv4Address):
             if forward.address not in v4.net:
@@ -263,7 +272,7 @@ def _user(given: Given) -> UserNet:
         id=None,
         vlan=None,
         v4=v4,
-        v6=_user_v6(given) if on6 else None,
+        v6=v6,
         restrict=given.get("restrict", False),
         hostloopback=given.get("hostloopback", True),
         resolvers=resolvers,
@@ -282,8 +291,13 @@ def _user(given: Given) -> UserNet:
     )
 
 
-def check_forward(given: Given, forward: HostForward, v4: UserV4 | None, key: str = "hostfwd=") -> None:
+def check_forward(
+    given: Given, forward: HostForward, v4: UserV4 | None, v6: UserV6 | None, key: str = "hostfwd="
+) -> None:
     """Refuse a redirection to a guest address that no guest can have."""
+    if isinstance(forward.guest, IPv6Address) and (v6 is None or forward.guest not in v6.net):
+        where = f"not in ipv6-net={v6.net}" if v6 else "IPv6, which is off"
+        raise given.error(f"{key}{forward.text}: guest {forward.guest} is {where}")
     if isinstance(forward.guest, IPv4Address) and (v4 is None or forward.guest not in v4.net):
         where = f"not in net={v4.net}" if v4 else "IPv4, which is off"
         raise given.error(f"{key}{forward.text}: guest {forward.guest} is {where}")

@@ -11,10 +11,12 @@ import os
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from .config import Config, Nic, UserNet
+from .config import Config, Net, Nic, UserNet
 from .device import Device
 from .guest.links import NicSpec
 from .guest.namespace import NAMESERVER, GuestError, NamespaceGuest
+
+IPV6_MTU = 1280  # RFC 8200 5
 
 
 class BuildError(Exception):
@@ -81,8 +83,29 @@ def _attach(nic: Nic) -> NamespaceGuest:
         raise BuildError(f"{nic.origin}: {error}") from None
 
 
-def nic_spec(nic: Nic, ifname: str = "eth0") -> NicSpec:
-    return NicSpec(nic.ifname or ifname, nic.mac, nic.mtu or 1500, nic.dhcp, nic.model == "direct")
+def nic_spec(nic: Nic, ifname: str = "eth0", config: Config | None = None) -> NicSpec:
+    """The interface of a card; IPv6 needs no waiting where its wire has a user-mode network and nothing but cards."""
+    if config is None:
+        nets: list[Net] = []
+    elif nic.vlan is not None:
+        nets = [net for net in config.nets if net.vlan == nic.vlan and net.plugged]
+    else:
+        nets = [
+            wire.net for wire in config.wires if wire.nic is nic and wire.net is not None and wire.net.plugged
+        ]
+    users = [net for net in nets if isinstance(net, UserNet)]
+    alone = nic.dhcp and bool(users) and len(users) == len(nets)
+    six = alone and any(net.v6 is not None for net in users) and os.path.exists("/proc/net/if_inet6")
+    mtu = nic.mtu or 1500
+    return NicSpec(
+        nic.ifname or ifname,
+        nic.mac,
+        mtu,
+        nic.dhcp,
+        nic.model == "direct",
+        dhcp4=not alone or any(net.v4 is not None for net in users),
+        quick6=six and mtu >= IPV6_MTU,
+    )
 
 
 def prepare(config: Config, *, exec_: bool = False, mask: Collection[int] | None = None) -> Prepared:
@@ -96,9 +119,11 @@ def prepare(config: Config, *, exec_: bool = False, mask: Collection[int] | None
             if nic.netns is not None:
                 prepared.attached[nic.name] = _attach(nic)
             elif exec_ and nic.vfio_user is None:
-                own.append(nic_spec(nic, f"eth{len(own)}"))
+                own.append(nic_spec(nic, f"eth{len(own)}", config))
         if exec_:
-            dns = [str(n.v4.dns) for n in config.nets if isinstance(n, UserNet) and n.v4 and n.plugged]
+            users = [net for net in config.nets if isinstance(net, UserNet) and net.plugged]
+            dns = [str(net.v4.dns) for net in users if net.v4]
+            dns += [str(net.v6.dns) for net in users if net.v6 and not net.v4]
             search = [s for n in config.nets if isinstance(n, UserNet) for s in n.dhcp.search]
             prepared.guest = NamespaceGuest.spawn(
                 own, keep_uid=config.keep_uid, nameservers=dns or (NAMESERVER,), search=search, mask=mask

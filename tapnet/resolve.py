@@ -356,7 +356,7 @@ class Resolver:
         first = self.members[users[0]]
         assert isinstance(first, UserNet)
         for origin, forward in setup.redirs:
-            nets.check_forward(Given(origin), forward, first.v4, "")
+            nets.check_forward(Given(origin), forward, first.v4, first.v6, "")
         rules = tuple(forward for _, forward in setup.redirs)
         self.members[users[0]] = replace(first, forwards=first.forwards + rules)
 

@@ -107,8 +107,6 @@ def hostfwd(value: str) -> HostForward:
         raise ValueError(f"bad host port range {start}-{end}")
     if guest_end - guest_start != end - start or guest_end > 65535:
         raise ValueError(f"{end - start + 1} host ports do not fit guest ports {guest_start}-{guest_end}")
-    if ":" in listen and isinstance(target, IPv4Address):
-        raise ValueError("an IPv6 host address cannot be forwarded to an IPv4 guest")
     return HostForward(
         protocol or "tcp", Endpoint(listen, start), target, guest_start, end - start + 1, value
     )

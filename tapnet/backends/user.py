@@ -16,17 +16,19 @@ import logging
 import random
 import time
 from collections.abc import Callable
+from dataclasses import fields
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 import slirp.config
+import slirp.config6
 import slirp.forward
 import slirp.rules
 from slirp.farewell import Farewell
 from slirp.hostio import AsyncHost
 from slirp.stack import Stack
 
-from ..config import Endpoint, HostForward, UnixPath, UserNet
+from ..config import HostForward, UnixPath, UserNet
 from ..monitor.control import FlowRow, ForwardRow
 from ..offload import TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_F_TSO_ECN, TUN_F_USO4, TUN_F_USO6
 from ..port import Port
@@ -35,18 +37,30 @@ from .leasefile import LeaseFile
 FEATURES = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN | TUN_F_USO4 | TUN_F_USO6
 SECOND = 1_000_000_000
 log = logging.getLogger("tapnet.user")
+MTU_MIN6 = 1280  # of IPv6: below, a network of both families has IPv4 alone
 TIMER_SLACK = 1_000_000  # ns; a timer this much too late is not armed anew
 
 
 def stack_config(net: UserNet) -> slirp.config.Config:
     """The engine's configuration. Raises ValueError that names key and value."""
-    if net.v4 is None:
-        raise ValueError(f"{net.origin}: ipv4=off: IPv6 is not built yet")
+    mtu = net.mtu or slirp.config.MTU
+    v6 = None
+    if net.v6 is not None and mtu >= MTU_MIN6:
+        v6 = slirp.config6.Config6(
+            net=str(net.v6.net),
+            host=str(net.v6.host),
+            dns=str(net.v6.dns),
+            ntp=tuple(str(address) for address in net.dhcp.ntp if isinstance(address, IPv6Address)),
+        )
+    elif net.v4 is None:
+        raise ValueError(f"ipv4=off: IPv6 needs an MTU of {MTU_MIN6}, and a card has {mtu}")
+    four: dict[str, Any] = {}
+    if net.v4 is not None:
+        four = {item.name: str(getattr(net.v4, item.name)) for item in fields(net.v4)}
     return slirp.config.Config(
-        net=str(net.v4.net),
-        host=str(net.v4.host),
-        dns=str(net.v4.dns),
-        dhcpstart=str(net.v4.dhcpstart),
+        **four,
+        ipv4=net.v4 is not None,
+        v6=v6,
         hostname=net.dhcp.hostname,
         domainname=net.dhcp.domainname,
         dnssearch=net.dhcp.search,
@@ -56,7 +70,7 @@ def stack_config(net: UserNet) -> slirp.config.Config:
         rules=tuple(slirp.rules.Rule(r.allow, r.protocol, r.net, r.ports, r.text) for r in net.rules),
         hostloopback=net.hostloopback,
         resolver=net.resolvers,
-        mtu=net.mtu or slirp.config.MTU,
+        mtu=mtu,
         buffers=net.buffers,
         ftp=net.ftp,
         tftp=net.tftp.directory if net.tftp else None,
@@ -66,7 +80,7 @@ def stack_config(net: UserNet) -> slirp.config.Config:
         bootfiles=net.dhcp.bootfiles,
         next_server=str(net.dhcp.next_server) if net.dhcp.next_server else None,
         fixed=tuple((lease.mac, str(lease.address), lease.name or "") for lease in net.dhcp.leases),
-        ntp=tuple(map(str, net.dhcp.ntp)),
+        ntp=tuple(str(address) for address in net.dhcp.ntp if isinstance(address, IPv4Address)),
         routes=tuple((str(to), str(router)) for to, router in net.dhcp.routes),
         dhcp_options=net.dhcp.options,
     )
@@ -75,13 +89,12 @@ def stack_config(net: UserNet) -> slirp.config.Config:
 def forward_rule(forward: HostForward) -> slirp.forward.Rule:
     """The engine's rule. Raises ValueError."""
     listen, guest = forward.listen, forward.guest
-    if isinstance(guest, IPv6Address) or (isinstance(listen, Endpoint) and ":" in listen.host):
-        raise ValueError("IPv6 is not built yet")
     if isinstance(listen, UnixPath):
         where: tuple[str, int] | str = "\0" * listen.abstract + listen.path
     else:
-        where = (listen.host or "0.0.0.0", listen.port)
-    to = guest.packed if isinstance(guest, IPv4Address) else guest
+        anywhere = "::" if isinstance(guest, IPv6Address) else "0.0.0.0"
+        where = (listen.host or anywhere, listen.port)
+    to = guest.packed if isinstance(guest, IPv4Address | IPv6Address) else guest
     return slirp.forward.Rule(forward.protocol, where, to, forward.guest_port, forward.count, forward.text)
 
 
@@ -222,9 +235,13 @@ class UserBackend:
 
     def _add_forward(self, forward: HostForward) -> int:
         guest = forward.guest
-        network = self.stack.config.network
-        if isinstance(guest, IPv4Address) and guest not in network:
-            raise ValueError(f"guest {guest} is not in net={network}")
+        config = self.stack.config
+        if isinstance(guest, IPv4Address) and (not config.ipv4 or guest not in config.network):
+            where = f"not in net={config.network}" if config.ipv4 else "IPv4, which is off"
+            raise ValueError(f"guest {guest} is {where}")
+        if isinstance(guest, IPv6Address) and (config.v6 is None or guest not in config.v6.network):
+            where = f"not in ipv6-net={config.v6.network}" if config.v6 else "IPv6, which is off"
+            raise ValueError(f"guest {guest} is {where}")
         number = self.stack.forwards.add(forward_rule(forward)).number
         self._forwards[number] = forward
         return number

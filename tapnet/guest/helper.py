@@ -25,7 +25,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, NoReturn
 
 from ..ifctl import IFF_UP, control_socket, set_flags
-from . import init, links, syscalls
+from . import address6, init, links, syscalls
 from .links import LinkError, NicSpec
 from .wire import Channel
 
@@ -79,6 +79,7 @@ def guest_helper(
     except BaseException as error:
         channel.send({"error": _explain(error)})
         os._exit(init.FAILED)
+    monitor = address6.open_monitor() if any(nic.dhcp for nic in nics) else None
     for description, fds in made:
         channel.send({"device": description}, fds)
         for fd in fds:
@@ -95,11 +96,12 @@ def guest_helper(
         init.run(guest, resolv, mask, alive)
     os.close(alive)
     guest.close()
-    init.close_descriptors({channel.fileno(), mine})
+    init.close_descriptors({channel.fileno(), mine, *([monitor.fileno()] if monitor is not None else [])})
     pidfd = os.pidfd_open(pid)
     _forget_stdio()
     if any(nic.dhcp for nic in nics):
-        _keep_leases(channel, nics, pidfd)
+        watch = address6.Watch(monitor, nics, channel.send) if monitor is not None else None
+        _keep_leases(channel, nics, pidfd, watch)
     _wait_for(channel, pidfd)
 
 
@@ -142,10 +144,13 @@ def _open_ping() -> None:
             continue
 
 
-def _keep_leases(channel: Channel, nics: Sequence[NicSpec], pidfd: int) -> None:
-    """Keep leases until the guest ends. A client that fails is told; the guest goes on."""
+def _keep_leases(
+    channel: Channel, nics: Sequence[NicSpec], pidfd: int, watch: address6.Watch | None = None
+) -> None:
+    """Keep leases, and tell of IPv6 addresses, until the guest ends. A client that fails is told; the guest goes on."""
     try:
-        lease = _import_lease()
+        clients = [nic for nic in nics if nic.dhcp4]
+        lease = _import_lease() if clients else None
 
         async def main() -> None:
             loop = asyncio.get_running_loop()
@@ -157,8 +162,13 @@ def _keep_leases(channel: Channel, nics: Sequence[NicSpec], pidfd: int) -> None:
 
             if pidfd >= 0:
                 loop.add_reader(pidfd, finish)
+            if watch is not None:
+                loop.add_reader(watch.fileno(), watch.readable)
             loop.add_reader(channel.fileno(), finish)  # tapnet never writes: readable is the end
-            keeper = asyncio.ensure_future(lease.keep(nics, channel.send))
+            if lease is None:
+                await done
+                _finish(pidfd)
+            keeper = asyncio.ensure_future(lease.keep(clients, channel.send))
             await asyncio.wait((done, keeper), return_when=asyncio.FIRST_COMPLETED)
             if done.done():  # no orderly end of the clients: there is nobody left to talk to
                 _finish(pidfd)

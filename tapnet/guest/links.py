@@ -47,7 +47,9 @@ class NicSpec:
     """One interface of a guest.
 
     mac     six bytes; the interface's own address, the same as the emulated card's
-    dhcp    whether tapnet's DHCP client configures it
+    dhcp    whether it is configured: by tapnet's DHCP client, and by the kernel from router advertisements
+    dhcp4   whether that client runs: not where the network has no IPv4
+    quick6  a wire of our own with IPv6 on it: the kernel need not look for others with its address
     direct  no card behind it: a long queue
     """
 
@@ -56,6 +58,8 @@ class NicSpec:
     mtu: int = 1500
     dhcp: bool = True
     direct: bool = False
+    dhcp4: bool = True
+    quick6: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able copy."""
@@ -64,7 +68,7 @@ class NicSpec:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> NicSpec:
         """The inverse of ``as_dict``."""
-        return cls(data["ifname"], bytes.fromhex(data["mac"]), data["mtu"], data["dhcp"], data["direct"])
+        return cls(**data | {"mac": bytes.fromhex(data["mac"])})
 
 
 def tun_usable() -> bool:
@@ -114,6 +118,8 @@ def _create_taps(nics: Sequence[NicSpec]) -> list[tuple[dict[str, Any], list[int
                 raise
             _dress(control, nic)
             set_queue(control, nic.ifname, QUEUE_DIRECT if nic.direct else QUEUE_CARD)
+            if nic.quick6:
+                configure(nic.ifname)
             set_flags(control, nic.ifname, IFF_UP, IFF_UP)
             fds = [os.dup(tap.fileno())]
             tap.close()
@@ -164,6 +170,8 @@ def _create_veths(nics: Sequence[NicSpec], fresh: bool) -> list[tuple[dict[str, 
             set_mtu(peer_control, _PEER, nic.mtu)
             set_flags(peer_control, _PEER, IFF_UP, IFF_UP)
             PacketDevice.bind(packet, _PEER)
+            if nic.quick6:
+                configure(nic.ifname)
             set_flags(control, nic.ifname, IFF_UP, IFF_UP)
             fds = [packet.detach(), peer_control.detach(), control_socket().detach()]
             made.append(({"kind": "veth", "name": nic.ifname, "peer": _PEER} | _notices(nic, fds), fds))
@@ -181,6 +189,19 @@ def _notices(nic: NicSpec, fds: list[int]) -> dict[str, int]:
 
 def _this_namespace() -> int:
     return os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def configure(ifname: str) -> None:
+    """Autoconfiguration on a wire of our own, where nobody else can have the address: no waiting for others."""
+    for knob, value in (
+        ("disable_ipv6", "0"),
+        ("accept_ra", "1"),
+        ("autoconf", "1"),
+        ("dad_transmits", "0"),
+        ("router_solicitation_delay", "0"),
+    ):
+        with contextlib.suppress(OSError), open(f"/proc/sys/net/ipv6/conf/{ifname}/{knob}", "w") as file:
+            file.write(value)
 
 
 def silence_ipv6() -> None:

@@ -46,6 +46,7 @@ from .wire import Channel
 
 READY_SECONDS = 10.0
 LEASE_SECONDS = 10.0
+IPV6_SECONDS = 0.5  # how long a guest that has its lease waits for its IPv6 address
 NAMESERVER = "10.0.2.3"
 _NS_GET_USERNS = 0xB701
 
@@ -63,6 +64,7 @@ class NamespaceGuest:
 
     devices   one ``Device`` per NIC, in order; whoever uses them may close them, ``close`` does it too
     leases    interface name -> its present lease (see ``lease``)
+    leases6   interface name -> what its kernel learnt from router advertisements (see ``address6``)
     status    exit status once the guest has ended, else None
     """
 
@@ -71,6 +73,7 @@ class NamespaceGuest:
         self.nics = tuple(nics)
         self.devices: list[Device] = []
         self.leases: dict[str, Lease] = {}
+        self.leases6: dict[str, Lease] = {}
         self.status: int | None = None
         self.on_exit: Callable[[int], None] | None = None
         self.on_lease: Callable[[str, Lease | None], None] | None = None
@@ -266,6 +269,11 @@ class NamespaceGuest:
             ifname = lease["ifname"]
             self.leases[ifname] = lease
             self._use_nameservers()
+        elif "lease6" in message:
+            self.leases6[message["lease6"]["ifname"]] = message["lease6"]
+            self._use_nameservers()
+            self._wake()
+            return
         elif "unleased" in message:
             ifname, lease = message["unleased"]["ifname"], None
             self.leases.pop(ifname, None)
@@ -278,11 +286,12 @@ class NamespaceGuest:
         self._wake()
 
     def _use_nameservers(self) -> None:
-        """What DHCP says goes into the guest's resolv.conf, the first interface's server first."""
+        """What DHCP and router advertisements say goes into the guest's resolv.conf: the first interface's server
+        first, IPv4 before IPv6."""
         servers: list[str] = []
         search: list[str] = []
-        for nic in self.nics:
-            lease = self.leases.get(nic.ifname, {})
+        found = [leases.get(nic.ifname, {}) for leases in (self.leases, self.leases6) for nic in self.nics]
+        for lease in found:
             servers += [s for s in lease.get("nameservers", ()) if s not in servers]
             names = lease.get("search") or ([lease["domain"]] if lease.get("domain") else [])
             search += [s for s in names if s not in search]
@@ -300,16 +309,24 @@ class NamespaceGuest:
                 future.set_result(None)
 
     async def leased(self, seconds: float = LEASE_SECONDS) -> None:
-        """Wait until every interface with DHCP has a lease; ``watch`` first.
+        """Wait until every interface with DHCP has a lease, or, without IPv4, an IPv6 address; ``watch`` first.
 
-        Raises GuestError naming those without.
+        Where both are to come, the address is waited for as well, but not longer than ``IPV6_SECONDS``. Raises
+        GuestError naming those without.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
+        quick = deadline  # when not to wait any more for what need not come
         while True:
-            missing = [nic.ifname for nic in self.nics if nic.dhcp and nic.ifname not in self.leases]
+            lacking = [
+                n for n in self.nics if n.quick6 and not self.leases6.get(n.ifname, {}).get("addresses")
+            ]
+            missing = [n.ifname for n in self.nics if n.dhcp and n.dhcp4 and n.ifname not in self.leases]
+            missing += [nic.ifname for nic in lacking if not nic.dhcp4]
             if not missing:
-                return
+                quick = min(quick, loop.time() + IPV6_SECONDS)
+                if not lacking or loop.time() >= quick:
+                    return
             if self._error:
                 raise GuestError(f"DHCP client on {', '.join(missing)}: {self._error}")
             if self.status is not None:
@@ -317,10 +334,17 @@ class NamespaceGuest:
             future = loop.create_future()
             self._waiters.append(future)
             try:
-                async with asyncio.timeout_at(deadline):
+                async with asyncio.timeout_at(deadline if missing else quick):
                     await future
             except TimeoutError:
-                raise GuestError(f"no DHCP lease on {', '.join(missing)} within {seconds:g} s") from None
+                if not missing:
+                    return
+                what = (
+                    "no DHCP lease"
+                    if any(n.dhcp4 for n in self.nics if n.ifname in missing)
+                    else "no IPv6 address"
+                )
+                raise GuestError(f"{what} on {', '.join(missing)} within {seconds:g} s") from None
 
     def start(
         self, argv: Sequence[str], *, env: dict[str, str] | None = None, cwd: str | None = None
