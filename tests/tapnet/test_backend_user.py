@@ -79,8 +79,10 @@ def bench(loop: asyncio.AbstractEventLoop) -> Iterator[Bench]:
 
 def test_announces_itself_at_start(bench: Bench) -> None:
     bench.user.start()
-    bench.until(lambda: len(bench.got) == 2)
-    assert [frame[28:32] for frame in bench.frames()] == [b"\x0a\0\2\2", b"\x0a\0\2\3"]
+    bench.until(lambda: len(bench.got) == 6)
+    first, second, *six = bench.frames()
+    assert [frame[28:32] for frame in (first, second)] == [b"\x0a\0\2\2", b"\x0a\0\2\3"]
+    assert [frame[54] for frame in six] == [136, 136, 136, 134]  # three addresses, and the router
 
 
 def test_ping_through_the_hub(bench: Bench) -> None:

@@ -201,8 +201,24 @@ BAD = """
     -net user: hostfwd=tcp::10-12-:65535: 3 host ports do not fit guest ports 65535-65537
 -net user,hostfwd=tcp:[::1:1-:1
     -net user: hostfwd=tcp:[::1:1-:1: "[" without "]:"
--net user,hostfwd=tcp:[::1]:1-10.0.2.15:1
-    -net user: hostfwd=tcp:[::1]:1-10.0.2.15:1: an IPv6 host address cannot be forwarded to an IPv4 guest
+-net user,hostfwd=tcp::1-[fd00::15]:1
+    -net user: hostfwd=tcp::1-[fd00::15]:1: guest fd00::15 is not in ipv6-net=fec0::/64
+-net user,ipv6=off,hostfwd=tcp::1-[fec0::15]:1
+    -net user: hostfwd=tcp::1-[fec0::15]:1: guest fec0::15 is IPv6, which is off
+-net user,ipv6=on,hostfwd=tcp::1-10.0.2.15:1
+    -net user: hostfwd=tcp::1-10.0.2.15:1: guest 10.0.2.15 is IPv4, which is off
+-net user,ipv6=on,mtu=1000
+    -net user: mtu=1000: IPv6 needs 1280
+-net user,ipv6-net=fe80::/64
+    -net user: ipv6-net=fe80::/64: not a net that guests can live in
+-net user,ipv6-net=::/64
+    -net user: ipv6-net=::/64: not a net that guests can live in
+-net user,ipv6-host=fec0::
+    -net user: ipv6-host=fec0:: is the net's own (subnet-router anycast) address
+-net user,ipv6-dns=fd00::3
+    -net user: ipv6-dns=fd00::3 is not in ipv6-net=fec0::/64
+-net user,ipv6-ula=on,ipv6-net=fd00::/64
+    -net user: ipv6-net= and ipv6-ula= exclude each other
 -net user,hostfwd=tcp::1-:1,hostfwd=tcp:127.0.0.1:1-:2
     -net user: hostfwd=tcp:127.0.0.1:1-:2: taken by tcp::1-:1
 -net user,hostfwd=unix:/s
