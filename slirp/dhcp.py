@@ -327,8 +327,10 @@ class Dhcp:
             seconds = self._seconds(message)
             items.append((formats.LEASE_TIME, seconds.to_bytes(4, "big")))
             if seconds != FOR_EVER:
-                renew = min(seconds // 2, self._config.renew_time or seconds)
-                values[formats.T1] = renew.to_bytes(4, "big")
+                renew = self._config.renew_time
+                values[formats.T1] = min(seconds // 2, renew or seconds).to_bytes(4, "big")
+                if renew is not None:  # for clients that do not ask for it, too
+                    items.append((formats.T1, values.pop(formats.T1)))
                 values[formats.T2] = (seconds * 7 // 8).to_bytes(4, "big")
         client_id = message.options.get(formats.CLIENT_ID)
         if client_id is not None and kind is not None:

@@ -258,6 +258,21 @@ def _cpio_devices(entries: list[tuple[str, int, bytes]]) -> bytes:
     return plain[:at] + bytes(head) + plain[at + 110 :]
 
 
+def programs(files: Iterable[Path]) -> bytes:
+    """An archive that the kernel unpacks behind an initramfs: programs of this machine and their libraries."""
+    paths: dict[Path, Path] = {}
+    for file in files:
+        paths[file] = file
+        if not file.read_bytes().startswith(b"\x7fELF"):
+            continue
+        for name in re.findall(r"(/\S+) \(0x", _run("ldd", file)):
+            paths[Path(name)] = Path(name).resolve()
+    folders = {parent for path in paths for parent in path.parents if parent != Path("/")}
+    entries = [(str(path)[1:], 0o040755, b"") for path in sorted(folders)]
+    entries += [(str(path)[1:], 0o100755, source.read_bytes()) for path, source in sorted(paths.items())]
+    return gzip.compress(_cpio(entries), 1)
+
+
 def _busybox_i386() -> Path:
     """busybox-static of i386, from the private apt directory of ``kernel_686``."""
     folder = KIT / "busybox-i386"

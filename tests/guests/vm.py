@@ -87,10 +87,10 @@ class Lab:
         self._open: list[Tapnet | Vm] = []
         self._count = 0
 
-    def tapnet(self, *options: str) -> Tapnet:
-        """Start ``tapnet run OPTIONS`` in the folder and wait until it is up."""
+    def tapnet(self, *options: str, netns: str | None = None) -> Tapnet:
+        """Start ``tapnet run OPTIONS`` in the folder, and in a named network namespace, and wait until it is up."""
         self._count += 1
-        started = Tapnet(self, f"lab{os.getpid()}.{self.folder.name}.{self._count}", options)
+        started = Tapnet(self, f"lab{os.getpid()}.{self.folder.name}.{self._count}", options, netns)
         self._open.append(started)
         return started
 
@@ -121,8 +121,9 @@ class Lab:
 class Tapnet:
     """A running ``tapnet run``."""
 
-    def __init__(self, lab: Lab, name: str, options: Sequence[str]) -> None:
+    def __init__(self, lab: Lab, name: str, options: Sequence[str], netns: str | None = None) -> None:
         self.lab, self.name, self.options = lab, name, tuple(options)
+        self._prefix = () if netns is None else ("ip", "netns", "exec", netns)
         self.log = lab.folder / f"{name}.log"
         self._start()
 
@@ -130,7 +131,7 @@ class Tapnet:
         ready, theirs = os.pipe()
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tapnet", "run", "--name", self.name, *self.options]
+                [*self._prefix, sys.executable, "-m", "tapnet", "run", "--name", self.name, *self.options]
                 + [f"--ready-fd={theirs}"],
                 cwd=self.lab.folder,
                 env=os.environ | {"PYTHONPATH": str(kit.ROOT)},
@@ -190,6 +191,7 @@ class Vm:
               ``extra``)
     kernel    amd64, 686, or None: boot what ``extra`` says
     again     without -no-reboot: a guest's reboot is one
+    files     programs of this machine that the guest has too, with their libraries, at the same paths
     ready     what the console says when it is up; None: do not wait
     """
 
@@ -205,6 +207,7 @@ class Vm:
         shared: bool = True,
         again: bool = False,
         memory: int = MEMORY_MB,
+        files: Sequence[Path] = (),
         ready: str | None = READY,
         on: Sequence[int] | None = None,
         wait: bool = True,
@@ -224,7 +227,7 @@ class Vm:
             words.append("-no-reboot")
         if kernel is not None:
             folder = kit.kernel_686() if kernel == "686" else kit.kernel()
-            words += ["-kernel", lab.put(kit.boot_image(folder)), "-initrd", lab.put(kit.initramfs(folder))]
+            words += ["-kernel", lab.put(kit.boot_image(folder)), "-initrd", self._initrd(folder, files)]
             words += ["-append", f"console=ttyS0 panic=1 quiet mitigations=off nokaslr {append}".strip()]
         for device in devices:
             words += ["-device", device if "," in device else vfio(f"{lab.inside}/{device}")]
@@ -247,6 +250,14 @@ class Vm:
             except BaseException:
                 self.close()
                 raise
+
+    def _initrd(self, folder: Path, files: Sequence[Path]) -> str:
+        image = kit.initramfs(folder)
+        if not files:
+            return self.lab.put(image)
+        made = self.lab.folder / f"{self.name}.cpio"
+        made.write_bytes(image.read_bytes() + kit.programs(files))
+        return self.lab.put(made)
 
     def booted(self, seconds: float = BOOT_S) -> Vm:
         """Wait until the guest's shell is there."""

@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slirp import wire
+from slirp.config import Config
 from slirp.farewell import Farewell
 from slirp.formats import DISCOVER, INFORM, NAK, RELEASE, REQUEST
 from slirp.leases import BOUND, Lease
-from tests.slirp.fakes import BROADCAST, GUEST_MAC, HOST_MAC, SECOND, arp, read, udp
+from tests.slirp.fakes import BROADCAST, GUEST_MAC, HOST_MAC, SECOND, Net, arp, read, udp
 from tests.slirp.test_dhcp import OTHER_MAC, Reply, query
 
 SERVER = wire.ip_bytes("10.0.2.2")
@@ -70,6 +71,16 @@ def test_silence(asks: bytes, forgotten: bool) -> None:
     said = farewell()
     assert said.input(asks, SECOND) is None
     assert said.over(SECOND) is forgotten
+
+
+@pytest.mark.parametrize("wanted", [{}, {55: b"\1\3"}, {55: b"\1\72\73"}], ids=["all", "not asked", "asked"])
+def test_t1_of_a_net_that_may_go(wanted: dict[int, bytes]) -> None:
+    net = Net(config=Config(lease_time=120, renew_time=30), known=False)
+    for query_ in (query(DISCOVER, wanted), query(REQUEST, OURS | {50: wire.ip_bytes(ADDRESS)} | wanted)):
+        (answer,) = net.ask(query_)
+        reply = Reply(answer)
+        assert (reply.options[51], reply.options[58]) == ((120).to_bytes(4, "big"), (30).to_bytes(4, "big"))
+        assert reply.order.count(58) == 1
 
 
 def test_arp_leads_the_renewal_here() -> None:
