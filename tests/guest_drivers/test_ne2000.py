@@ -128,7 +128,7 @@ def test_something_else_at_the_ports():
 # -- frames ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [14, 42, 59, 60, 61, 62, 63, 64, 252, 253, 1513, 1514])
+@pytest.mark.parametrize("size", [14, 42, 59, 60, 61, 62, 63, 64, 252, 253, 1513, 1514, 1518])
 def test_transmit(rig, size):
     frame = frame_to(PEER, size)
     assert rig.driver.transmit(frame)
@@ -137,7 +137,7 @@ def test_transmit(rig, size):
     assert rig.driver.counters == {"tx_frames": 1}
 
 
-@pytest.mark.parametrize("size", [60, 61, 62, 63, 64, 252, 253, 1513, 1514])
+@pytest.mark.parametrize("size", [60, 61, 62, 63, 64, 252, 253, 1513, 1514, 1518])
 @pytest.mark.parametrize("destination", [MAC, BROADCAST])
 def test_receive(rig, size, destination):
     frame = frame_to(destination, size)
@@ -408,7 +408,7 @@ def test_link(rig):
     assert rig.driver.link
 
 
-@pytest.mark.parametrize("size", [0, 13, 1515, 9000])
+@pytest.mark.parametrize("size", [0, 13, 1519, 9000])
 def test_frames_that_do_not_fit(rig, size):
     assert rig.driver.transmit(bytes(size))
     assert rig.driver.counters == {"tx_size": 1}

@@ -97,7 +97,7 @@ def test_card_that_was_left_in_dword_mode():
 # -- frames ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [14, 42, 59, 60, 61, 252, 1513, 1514])
+@pytest.mark.parametrize("size", [14, 42, 59, 60, 61, 252, 1513, 1514, 1518])
 def test_transmit(rig, size):
     frame = frame_to(PEER, size)
     assert rig.driver.transmit(frame)
@@ -105,7 +105,7 @@ def test_transmit(rig, size):
     assert rig.sent == [frame.ljust(60, b"\0")]
 
 
-@pytest.mark.parametrize("size", [13, 1515])
+@pytest.mark.parametrize("size", [13, 1519])
 def test_transmit_refuses_sizes(rig, size):
     assert rig.driver.transmit(bytes(size))
     assert rig.sent == [] and rig.driver.counters == {"tx_size": 1}

@@ -137,13 +137,13 @@ def test_no_station_address_at_all():
 # frames
 
 
-@pytest.mark.parametrize("size", [14, 59, 60, 61, 1513, 1514])
+@pytest.mark.parametrize("size", [14, 59, 60, 61, 1513, 1514, 1518])
 def test_transmit(rig, size):
     assert rig.down(frame_to(PEER, size)) == [True]
     assert rig.sent == [frame_to(PEER, size).ljust(60, b"\0")]
 
 
-@pytest.mark.parametrize(("size", "reason"), [(13, "tx_size"), (1515, "tx_size")])
+@pytest.mark.parametrize(("size", "reason"), [(13, "tx_size"), (1519, "tx_size")])
 def test_transmit_of_no_frame(rig, size, reason):
     assert rig.down(bytes(size)) == [True]
     assert rig.driver.counters == {reason: 1}

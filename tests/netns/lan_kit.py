@@ -9,15 +9,20 @@ import os
 import select
 import signal
 import subprocess
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
+from tapnet.guest import syscalls
 from tests.netns.exec_kit import Runner, daemon, root_runner
 from tests.netns.support import sh
 
 SECONDS = 60
+T = TypeVar("T")
 _COUNT = itertools.count()
 
 
@@ -52,6 +57,27 @@ def lan() -> Iterator[str]:
 @pytest.fixture
 def tapnet(tmp_path: Path) -> Runner:
     return root_runner(tmp_path)
+
+
+def within(name: str, work: Callable[[], T]) -> T:
+    """``work()`` in a network namespace: by a thread that ends with it. Sockets stay where they were made."""
+    found: list[T] = []
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            with open(f"/run/netns/{name}") as netns:
+                syscalls.setns(netns.fileno(), syscalls.CLONE_NEWNET)
+            found.append(work())
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+    return found[0]
 
 
 def inside(name: str, tapnet: Runner) -> Runner:
@@ -118,3 +144,67 @@ class Running:
     def __exit__(self, *_: object) -> None:
         self.process.kill()
         self.process.wait()
+
+
+# ---- a whole LAN ------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Lan:
+    """Namespaces of a LAN, each with its interface: a switch, three stations, and a host with its bridge.
+
+    router   192.168.88.1, 2001:db8:88::1: DHCP (.50 to .90) and router advertisements
+    a, b     192.168.88.10 and .11, 2001:db8:88::10 and ::11
+    host     br0 192.168.88.2, 2001:db8:88::2, with eth0 in it; here tapnet runs
+    guest    empty
+    """
+
+    router: str
+    a: str
+    b: str
+    host: str
+    guest: str
+
+    def tell(self, name: str, command: str, *, check: bool = True, timeout: float = SECONDS) -> str:
+        """Run a command in one of them; what it said."""
+        return sh(f"ip netns exec {name} {command}", check=check, timeout=timeout)
+
+
+@contextlib.contextmanager
+def whole_lan(mtu: int = 1500) -> Iterator[Lan]:
+    """A LAN that is up, with its servers."""
+    which = next(_COUNT)
+    with contextlib.ExitStack() as stack:
+        names = [
+            stack.enter_context(namespace(f"{name}{which}"))
+            for name in ("sw", "router", "a", "b", "host", "guest")
+        ]
+        switch, *stations = names
+        lan = Lan(*stations)
+        for name in names:
+            sh(
+                f"ip netns exec {name} sysctl -qw net.ipv6.conf.default.accept_dad=0 net.ipv6.conf.all.accept_dad=0"
+            )
+        sh(f"ip -n {switch} link add sw0 mtu {mtu} type bridge mcast_snooping 0")
+        sh(f"ip -n {switch} link set sw0 up")
+        for number, (name, last) in enumerate(((lan.router, 1), (lan.a, 10), (lan.b, 11), (lan.host, 2))):
+            sh(f"ip -n {name} link add eth0 mtu {mtu} type veth peer name p{number} netns {switch}")
+            sh(f"ip -n {switch} link set p{number} mtu {mtu} master sw0 up")
+            sh(f"ip -n {name} link set eth0 up")
+            device = "eth0"
+            if name == lan.host:
+                device = "br0"
+                sh(f"ip -n {name} link add br0 mtu {mtu} type bridge")
+                sh(f"ip -n {name} link set eth0 master br0")
+                sh(f"ip -n {name} link set br0 up")
+            sh(f"ip -n {name} addr add 192.168.88.{last}/24 dev {device}")
+            sh(f"ip -n {name} addr add 2001:db8:88::{last}/64 dev {device} nodad")
+        words = (
+            f"ip netns exec {lan.router} dnsmasq --no-daemon --user=root --port=0 --no-ping --conf-file=/dev/null "
+            "--dhcp-range=192.168.88.50,192.168.88.90,10m --dhcp-authoritative --interface=eth0 --leasefile-ro "
+            "--bind-interfaces --enable-ra --dhcp-range=2001:db8:88::,ra-only,64,10m"
+        )
+        stack.enter_context(daemon(words.split()))
+        for name in (lan.a, lan.host):
+            stack.enter_context(daemon(f"ip netns exec {name} iperf3 -s".split()))
+        yield lan

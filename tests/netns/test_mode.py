@@ -5,46 +5,21 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 
-from tapnet.guest import syscalls
 from tapnet.monitor import client
 from tests.netns.exec_kit import Runner, daemon
-from tests.netns.lan_kit import Running, inside, lan, links, tapnet
+from tests.netns.lan_kit import Running, inside, lan, links, tapnet, within
 from tests.netns.support import sh, until_sync
 
 __all__ = ["lan", "tapnet"]  # fixtures
 
 SECONDS = 60
 PORT, FORWARDED = 5001, 5002
-T = TypeVar("T")
-
-
-def within(name: str, work: Callable[[], T]) -> T:
-    """``work()`` in a network namespace: by a thread that ends with it. Sockets stay where they were made."""
-    found: list[T] = []
-    failed: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            with open(f"/run/netns/{name}") as netns:
-                syscalls.setns(netns.fileno(), syscalls.CLONE_NEWNET)
-            found.append(work())
-        except BaseException as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    if failed:
-        raise failed[0]
-    return found[0]
 
 
 @pytest.fixture

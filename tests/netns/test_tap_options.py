@@ -8,15 +8,13 @@ import shlex
 import shutil
 import struct
 import subprocess
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from tapnet.guest import syscalls
 from tests.netns.exec_kit import UID, Runner, user_runner
-from tests.netns.lan_kit import Running, inside, lan, links, tapnet
+from tests.netns.lan_kit import Running, inside, lan, links, tapnet, within
 from tests.netns.support import sh, until_sync
 
 __all__ = ["lan", "tapnet"]  # fixtures
@@ -111,35 +109,15 @@ def test_a_script_that_fails(lan: str, tapnet: Runner, tmp_path: Path, body: str
 
 def open_tap(lan: str, ifname: str, flags: int = 0x1002) -> int:
     """A TAP made by somebody else in the namespace ``lan``; its descriptor is inheritable."""
-    made: list[int] = []
 
-    def work() -> None:
-        with open(f"/run/netns/{lan}") as netns:
-            syscalls.setns(netns.fileno(), syscalls.CLONE_NEWNET)
+    def work() -> int:
         fd = os.open("/dev/net/tun", os.O_RDWR)
         fcntl.ioctl(fd, 0x400454CA, struct.pack("16sH22x", ifname.encode(), flags))
-        made.append(fd)
+        return fd
 
-    in_other_thread(work)
-    os.set_inheritable(made[0], True)
-    return made[0]
-
-
-def in_other_thread(work: Callable[[], None]) -> None:
-    """A thread that may change its network namespace: it ends with it."""
-    failed: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            work()
-        except BaseException as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    if failed:
-        raise failed[0]
+    fd = within(lan, work)
+    os.set_inheritable(fd, True)
+    return fd
 
 
 @pytest.mark.parametrize("flags", [0x1002, 0x5002], ids=["plain", "vnet_hdr"])

@@ -15,7 +15,7 @@ from .pciscan import PciDevice
 
 RAM_BASE = 0x100000
 RAM_SIZE = 0x40000
-MIN_FRAME, MAX_FRAME = 14, 1514  # without FCS
+MIN_FRAME, MAX_FRAME = 14, 1518  # without FCS; the longest has a VLAN tag
 _IO, _MASTER = 0x01, 0x04  # PCI command register
 
 

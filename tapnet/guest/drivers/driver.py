@@ -38,7 +38,7 @@ class Driver(Protocol):
         """Stop the card; waiting transmits are dropped. Idempotent."""
 
     def transmit(self, frame: bytes) -> bool:
-        """Send a frame of 14..1514 bytes without FCS. False: not taken, ``writable()`` follows."""
+        """Send a frame of 14..1518 bytes without FCS. False: not taken, ``writable()`` follows."""
 
     def interrupt(self) -> None:
         """Serve the card; bounded. To be called again while the line stays high."""
