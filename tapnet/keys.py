@@ -227,7 +227,7 @@ NETS: dict[str, Kind] = {
         Kind("stream", "frames over a TCP or UNIX stream socket, as QEMU", STREAM),
         Kind("dgram", "frames as UDP or UNIX datagrams, as QEMU", DGRAM),
         Kind("vde", "plug of a running vde_switch", VDE),
-        Kind("ws", "WebSocket server", WS, later=True),
+        Kind("ws", "WebSocket server, for emulators in browsers", WS),
         Kind("vxlan", "TAP, bridge and kernel VXLAN as one", VXLAN, later=True),
         Kind("hubport", "joins what names it to VLAN hubid=", HUBPORT),
         Kind("dump", "capture of a VLAN in a pcap file", DUMP),

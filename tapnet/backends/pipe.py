@@ -71,6 +71,7 @@ class Pipe:
         "_splitter",
         "closed",
     )
+    _head = staticmethod(head)  # what stands before a frame
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, sock: socket.socket, port: Port, lost: Callable[[str], None]
@@ -143,10 +144,11 @@ class Pipe:
         if self._pending >= OUT_BYTES:
             self._refused = True
             return False
+        lead = self._head(size)
         out = self._out
-        out.append(head(size))
+        out.append(lead)
         out.append(frame)
-        self._pending += HEAD + size
+        self._pending += len(lead) + size
         if not self._blocked:
             if not self._queue or self._pending >= OUT_BYTES:
                 self._send()
@@ -271,8 +273,12 @@ class Pipe:
                     return
                 at += HEAD + len(frame)
         if self._splitter.broken is not None:
-            self._port.counters.drop("oversize")
-            self._end(self._splitter.broken)
+            self._broken(self._splitter.broken)
+
+    def _broken(self, why: str) -> None:
+        """There is no way back into step."""
+        self._port.counters.drop("oversize")
+        self._end(why)
 
     def _hold(self, train: bytes) -> None:
         """Wait for the hub, and let the peer wait."""
@@ -318,11 +324,16 @@ class Pipe:
             self._refused = False
             self._port.flush()
 
-    def _unsent(self) -> int:
-        """Frames that were taken from the hub and not sent whole."""
-        count = len(cut(b"".join(self._out)))
-        at, data = 0, self._data
+    @staticmethod
+    def _ends(data: bytes) -> list[int]:
+        """Where each frame ends in what is to be sent."""
+        ends, at = [], 0
         while at < len(data):
             at += HEAD + int.from_bytes(data[at : at + HEAD], "big")
-            count += at > self._at
-        return count
+            ends.append(at)
+        return ends
+
+    def _unsent(self) -> int:
+        """Frames that were taken from the hub and not sent whole."""
+        begun = sum(end > self._at for end in self._ends(self._data))
+        return begun + len(self._ends(b"".join(self._out)))

@@ -289,6 +289,7 @@ class Listener:
     """
 
     port: Port | None = None
+    KIND = "socket"  # how info network calls it
 
     def __init__(
         self,
@@ -323,15 +324,7 @@ class Listener:
         self._accepting.start()
 
     def _client(self, sock: socket.socket, peer: str) -> None:
-        if len(self.clients) >= CLIENTS_MAX:
-            if not self.refused:
-                log.warning(
-                    "tapnet: %s: more than %d clients",
-                    self._options.origin,
-                    CLIENTS_MAX,
-                    extra={"port": self._options.name},
-                )
-            self.refused += 1
+        if self._is_full(len(self.clients)):
             sock.close()
             return
         self.accepted += 1
@@ -339,15 +332,29 @@ class Listener:
         if pipe is not None:
             pipe.start()
 
-    def _plug(self, sock: socket.socket, peer: str, name: str) -> Pipe | None:
+    def _is_full(self, count: int) -> bool:
+        """Whether one more client than ``count`` is too many; said in the log once."""
+        if count < CLIENTS_MAX:
+            return False
+        if not self.refused:
+            words = "tapnet: %s: more than %d clients"
+            log.warning(words, self._options.origin, CLIENTS_MAX, extra={"port": self._options.name})
+        self.refused += 1
+        return True
+
+    def _pipe(self, sock: socket.socket, port: Port, lost: Callable[[str], None], _extra: Any) -> Pipe:
+        pipe = Pipe(self._loop, sock, port, lost)
+        port.set_train(pipe.train)
+        return pipe
+
+    def _plug(self, sock: socket.socket, peer: str, name: str, extra: Any = None) -> Pipe | None:
         """A client's port and pipe, not yet started. None: the hub does not want it."""
         port = Port(name, _not_yet)
-        pipe = Pipe(self._loop, sock, port, lambda why: self._ended(port, peer, why))
+        pipe = self._pipe(sock, port, lambda why: self._ended(port, peer, why), extra)
         port.receive, port.ready = pipe.receive, pipe.ready
-        port.set_train(pipe.train)
         self._peers[port] = peer
         try:
-            self._joined(port, f"socket: connection from {peer}")
+            self._joined(port, f"{self.KIND}: connection from {peer}")
         except ValueError:
             pipe.close()
             return None

@@ -6,7 +6,7 @@ what is wrong with the user's words or the host at that moment is a ``WireError`
     socket   listen ► Listener   connect ► Connector   mcast ► McastWire   udp ► UdpWire   fd ► by the socket's type
     stream   server ► Server     client ► Connector    fd ► Given or Server
     dgram    multicast ► McastWire   inet ► UdpWire   unix ► UnixWire   fd ► GivenDatagrams
-    vde ► VdeWire   dump ► Dump
+    vde ► VdeWire   ws ► WsListener   dump ► Dump
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable
 from ipaddress import ip_address
 from typing import Protocol
 
-from ..config import DgramNet, DumpNet, Endpoint, Fd, Net, SocketNet, StreamNet, UnixPath, VdeNet
+from ..config import DgramNet, DumpNet, Endpoint, Fd, Net, SocketNet, StreamNet, UnixPath, VdeNet, WsNet
 from ..port import Port
 from .address import WireError, shown
 from .dgram import GivenDatagrams, UdpWire, UnixWire
@@ -25,10 +25,11 @@ from .dump import Dump
 from .mcast import McastWire
 from .stream import Connector, Given, Listener, OnePort, Options, Server, inherited
 from .vde import VdeWire
+from .ws import WsListener
 
 __all__ = ["KINDS", "Wire", "WireError", "open_wire"]
 
-KINDS = (SocketNet, StreamNet, DgramNet, VdeNet, DumpNet)
+KINDS = (SocketNet, StreamNet, DgramNet, VdeNet, WsNet, DumpNet)
 
 Joined = Callable[[Port, str], None]
 Left = Callable[[Port], None]
@@ -79,6 +80,8 @@ def _open(net: Net, loop: asyncio.AbstractEventLoop, joined: Joined, left: Left)
         return _dgram(net, loop)
     if isinstance(net, VdeNet):
         return VdeWire(loop, net)
+    if isinstance(net, WsNet):
+        return WsListener(loop, Options(net.name, net.origin, net.listen), net.origins, joined, left)
     if isinstance(net, DumpNet):
         return Dump(loop, net)
     raise WireError(f"{net.origin}: not built yet")
