@@ -24,6 +24,7 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from .. import words
 from ..port import Port
 from ..train import head
 from .address import WireError, reason
@@ -260,6 +261,7 @@ class WsListener(Listener):
 
     def rejected(self, handshake: _Handshake, why: str) -> None:
         """A client that is none."""
+        why = words.printable(why)[:200]  # it may have words of the client's
         self._handshakes.discard(handshake)
         self.rejections += 1
         self.last_end = f"{handshake.peer}: {why}"

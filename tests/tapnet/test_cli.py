@@ -48,7 +48,7 @@ ERRORS = [
     (["-net", "user"], "tapnet: -net belongs behind a command: tapnet run -net ..."),
     (["run", "-nett", "user"], 'tapnet: unknown option "-nett" (did you mean "-net"?)'),
     (["run", "-net", "user,hostfw=x"], 'tapnet: -net user: unknown key "hostfw" (did you mean "hostfwd"?)'),
-    (["run", "-net", "ws,listen=:1"], "tapnet: -net ws: not built yet"),
+    (["run", "-net", "tap,vhost=on"], "tapnet: -net tap: vhost= is not built yet"),
     (["run", "--keep-uid"], "tapnet: --keep-uid belongs to tapnet exec"),
     (["run", "x"], 'tapnet: unexpected word "x" (a COMMAND belongs to tapnet exec)'),
     (["exec"], "tapnet: exec: needs a COMMAND: tapnet exec [options] -- COMMAND..."),
@@ -73,9 +73,9 @@ def test_clicks_own_errors_are_one_line_too(argv, capsys):
 
 
 def test_two_lines_for_two_engines_that_are_not_there(capsys):
-    assert main(["run", "-net", "ws,listen=:1", "-net", "user,smb=/x"]) == 2
+    assert main(["run", "-net", "tap,vhost=on", "-net", "user,smb=/x"]) == 2
     assert capsys.readouterr().err.splitlines() == [
-        "tapnet: -net ws: not built yet",
+        "tapnet: -net tap: vhost= is not built yet",
         "tapnet: -net user: smb= is not built yet",
     ]
 

@@ -272,10 +272,10 @@ def test_dump_names_its_file_after_the_vlan():
 
 def test_what_has_no_engine_yet_is_said_and_nothing_else():
     config = parse(
-        "-net nic,model=pcnet -net ws,listen=:1 -net user,ipv6=off,ftp=auto,hostname=a,smb=/x".split(" ")
+        "-net nic,model=pcnet -net tap,vhost=on -net user,ipv6=off,ftp=auto,hostname=a,smb=/x".split(" ")
     )
     assert config.unbuilt == (
-        "-net ws: not built yet",
+        "-net tap: vhost= is not built yet",
         "-net user: smb= is not built yet",
     )
 
