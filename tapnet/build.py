@@ -95,7 +95,7 @@ class Instance:
         self.register_bus: RegisterBus | None = None  # for -qtest
         self.prepared = prepared
         self.events = Events(wall)
-        self.patchbay = Patchbay(loop.call_soon, self.events)
+        self.patchbay = Patchbay(loop.call_soon, self.events, now, config.switches)
         self.live = Live(self)
         self.control = Control(self)
         self.swap = Swap(self, loop, now)

@@ -1,4 +1,5 @@
-"""The hub of one VLAN: every frame goes to every other port, as QEMU's ``-net ...,vlan=n``.
+"""The hub of one VLAN: every frame goes to every other port, as QEMU's ``-net ...,vlan=n``; or, as a switch, to the one
+port that its station is behind.
 
 Data flow: ``Port.send`` -> ``forward`` appends to the other ports' queues and asks for a drain -> ``drain``
 hands the queues to the endpoints. The two never meet on one stack, so no endpoint can be re-entered by its
@@ -8,6 +9,10 @@ own answer. Who gets a sender's frames is worked out when a port comes, goes or 
 Back-pressure: a sender is held back only when all other members with link are full, so a hub of two loses
 nothing, and one slow port never slows the others: its overflow is dropped and counted. Held senders are
 told from the drain, never from inside another port's call.
+
+Switch (``switch``): sources are learned (``tapnet.addresses``); a frame to a station that is known goes to its port and
+to observers alone, what stays behind the port that it came from goes nowhere. Everything else is flooded. A full port
+holds its sender back only where there is no other: one slow station must not slow what others are sent.
 
 Offload: each member is offered what all other members accept. A super-frame that reaches a port that cannot
 take it all the same is completed and segmented here, by ``tapnet.offload``, at the exit of that port.
@@ -23,11 +28,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from . import offload
+from .addresses import AddressTable
 from .port import Frame, Item, Port, Trace
 from .train import HEAD, cut
 
 BUDGET = 256
 BUDGET_BYTES = 4 << 20  # 64 super-frames
+_ADDRESSES = 12  # bytes of a frame's two addresses
 _COST = BUDGET_BYTES // BUDGET  # one unit of the budget pays for so many bytes of a frame
 
 
@@ -41,6 +48,8 @@ class Hub:
         self.private = private
         self.trains = True  # frames may go on unseen; not where the hub looks at addresses
         self.ports: list[Port] = []
+        self.table: AddressTable | None = None  # of a switch
+        self._observers: tuple[Port, ...] = ()  # with link
         self._schedule = schedule
         self._scheduled = False
         self._woken: dict[Port, None] = {}  # ports with frames to hand over, in order
@@ -123,6 +132,12 @@ class Hub:
         if not port.refused:
             self.wake(port)
 
+    def switch(self, table: AddressTable | None) -> None:
+        """Learn addresses from now on; None: repeat."""
+        self.table = table
+        self.trains = table is None
+        self.rewire()
+
     def holds(self, port: Port) -> bool:
         """Whether a sender was told to wait for its ``ready``."""
         return port in self._held
@@ -135,6 +150,12 @@ class Hub:
             port.dark = tuple(p for p in others if not p.link)
             port.rail = self.trains and bool(port.peers) and all(p.train is not None for p in port.peers)
             port.only = port.peers[0] if len(others) == 1 and port.peers and port.peers[0].member else None
+        if self.table is not None:
+            live = {port for port in self.ports if port.link}
+            self.table.keep(live)
+            self._observers = tuple(port for port in live if not port.member)
+            for port in self.ports:
+                port.only = None
         if self._held:
             self._ask()
 
@@ -165,7 +186,7 @@ class Hub:
                 port.counters.queue_high = depth + 1
             if not depth and not port.refused:
                 self.wake(port)
-        elif not self._flood(source, (frame, vnet), size):
+        elif not (self._flood if self.table is None else self._switch)(source, (frame, vnet), size):
             self._held[source] = None
             return False
         counters = source.counters
@@ -179,6 +200,43 @@ class Hub:
         for trace in tuple(self.traces):
             trace.sent(source, frame, vnet, self._lost)
         self._lost.clear()
+
+    def _switch(self, source: Port, item: tuple[bytes, bytes], size: int) -> bool:
+        table, frame = self.table, item[0]
+        assert table is not None
+        if size < _ADDRESSES:
+            return self._flood(source, item, size)
+        table.learn(frame[6:12], source)
+        target = None if frame[0] & 1 else table.find(frame[:6])
+        if target is None:
+            table.flooded += 1
+            return self._flood(source, item, size)
+        takers = self._observers
+        if target is source:
+            table.local += 1
+        elif not target.full():
+            takers = (target, *takers)
+        elif len(source.peers) == 1:
+            return False
+        else:
+            target.counters.drop("queue")
+            if self.traces:
+                self._lost.append((target, "queue"))
+        for port in takers:
+            if port is source:
+                continue
+            if port.full():
+                port.counters.drop("queue")
+                continue
+            queue = port.queue
+            depth = len(queue)
+            queue.append(item)
+            port.queued_bytes += size
+            if depth >= port.counters.queue_high:
+                port.counters.queue_high = depth + 1
+            if not depth and not port.refused:
+                self.wake(port)
+        return True
 
     def _flood(self, source: Port, item: tuple[bytes, bytes], size: int) -> bool:
         takers = []

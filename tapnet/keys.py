@@ -213,9 +213,7 @@ DUMP = _table(
     Key("len", words.between(words.size(), 14, 262144, "not 14..262144"), "SIZE"),
 )
 HUBPORT = _table(Key("hubid", words.number(0, words.MAX_VLAN), "N"), Key("netdev", words.identifier, "ID"))
-HUB = _table(
-    _flag("switch", later=True),
-)
+HUB = _table(_flag("switch"))
 
 NETS: dict[str, Kind] = {
     kind.name: kind
@@ -326,7 +324,7 @@ OPTIONS: dict[str, Option] = {
         Option("monitor", "DEV", "monitor on stdio, unix:PATH, tcp:HOST:PORT or none"),
         Option("qmp", "DEV", "machine monitor (QMP), DEV as above"),
         Option("qtest", "DEV", "serve that bus by QEMU's qtest (DEV: -monitor)"),
-        Option("metrics", "[HOST]:PORT", "serve counters to Prometheus", later=True),
+        Option("metrics", "[HOST]:PORT", "serve counters to Prometheus"),
         Option("d", "ITEM[,ITEM]...", "trace these (-d help lists them)", later=True),
         Option("D", "FILE", "write traces to FILE", later=True),
         Option("ready-fd", "N", "write one byte to descriptor N when all is up"),

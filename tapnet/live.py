@@ -79,11 +79,14 @@ class Live:
     # ---- VLANs ---------------------------------------------------------------------------------------------
 
     def host_net_add(self, value: Option) -> Awaitable[None] | None:
-        """``-net``. Raises ControlError."""
+        """``-net``; ``hub`` changes how a VLAN forwards. Raises ControlError."""
         entry = parse("net", value)
         vlan = entry.given.get("vlan", 0)
         if entry.kind == "nic":
             return self._add_nic(entry.given, vlan, None)
+        if entry.kind == "hub":
+            self._patchbay.switch(vlan, entry.given.get("switch", False))
+            return None
         if entry.net is None:
             raise ControlError(f"{entry.given.origin}: not while it runs")
         self._add_net(entry, vlan)

@@ -7,9 +7,10 @@ for it (``undo``). A ``Place`` is a hub and the list of its members. A member's 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from .addresses import AddressTable
 from .config import Net, Nic
 from .events import PORT_ADDED, PORT_REMOVED, Events
 from .hub import Hub
@@ -99,18 +100,37 @@ class Place:
 
 
 class Patchbay:
-    """All places of an instance. ``schedule`` is the loop's call_soon."""
+    """All places of an instance. ``schedule`` is the loop's call_soon, ``now()`` in ns, ``switches`` the VLANs that learn
+    addresses."""
 
-    def __init__(self, schedule: Callable[[Callable[[], None]], object], events: Events) -> None:
+    def __init__(
+        self,
+        schedule: Callable[[Callable[[], None]], object],
+        events: Events,
+        now: Callable[[], int],
+        switches: Iterable[int] = (),
+    ) -> None:
         self.vlans: dict[int, Place] = {}
         self.wires: list[Place] = []  # private pairs
         self._schedule = schedule
         self._events = events
+        self._now = now
+        self.switches = set(switches)
+
+    def switch(self, number: int, on: bool) -> None:
+        """Make a VLAN a switch, or a repeater; one that there is not yet will be."""
+        (self.switches.add if on else self.switches.discard)(number)
+        place = self.vlans.get(number)
+        if place is not None and (place.hub.table is not None) != on:
+            place.hub.switch(AddressTable(self._now) if on else None)
 
     def vlan(self, number: int) -> Place:
         """VLAN ``number``, made if it is new."""
         if number not in self.vlans:
-            self.vlans[number] = Place(Hub(number, self._schedule), [], self._events)
+            hub = Hub(number, self._schedule)
+            if number in self.switches:
+                hub.switch(AddressTable(self._now))
+            self.vlans[number] = Place(hub, [], self._events)
         return self.vlans[number]
 
     def wire(self) -> Place:

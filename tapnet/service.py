@@ -26,7 +26,15 @@ from .config import Config
 from .exits import OSERR, SOFTWARE, USAGE, status_of
 from .guest.namespace import GuestError, SignalRelay
 from .handover import Handed
-from .monitor.server import Served, ServerError, open_activated, open_control, open_monitor, open_qmp
+from .monitor.server import (
+    Served,
+    ServerError,
+    open_activated,
+    open_control,
+    open_metrics,
+    open_monitor,
+    open_qmp,
+)
 from .prepare import BuildError, Prepared, prepare
 from .privilege import Account, PrivilegeError
 from .supervise import Supervisor
@@ -191,7 +199,7 @@ async def _monitors(
     stop: asyncio.Event,
     account: Account | None = None,
 ) -> None:
-    """Open the -monitor, -qmp and -qtest options; then become ``account``, and wait for the first client of those that say
+    """Open the -monitor, -qmp, --metrics and -qtest options; then become ``account``, and wait for the first client of those that say
     so.
     """
     waits: list[Served | QtestServer] = []
@@ -202,6 +210,8 @@ async def _monitors(
         served.append(one)
         if chardev.server and chardev.wait:
             waits.append(one)
+    if config.metrics is not None:
+        served.append(await open_metrics(config.metrics, instance.control))
     if config.qtest is not None and instance.register_bus is not None:
         from .guest.qtest import open_qtest  # as above
 

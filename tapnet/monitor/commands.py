@@ -77,6 +77,14 @@ NETWORK = (
         run=lambda c, a: c.info_network(**a),
     ),
     Command(
+        hmp="info addresses|macs",
+        qmp="x-tapnet-addresses",
+        args=(Arg("vlan", Kind.NUMBER, optional=True),),
+        summary="show what the VLANs that are switches have learned",
+        run=lambda c, a: reports.addresses(c, **a),
+        text=lambda c, a: reports.addresses_text(c, **a),
+    ),
+    Command(
         hmp="info cards|qtree",
         qmp="x-tapnet-cards",
         summary="show the cards: where they sit, and on which wire",

@@ -23,6 +23,7 @@ from ..port import Port
 if TYPE_CHECKING:
     from ..filterwatch import FilterWatch
     from ..live import Live
+    from ..members import Patchbay
 
 BACKEND, NIC, ACCEPTED = "backend", "nic", "accepted"
 _ORDER = {BACKEND: 0, NIC: 1, ACCEPTED: 2}
@@ -157,6 +158,10 @@ class Instance(Protocol):
     @property
     def usernets(self) -> Sequence[UserNet]:
         """The NATs in option order."""
+
+    @property
+    def patchbay(self) -> Patchbay:
+        """What is plugged where."""
 
     @property
     def filter_watch(self) -> FilterWatch:

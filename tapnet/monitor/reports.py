@@ -120,6 +120,36 @@ def counters(control: Control, netdev: str | None = None) -> dict[str, Row]:
     return {nat.name: nat.counters() for nat in _nats(control, netdev)}
 
 
+def switches(control: Control) -> list[Row]:
+    """VLANs that learn addresses."""
+    rows = []
+    for number, place in sorted(control.instance.patchbay.vlans.items()):
+        table = place.hub.table
+        if table is not None:
+            row: Row = {"vlan": number, "addresses": len(table)}
+            row |= {key: getattr(table, key) for key in ("refused", "moved", "flooded", "local")}
+            rows.append(row)
+    return rows
+
+
+def addresses(control: Control, vlan: int | None = None) -> list[Row]:
+    """What the switches have learned."""
+    return [
+        {"vlan": number, "mac": row.mac.hex(":"), "port": row.port.name, "age": row.age}
+        for number, place in sorted(control.instance.patchbay.vlans.items())
+        if place.hub.table is not None and vlan in (None, number)
+        for row in place.hub.table.rows()
+    ]
+
+
+def addresses_text(control: Control, vlan: int | None = None) -> str:
+    """The same as a table."""
+    rows = [("VLAN", "MAC", "PORT", "AGE")]
+    for row in addresses(control, vlan):
+        rows.append((str(row["vlan"]), row["mac"], row["port"], f"{row['age']:.0f}s"))
+    return columns(rows)
+
+
 # ---- cards ---------------------------------------------------------------------------------------------------
 
 

@@ -27,7 +27,7 @@ from pathlib import Path
 
 from .. import passed
 from ..chardev import Listening, ServerError, connect, listen, listen_unix, shown
-from ..config import Chardev, UnixPath
+from ..config import Chardev, Endpoint, UnixPath
 from ..unixsocket import alive
 from . import paths
 from .control import Control
@@ -36,9 +36,10 @@ from .qmp import Qmp
 from .qmp_session import QmpSession
 from .session import Hook, LineSession, Session, nothing
 
-__all__ = ["Listener", "Served", "ServerError", "open_control", "open_monitor", "open_qmp"]
+__all__ = ["Listener", "Served", "ServerError", "open_control", "open_metrics", "open_monitor", "open_qmp"]
 
 CLIENTS_MAX = 16
+SCRAPERS_MAX = 16
 RETRY_S = 1.0
 
 Make = Callable[[Hook, Hook], Session]  # (opened, closed) -> a session
@@ -231,6 +232,18 @@ async def open_qmp(chardev: Chardev, control: Control) -> Served:
 
         return Served("stdio", close=start_session(make(nothing, nothing)))
     return await _open(chardev, make)
+
+
+async def open_metrics(address: Endpoint, control: Control) -> Served:
+    """Open ``--metrics``. Raises ServerError naming the option."""
+    from .metrics_session import MetricsSession  # here: few want it
+
+    chardev = Chardev(origin=f"--metrics {address}", address=address, server=True)
+    listening = await listen(chardev)
+    listener = Listener(
+        listening, lambda opened, closed: MetricsSession(control, opened, closed), SCRAPERS_MAX
+    )
+    return Served(shown(chardev), listener)
 
 
 async def _open(chardev: Chardev, make: Make) -> Served:

@@ -8,6 +8,7 @@ from tapnet.config import HostForward
 from tapnet.events import Events
 from tapnet.hub import Hub
 from tapnet.live import parse
+from tapnet.members import Patchbay
 from tapnet.monitor.control import ACCEPTED, BACKEND, NIC, FlowRow, ForwardRow, NotFound
 from tapnet.port import Port
 from tests.tapnet.hub_kit import Loop
@@ -98,6 +99,9 @@ class FakeInstance:
     usernets: list[FakeNat] = field(default_factory=list)
     events: Events = field(default_factory=lambda: Events(lambda: 1_000_000_000.25))
     ended: int = 0
+    patchbay: Patchbay = field(
+        default_factory=lambda: Patchbay(lambda _: None, Events(lambda: 0.0), lambda: 0)
+    )
     live: FakeLive = field(default_factory=FakeLive)
     filter_watch: FakeWatch = field(default_factory=FakeWatch)
 
