@@ -168,6 +168,14 @@ class Ipv6:
         """Who has which address."""
         return self._ndp
 
+    def adopt(self, address: bytes) -> None:
+        """One more address is ours."""
+        self._macs[address] = own_mac6(address)
+
+    def abandon(self, address: bytes) -> None:
+        """One less."""
+        self._macs.pop(address, None)
+
     def inside(self, address: bytes) -> bool:
         """Whether an address belongs to the net."""
         return int.from_bytes(address, "big") >> self._shift == self._network

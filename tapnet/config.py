@@ -222,9 +222,9 @@ class GuestForward:
     protocol: str  # tcp, udp
     address: IpAddress | None  # None: net + 4 as QEMU
     port: int
-    target: str  # cmd, tcp, udp, unix
+    target: str  # cmd, tcp, udp, unix, file
     to: str | Endpoint  # command line, path, or address
-    text: str = ""
+    text: str = ""  # as it was given
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,7 +115,7 @@ USER = _table(
     Key("bootfile", rules.bootfile, "[ARCH=]FILE", repeat=True),
     Key("next-server", words.ip4, "ADDR"),
     Key("hostfwd", rules.hostfwd, "[tcp|udp]:[ADDR]:PORT-[GUEST]:PORT", repeat=True),
-    Key("guestfwd", rules.guestfwd, "[tcp|udp]:[ADDR]:PORT-TARGET", repeat=True, later=True),
+    Key("guestfwd", rules.guestfwd, "[tcp|udp]:[ADDR]:PORT-TARGET", repeat=True),
     Key("smb", words.text, "DIR", later=True),
     Key("smbserver", words.ip4, "ADDR", later=True),
     Key("smb-user", words.text, "USER", later=True),
