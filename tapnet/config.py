@@ -285,7 +285,7 @@ class VxlanNet(Net):
 
     kind = "vxlan"
     vni: int
-    remote: IpAddress | None = None
+    remotes: tuple[IpAddress, ...] = ()
     group: IpAddress | None = None
     dev: str | None = None
     port: int = 4789
