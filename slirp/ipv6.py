@@ -501,7 +501,9 @@ class Ipv6:
             return
         if source is None or len(source) != len(src):
             source = dst if dst in self._macs else LINK_LOCAL if is_link_local(src) else self.gateway
-        quote = self._aged(frame[IP : min(end, IP + QUOTE)], kind, b"")
+        quote = frame[IP : min(end, IP + QUOTE)]
+        if hops != LOCAL_HOPS:  # from somebody further on
+            quote = self._aged(quote, kind, b"")
         self._complain(frame[6:12], source, src, kind, code, info, quote, hops)
 
     @staticmethod

@@ -389,6 +389,8 @@ class Stack:
             found = [(LOOPBACK, port)] if config.hostloopback else []
         elif config.v6 is not None and dst == config.v6.host_ip:
             found = [(LOOPBACK6, port)] if config.hostloopback else []
+        elif dst == wire6.LINK_LOCAL:
+            return []  # the router's other address: nothing but pings
         elif dst in self._names:
             return list(self.resolvers()) if port == DNS_PORT else []
         elif dst in self._own:
