@@ -36,7 +36,6 @@ class Link:
     flags: int
     kind: str = ""
     master: int = 0
-    alias: str = ""
     ether: bool = True
     data: tuple[tuple[str, Any], ...] = ()  # what the kind says of itself
 

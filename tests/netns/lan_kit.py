@@ -171,8 +171,8 @@ class Lan:
 
 
 @contextlib.contextmanager
-def whole_lan(mtu: int = 1500) -> Iterator[Lan]:
-    """A LAN that is up, with its servers."""
+def whole_lan(mtu: int = 1500, bridged: bool = True) -> Iterator[Lan]:
+    """A LAN that is up, with its servers. ``bridged``: the host has br0; otherwise its eth0 has the addresses."""
     which = next(_COUNT)
     with contextlib.ExitStack() as stack:
         names = [
@@ -192,7 +192,7 @@ def whole_lan(mtu: int = 1500) -> Iterator[Lan]:
             sh(f"ip -n {switch} link set p{number} mtu {mtu} master sw0 up")
             sh(f"ip -n {name} link set eth0 up")
             device = "eth0"
-            if name == lan.host:
+            if name == lan.host and bridged:
                 device = "br0"
                 sh(f"ip -n {name} link add br0 mtu {mtu} type bridge")
                 sh(f"ip -n {name} link set eth0 master br0")

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.netns.exec_kit import Runner
+from tests.netns.exec_kit import ROOT, Runner
 from tests.netns.lan_kit import SECONDS, Lan, Running, inside, links, tapnet, whole_lan, within
 from tests.netns.support import sh, until_sync
 from tests.pings import lossless, patient
@@ -224,6 +224,43 @@ def test_nobody_is_promiscuous_but_for_the_bridge(lan: Lan, tapnet: Runner) -> N
     with Running(inside(lan.host, tapnet), "-net", nic, "-net", "tap,ifname=tap9"):
         assert promiscuity(lan.host) == before | {"tap9": 0}
     until_sync(lambda: "eth0" not in links(lan.guest), "the guest's interface is gone", SECONDS)
+
+
+def test_the_five_commands_of_the_manual(tapnet: Runner) -> None:
+    """docs/tap.md, "From nothing to a bridged guest", line by line in one shell of a host without a bridge."""
+    text = (ROOT / "docs/tap.md").read_text()
+    block = text.split("## From nothing to a bridged guest", 1)[1].split("```")[1]
+    lines = [line.partition("  #")[0].strip() for line in block.strip().splitlines()]
+    assert len(lines) == 5
+    program = tapnet.home / "tapnet"
+    program.write_text(f'#!/bin/sh\nexec {" ".join(tapnet.argv())} "$@"\n')
+    program.chmod(0o755)
+    box = f"box{os.getpid()}"
+    lines = [line.replace("box", box) for line in lines]
+    wait = f"i=0; until ip -n {box} -4 addr show eth0 | grep -q 192.168.88; do i=$((i+1)); [ $i -lt 600 ] || exit 9; sleep 0.1; done"
+    script = [
+        f"PATH={program.parent}:$PATH",
+        f"trap 'kill $run 2>/dev/null; ip netns del {box}; rm -f /run/netns/{box}' EXIT",
+        f"{lines[0]} || true",  # it may have something to say of the machine that runs the tests
+        f"{lines[1]} || exit 1",
+        f"{lines[2]} || exit 2",
+        f"{lines[3]} run=$!",
+        wait,
+        f"{lines[4]} || exit 5",
+        "ping -c 1 -w 30 192.168.88.10 || exit 6",
+        f"ip netns exec {box} ping -c 1 -w 30 192.168.88.2 || exit 7",
+        "kill $run; wait $run; run=",
+        "tapnet bridge down br0 || exit 8",
+    ]
+    with whole_lan(bridged=False) as lan:
+        done = subprocess.run(
+            ["ip", "netns", "exec", lan.host, "sh", "-c", "\n".join(script)],
+            env=tapnet.env, capture_output=True, text=True, timeout=2 * SECONDS,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "3 packets transmitted, 3 received" in done.stdout
+        assert sorted(links(lan.host)) == ["eth0", "lo"]
+        lan.tell(lan.host, "ping -c 1 -w 30 192.168.88.1")
 
 
 # ---- offload -----------------------------------------------------------------------------------------------
