@@ -205,14 +205,14 @@ class Control:
         for number, devices in sorted(self.instance.vlans.items()):
             lines.append(f"VLAN {number} devices:")
             for device in _ordered(devices):
-                lines += _device_lines(device, "  ", verbose)
+                lines += _device_lines(device, "  ", verbose, devices)
         wires = [wire for wire in self.instance.wires if wire]
         if wires:
             lines.append("Devices not on any VLAN:")
         for wire in wires:
             lead = "  "
             for device in sorted(wire, key=lambda d: d.kind != NIC):
-                shown = _device_lines(device, lead, verbose)
+                shown = _device_lines(device, lead, verbose, wire)
                 lines += shown
                 if shown:
                     lead = "   \\ "
@@ -452,7 +452,17 @@ def _ordered(devices: Sequence[Device]) -> list[Device]:
     return sorted(devices, key=lambda device: _ORDER.get(device.kind, 0))
 
 
-def _device_lines(device: Device, lead: str, verbose: bool) -> list[str]:
+PEERS_SHOWN = 8
+
+
+def _peers(device: Device, group: Sequence[Device]) -> str:
+    """The other ports of its wire."""
+    names = [other.name for other in group if other is not device and other.port is not None]
+    more = len(names) - PEERS_SHOWN
+    return ", ".join(names[:PEERS_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _device_lines(device: Device, lead: str, verbose: bool, group: Sequence[Device] = ()) -> list[str]:
     if not verbose:
         return [lead + device.info] if device.info else []
     lines = [lead + (device.info or f"{device.name}: no connection")]
@@ -467,6 +477,10 @@ def _device_lines(device: Device, lead: str, verbose: bool) -> list[str]:
             f" queue {len(port.queue)} (highest {counters.queue_high}),"
             f" dropped {drops or '0'}"
         )
+        lines.append(f"{' ' * len(lead)}  {device.name}: peers {_peers(device, group) or 'none'}")
+    where = getattr(device, "where", None)
+    if where is not None:
+        lines.append(f"{' ' * len(lead)}  {device.name}: at {where()}")
     events = getattr(device, "events", None)
     if events is not None:
         counted = " ".join(f"{reason}={count}" for reason, count in sorted(events().items()) if count)

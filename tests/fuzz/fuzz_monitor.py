@@ -10,20 +10,25 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import random
 import sys
 import time
 from collections.abc import Sequence
 
 from tapnet.monitor import session as sessions
-from tapnet.monitor.commands import INFO
+from tapnet.monitor.commands import GENERAL, LIVE, NETWORK
 from tapnet.monitor.control import Control
-from tapnet.monitor.hmp import WORDS as COMMANDS
 from tapnet.monitor.hmp import Hmp
+from tapnet.monitor.qmp import Qmp
+from tapnet.monitor.qmp_session import QmpSession
 from tests.tapnet.monitor.kit import seed_instance
 
+OURS = (*GENERAL, *NETWORK, *LIVE)  # what the kit's instance knows
 WORDS = (
-    *(name for name in (*COMMANDS, *INFO) if name not in ("quit", "q")),
+    *(name for row in OURS for name in row.names if name not in ("quit", "q")),
+    "info",
+    "help",
     *(
         "-v",
         "on",
@@ -84,15 +89,81 @@ def stream(rng: random.Random) -> bytes:
     return rng.choice(("\n", "\r\n")).join([*lines, rng.choice(("", "x"))]).encode("utf-8", "surrogateescape")
 
 
+NAMES = (
+    *(row.qmp for row in OURS if row.qmp not in ("", "quit")),
+    "qmp_capabilities",
+    "human-monitor-command",
+    "query-commands",
+    "x",
+)
+VALUES = (
+    None,
+    1,
+    -1,
+    2**70,
+    1.5,
+    True,
+    "",
+    "tap.0",
+    "user",
+    "info network",
+    "x" * 3000,
+    [],
+    ["a"],
+    {},
+    {"a": [{}]},
+)
+MEMBERS = (
+    "name",
+    "up",
+    "rule",
+    "netdev",
+    "id",
+    "type",
+    "driver",
+    "vlan",
+    "command-line",
+    "enable",
+    "hubid",
+    "net",
+)
+
+
+def messages(rng: random.Random) -> bytes:
+    """QMP, spoilt at times."""
+    texts = [b'{"execute": "qmp_capabilities"}'] if rng.random() < 0.8 else []
+    for _ in range(rng.randrange(8)):
+        message = {
+            rng.choice(("execute", "execute", "exec-oob", "x")): rng.choice((*NAMES, 1)),
+            "arguments": {rng.choice(MEMBERS): rng.choice(VALUES) for _ in range(rng.randrange(4))},
+            rng.choice(("id", "x")) if rng.random() < 0.3 else "id": rng.choice(VALUES),
+        }
+        text = json.dumps(message, indent=rng.choice((None, 1))).encode()
+        if rng.random() < 0.3:
+            at = rng.randrange(len(text))
+            text = (
+                text[:at]
+                + rng.choice((b"", b'"', b"}", b"\xff", b"\\", b"\n", bytes([rng.randrange(256)])))
+                + text[at + 1 :]
+            )
+        texts.append(text)
+    return rng.choice((b"", b"\r\n")).join(texts)
+
+
 async def attempt(rng: random.Random) -> None:
     """One session. Raises what should not be raised."""
     _, instance = seed_instance()
-    framed = rng.random() < 0.5
+    machine = rng.random() < 0.5
+    framed = not machine and rng.random() < 0.5
     transport = FakeTransport(rng)
-    session = sessions.LineSession(Hmp(Control(instance)), framed)
+    session: sessions.Session
+    if machine:
+        session = QmpSession(Qmp(Control(instance), rng.random() < 0.5), instance.events)
+    else:
+        session = sessions.LineSession(Hmp(Control(instance)), framed)
     session.connection_made(transport)
     transport.session = session
-    data = stream(rng)
+    data = messages(rng) if machine else stream(rng)
     while data and not transport.closing:
         if transport.stopped:
             before = len(transport.written)
@@ -111,6 +182,9 @@ async def attempt(rng: random.Random) -> None:
     assert instance.ended == 0, "ended without quit"
     if framed:
         check_frames(bytes(transport.written))
+    if machine:
+        check_json(bytes(transport.written))
+        assert not instance.events.heard
 
 
 def check_frames(data: bytes) -> None:
@@ -122,6 +196,12 @@ def check_frames(data: bytes) -> None:
         rest[: int(size)].decode()
         assert len(rest) >= int(size)
         data = rest[int(size) :]
+
+
+def check_json(data: bytes) -> None:
+    """Raises if ``data`` is not a row of QMP's messages."""
+    for line in data.splitlines():
+        assert len({"QMP", "return", "error", "event"} & json.loads(line).keys()) == 1, line
 
 
 async def play(seconds: float, first: int) -> int:

@@ -22,7 +22,7 @@ for port in sys.argv[1:]:
 """
 
 
-@pytest.mark.parametrize("option", ["-monitor", "-qtest"])
+@pytest.mark.parametrize("option", ["-monitor", "-qmp", "-qtest", "--metrics"])
 def test_a_guest_cannot_reach_a_control_plane(option: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -37,7 +37,7 @@ def test_a_guest_cannot_reach_a_control_plane(option: str) -> None:
         thread.start()
         seen = subprocess.run(
             [sys.executable, "-m", "tapnet", "exec", "--name", f"guard{os.getpid()}",
-             option, f"tcp:127.0.0.1:{port},server=on,wait=off", "--",
+             option, f"127.0.0.1:{port}" if option == "--metrics" else f"tcp:127.0.0.1:{port},server=on,wait=off", "--",
              sys.executable, "-c", ASK, str(port), str(other.getsockname()[1])],
             capture_output=True, text=True, timeout=60,
         )  # fmt: skip

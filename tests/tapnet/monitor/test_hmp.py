@@ -43,14 +43,16 @@ def test_info_network_v_shows_links_and_counters(lab) -> None:
     nat.counters.drop("malformed", 3)
     nat.set_link(False)
     lines = hmp.execute("info network -v").text.splitlines()
-    assert lines[:5] == [
+    assert lines[:7] == [
         "VLAN 0 devices:",
         "  user redirector",
         "    user.0: link down, sent 1 frames 100 bytes, received 1 frames 60 bytes,"
         " queue 0 (highest 1), dropped malformed=3",
+        "    user.0: peers ne2k_pci.0, tap.0",
         "  tap: ifname=tap0 setup_script=/etc/qemu-ifup",
         "    tap.0: link up, sent 0 frames 0 bytes, received 2 frames 160 bytes, queue 0 (highest 2),"
         " dropped 0",
+        "    tap.0: peers ne2k_pci.0, user.0",
     ]
     assert "  socket.0: no connection" in lines
 
