@@ -60,6 +60,18 @@ class Arp(Neighbours):
         self._inside = inside
         self._defended = now - DEFEND
 
+    def adopt(self, address: bytes) -> None:
+        """One more is ours."""
+        self.own += (address,)
+        self._reserved |= {address}
+        self.table.pop(address, None)
+        self._emit(ARP_REQUEST, address, BROADCAST_MAC, NO_MAC, address)
+
+    def abandon(self, address: bytes) -> None:
+        """One less."""
+        self.own = tuple(own for own in self.own if own != address)
+        self._reserved -= {address}
+
     # ---- frames in -----------------------------------------------------------------------------------------
 
     def input(self, frame: bytes, now: int) -> None:

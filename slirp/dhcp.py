@@ -135,6 +135,8 @@ class Dhcp:
         return {code: value for code, value in values.items() if value}
 
     def _in_use(self, address: bytes, mac: bytes) -> bool:
+        if address in self._arp.own:
+            return True
         entry = self._arp.table.get(address)
         return entry is not None and entry.mac not in (mac, NO_MAC)
 

@@ -10,12 +10,28 @@ Calls into the NAT (``*Events``) happen from the event loop only, never from ins
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 Address = tuple[str, int]
 
 # How a datagram leaves: its TTL, NO_FRAGMENT, and its type of service << 16 (without the two bits of ECN).
 NO_FRAGMENT = 0x100
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """Something on the host's side that answers guests at an own address.
+
+    kind   tcp, udp: ``to`` is an address. unix: a path ("\\0name": abstract).
+           program: argument vector, started without a shell, its standard input, output and error one socket
+    """
+
+    kind: str
+    to: Address | str | tuple[str, ...]
+    output: str | None = (
+        None  # program: this file is its output instead (appended to), and nothing comes back
+    )
 
 
 class TcpEvents(Protocol):
@@ -270,6 +286,12 @@ class Host(Protocol):
 
     def tcp(self, remote: Address, events: TcpEvents, how: int = 64) -> ConnectingTcp:
         """Start a connect to ``remote``; only the TTL counts of ``how``. Raises OSError if that fails at once."""
+
+    def service(self, service: Service, events: TcpEvents, *, packets: bool = False) -> TcpSocket:
+        """Begin a connection to a service. Raises OSError if that fails at once.
+
+        packets  each ``send`` and ``recv`` is a packet (of a stream: what there is). b"" is the end, never an empty one
+        """
 
     def udp(self, family: int, events: UdpEvents) -> UdpSocket:
         """A UDP socket on an own port; ``family`` is 4 or 6. Raises OSError."""

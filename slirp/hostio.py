@@ -40,7 +40,8 @@ from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 from typing import Protocol
 
-from .host import Address, IcmpError, ListenEvents, TcpEvents, UdpEvents
+from . import hostservice
+from .host import Address, IcmpError, ListenEvents, Service, TcpEvents, UdpEvents
 from .hostecho import EchoEndpoint, HostEcho, RawEchoes
 from .hosterrors import ErrorQueue, apply, listen_for_errors, next_error
 from .hostfiles import HostDirectory
@@ -212,6 +213,68 @@ class HostTcp:
         """Report a connect that needed no waiting, outside the call that made it."""
         if self._fd >= 0:
             self._events.host_connected(self._host.now())
+
+
+class HostPackets(HostTcp):
+    """A datagram socket as a service: an empty datagram is no end."""
+
+    __slots__ = ()
+
+    def recv(self, size: int) -> bytes | None:
+        """A datagram; None: nothing now."""
+        return super().recv(size) or None
+
+
+class HostProgram(HostTcp):
+    """A program as a service (``hostservice``)."""
+
+    __slots__ = ("_ended", "_program")
+
+    def __init__(self, host: AsyncHost, sock: socket.socket, events: TcpEvents) -> None:
+        super().__init__(host, sock, events, True)
+        self.connected = False  # it is watched when it is
+        self._program: hostservice.Program | None = None
+        self._ended = False
+
+    def started(self, result: hostservice.Program | OSError) -> None:
+        """The thread is done, outside any batch of events."""
+        host = self._host
+        if isinstance(result, OSError):
+            if self._fd >= 0:
+                self.close()
+                self._events.host_failed(result.errno or errno.ECONNREFUSED, host.now())
+        elif self._fd < 0:
+            result.end(0)
+        else:
+            self._program = result
+            self.connected = True
+            self._events.host_connected(host.now())
+        host.served()
+
+    def recv(self, size: int) -> bytes | None:
+        """What it says."""
+        try:
+            data = super().recv(size)
+        except ConnectionResetError:  # it ended, and something for it was left
+            data = b""
+        self._ended = data == b""
+        return data
+
+    def send(self, data: bytes | memoryview) -> int:
+        """What it is told; nobody listens after its end."""
+        try:
+            return super().send(data)
+        except (BrokenPipeError, ConnectionResetError):
+            if self._ended:
+                raise
+            return len(data)
+
+    def close(self, *, reset: bool = False) -> None:
+        """The connection is over, and so is the program, soon."""
+        super().close()
+        if self._program is not None:
+            self._program.end(0 if reset else hostservice.GRACE)
+            self._program = None
 
 
 class HostAccepted(HostTcp):
@@ -397,10 +460,12 @@ class AsyncHost:
         self._resolvers: list[Address] = []
         self._resolv_stat: tuple[int, ...] | None = None
         self._resolv_checked: int | None = None
+        self.programs = hostservice.Programs(loop)
         loop.add_reader(self._epoll.fileno(), self._serve)
 
     def close(self) -> None:
         """Close the epoll set; the sockets belong to their flows. Idempotent."""
+        self.programs.close()
         if not self._epoll.closed:
             self._loop.remove_reader(self._epoll.fileno())
             self._epoll.close()
@@ -433,6 +498,32 @@ class AsyncHost:
             listen_for_errors(sock, family, False)
             self._loop.call_soon(found.connected_at_once)
         return found
+
+    def service(self, service: Service, events: TcpEvents, *, packets: bool = False) -> HostTcp:
+        """Begin a connection to a service. Raises OSError."""
+        if service.kind == "program":
+            return hostservice.program(self, service, events, packets)
+        sock, connected = hostservice.connect(service, packets)
+        try:
+            if sock.fileno() > self._last:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            if service.kind == "tcp":
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            made = HostPackets if sock.type == socket.SOCK_DGRAM else HostTcp
+            found = made(self, sock, events, connected)
+        except BaseException:
+            self._sockets.pop(sock.fileno(), None)
+            sock.close()
+            raise
+        if connected:
+            self._loop.call_soon(found.connected_at_once)
+        return found
+
+    def program_socket(self, sock: socket.socket, events: TcpEvents) -> HostProgram:
+        """Our end of a program's. Raises OSError: there is no descriptor to spare."""
+        if sock.fileno() > self._last:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return HostProgram(self, sock, events)
 
     def udp(self, family: int, events: UdpEvents) -> HostUdp:
         """A bound socket of the family 4 or 6. Raises OSError."""
@@ -525,6 +616,10 @@ class AsyncHost:
             self._epoll.modify(fd, new)
         else:
             self._epoll.register(fd, new)
+
+    def served(self) -> None:
+        """Something happened outside a batch."""
+        self._after()
 
     def _serve(self) -> None:
         """The epoll set is readable."""

@@ -49,6 +49,14 @@ class Icmp:
         self._echoes = echoes
         self._udp_error = udp_error
 
+    def adopt(self, address: bytes) -> None:
+        """One more address is ours."""
+        self._own += (address,)
+
+    def abandon(self, address: bytes) -> None:
+        """One less."""
+        self._own = tuple(own for own in self._own if own != address)
+
     def input(
         self, frame: bytes, off: int, end: int, ttl: int, src: bytes, dst: bytes, checked: bool, now: int
     ) -> None:

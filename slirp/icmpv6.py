@@ -78,6 +78,14 @@ class Icmp6:
         self._udp_error = udp_error
         self._too_big = too_big
 
+    def adopt(self, address: bytes) -> None:
+        """One more address is ours."""
+        self._own += (address,)
+
+    def abandon(self, address: bytes) -> None:
+        """One less."""
+        self._own = tuple(own for own in self._own if own != address)
+
     def input(
         self, frame: bytes, off: int, end: int, hops: int, src: bytes, dst: bytes, checked: bool, now: int
     ) -> None:

@@ -193,6 +193,14 @@ class Ipv4:
         """Who has which address."""
         return self._arp
 
+    def adopt(self, address: bytes) -> None:
+        """One more address is ours."""
+        self._macs[address] = own_mac(address)
+
+    def abandon(self, address: bytes) -> None:
+        """One less."""
+        self._macs.pop(address, None)
+
     def inside(self, address: bytes) -> bool:
         """Whether an address belongs to the net."""
         return ip_int(address) & self._mask == self._network

@@ -168,6 +168,14 @@ class Ipv6:
         """Who has which address."""
         return self._ndp
 
+    def adopt(self, address: bytes) -> None:
+        """One more address is ours."""
+        self._macs[address] = own_mac6(address)
+
+    def abandon(self, address: bytes) -> None:
+        """One less."""
+        self._macs.pop(address, None)
+
     def inside(self, address: bytes) -> bool:
         """Whether an address belongs to the net."""
         return int.from_bytes(address, "big") >> self._shift == self._network
@@ -493,7 +501,9 @@ class Ipv6:
             return
         if source is None or len(source) != len(src):
             source = dst if dst in self._macs else LINK_LOCAL if is_link_local(src) else self.gateway
-        quote = self._aged(frame[IP : min(end, IP + QUOTE)], kind, b"")
+        quote = frame[IP : min(end, IP + QUOTE)]
+        if hops != LOCAL_HOPS:  # from somebody further on
+            quote = self._aged(quote, kind, b"")
         self._complain(frame[6:12], source, src, kind, code, info, quote, hops)
 
     @staticmethod

@@ -116,6 +116,15 @@ class Ndp(Neighbours):
         """Neither ours nor anything that no host has."""
         return not (address in self.own or address[0] == 0xFF or address[:15] == UNSPECIFIED[:15])
 
+    def adopt(self, address: bytes) -> None:
+        """One more address is ours."""
+        self.own += (address,)
+        self.table.pop(address, None)
+
+    def abandon(self, address: bytes) -> None:
+        """One less."""
+        self.own = tuple(own for own in self.own if own != address)
+
     # ---- messages in ---------------------------------------------------------------------------------------
 
     def input(self, frame: bytes, body: bytes, hops: int, src: bytes, dst: bytes, now: int) -> None:

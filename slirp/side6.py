@@ -58,13 +58,27 @@ class Side6:
         self.ip = Ipv6(v6, mtu, stack, self.ndp, rng, self._local, self._remote)
         self.router = Router(config, v6, self.ip, rng, now)
         self.icmp = Icmp6(
-            stack, self.ip, self.ndp, self.router, v6.own, stack.echoes, udp.guest_error, stack.tcp.too_big
+            stack, self.ip, self.ndp, self.router, v6.own, stack.echoes, stack.guest_error, stack.tcp.too_big
         )
         self.dhcp = Dhcp6(config, v6, stack, self.ip, self.ndp)
         self.input = self.ip.input
         for group in (ALL_DHCP, ALL_DHCP_SERVERS, v6.host_ip, LINK_LOCAL):
             stack.services[group, DHCP6_PORT] = self.dhcp
         self.parts = (self.ndp, self.ip, self.router)
+
+    def adopt(self, address: bytes) -> bytes:
+        """One more address is ours; its MAC."""
+        self._own |= {address}
+        for part in (self.ndp, self.ip, self.icmp):
+            part.adopt(address)
+        return own_mac6(address)
+
+    def abandon(self, address: bytes) -> bytes:
+        """One less; the MAC that it had."""
+        self._own -= {address}
+        for part in (self.ndp, self.ip, self.icmp):
+            part.abandon(address)
+        return own_mac6(address)
 
     def _inside(self, address: bytes) -> bool:
         return self.ip.inside(address)

@@ -42,6 +42,7 @@ from .dns import Dns
 from .echo import Echoes
 from .family import Families, Family
 from .forward import Forwards
+from .guestfwd import GuestForwards
 from .guests import Guests
 from .host import Address, Host, IcmpError
 from .icmp import Icmp
@@ -133,7 +134,7 @@ class Stack:
         self.ipv4 = Ipv4(config, self, self.arp, rng, self._local, self._remote)
         self.udp = Udp(self, host, now)
         self.echoes = Echoes(self, host)
-        self.icmp = Icmp(self, self.ipv4, own, self.echoes, self.udp.guest_error)
+        self.icmp = Icmp(self, self.ipv4, own, self.echoes, self.guest_error)
         self.tcp = Tcp(self, host, rng, buffers=Buffers(config.buffers))
         self.dhcp = Dhcp(config, self, self.ipv4, self.arp)
         self.families = Families(self.ipv4)
@@ -150,6 +151,7 @@ class Stack:
             )
         self.forwards = Forwards(config, self, host, self.families, self.guests, self.tcp, self.udp, rng)
         self.services[config.dns_ip, DNS_PORT] = self.dns
+        self.guest_forwards = GuestForwards(self, host, self.families)
         self.tftp: Tftp | None = None
         self._timed: list[Timed] = [
             self.ipv4,
@@ -159,6 +161,7 @@ class Stack:
             self.dns,
             self.forwards,
             self.echoes,
+            self.guest_forwards,
         ]
         self._told: set[str] = set()
         if config.tftp is not None:
@@ -174,6 +177,39 @@ class Stack:
             broadcast = config.network.broadcast_address.packed
             for address in (config.host_ip, b"\xff\xff\xff\xff", broadcast):
                 self.services[address, DHCP_PORT] = self.dhcp
+
+    def adopt(self, address: bytes) -> None:
+        """An address of the net is ours from now on: it answers ARP (neighbour discovery) and ping."""
+        side6 = self.side6
+        if address in self._own or (side6 is not None and address in side6.config.own):
+            return
+        self._own |= {address}
+        if len(address) == 4:
+            self._macs |= {own_mac(address)}
+            for part in (self.arp, self.ipv4, self.icmp):
+                part.adopt(address)
+        elif side6 is not None:
+            self._macs |= {side6.adopt(address)}
+
+    def abandon(self, address: bytes) -> None:
+        """It is ours no more, unless it was from the beginning."""
+        side6 = self.side6
+        if address not in self._own or address in self.config.own:
+            return
+        self._own -= {address}
+        if len(address) == 4:
+            self._macs -= {own_mac(address)}
+            for part in (self.arp, self.ipv4, self.icmp):
+                part.abandon(address)
+        elif side6 is not None:
+            mac = side6.abandon(address)
+            if mac not in side6.macs:
+                self._macs -= {mac}
+
+    def guest_error(self, guest: bytes, port: int, remote: bytes, rport: int, kind: int, code: int) -> None:
+        """A guest's complaint about a datagram."""
+        if not self.guest_forwards.guest_error(guest, port, remote, rport):
+            self.udp.guest_error(guest, port, remote, rport, kind, code)
 
     def _inside(self, address: bytes) -> bool:
         return self.ipv4.inside(address)
@@ -342,6 +378,9 @@ class Stack:
 
     def targets(self, dst: bytes, port: int) -> list[Target]:
         """Where a guest's connection leads; [] refuses it."""
+        service = self.guest_forwards.tcp(dst, port)
+        if service is not None:
+            return [service]
         return [*self._targets(dst, port)] if self.permitted(PROTO_TCP, dst, port) else []
 
     def _targets(self, dst: bytes, port: int) -> list[Address]:
@@ -350,8 +389,12 @@ class Stack:
             found = [(LOOPBACK, port)] if config.hostloopback else []
         elif config.v6 is not None and dst == config.v6.host_ip:
             found = [(LOOPBACK6, port)] if config.hostloopback else []
+        elif dst == wire6.LINK_LOCAL:
+            return []  # the router's other address: nothing but pings
         elif dst in self._names:
             return list(self.resolvers()) if port == DNS_PORT else []
+        elif dst in self._own:
+            return []
         else:
             found = [(ip_text(dst), port)]
         allowed = [address for address in found if not self.host.forbidden(address)]
@@ -363,7 +406,7 @@ class Stack:
         """Host address for a guest's datagram; None refuses it."""
         if not self.permitted(PROTO_UDP, dst, port):
             return BLOCKED
-        if dst in self._names or not port:
+        if not port or dst in self._names or (dst in self._own and dst != self.config.host_ip):
             return None
         found = self._targets(dst, port)
         return found[0] if found else None
@@ -469,6 +512,7 @@ class Stack:
         """End all flows; guests' TCP connections are reset."""
         self.now = now
         self.forwards.close()
+        self.guest_forwards.close()
         if self.tftp is not None:
             self.tftp.close()
         if self.side6 is not None:
@@ -484,7 +528,7 @@ class Stack:
         """Rows of ``info usernet``, JSON-able: protocol, state, fd, src, src_port, dst, dst_port, recvq,
         sendq, idle."""
         tcp = [self._tcp_row(row) for row in self.tcp.flows()]
-        forwards = self.forwards.flows(self.now)
+        forwards = [*self.guest_forwards.flows(self.now), *self.forwards.flows(self.now)]
         echoes = self.echoes.flows(self.now)
         return [*tcp, *self.udp.flows(self.now), *echoes, *self.dns.flows(self.now), *forwards]
 

@@ -24,7 +24,7 @@ from .backends.address import peer_address
 from .backends.user import UserBackend
 from .capture import CaptureError, Captures
 from .clock import Clock
-from .config import Config, Filter, Impairment, Net, Nic, TapNet, UserNet
+from .config import Config, Filter, Impairment, Net, Nic, TapNet, UserNet, VxlanNet
 from .device import Device
 from .events import CONNECTED, DISCONNECTED, Events
 from .filterwatch import FilterWatch
@@ -428,6 +428,16 @@ class Instance:
             self._starters.append(tap.start)
             self._closers.append(tap.detach)
             return Member(net.name, BACKEND, tap.info_line, tap.port, finish=tap.finish, backend=tap)
+        if isinstance(net, VxlanNet):
+            from .backends.vxlan import TapError, VxlanBackend, VxlanError
+
+            try:
+                vxlan = VxlanBackend(net, self._loop)
+            except (VxlanError, TapError) as error:
+                raise BuildError(f"{net.origin}: {error}") from None
+            self._starters.append(vxlan.start)
+            self._closers.append(vxlan.detach)
+            return Member(net.name, BACKEND, vxlan.info_line, vxlan.port, finish=vxlan.finish, backend=vxlan)
         if isinstance(net, wires.KINDS):
             return self._wire_net(net, place)
         raise BuildError(f"{net.origin}: not built yet")

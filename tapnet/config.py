@@ -222,9 +222,9 @@ class GuestForward:
     protocol: str  # tcp, udp
     address: IpAddress | None  # None: net + 4 as QEMU
     port: int
-    target: str  # cmd, tcp, udp, unix
+    target: str  # cmd, tcp, udp, unix, file
     to: str | Endpoint  # command line, path, or address
-    text: str = ""
+    text: str = ""  # as it was given
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,7 +285,7 @@ class VxlanNet(Net):
 
     kind = "vxlan"
     vni: int
-    remote: IpAddress | None = None
+    remotes: tuple[IpAddress, ...] = ()
     group: IpAddress | None = None
     dev: str | None = None
     port: int = 4789

@@ -1,22 +1,23 @@
-"""Interface settings by ioctl, in the network namespace of a control socket.
+"""Interface settings by ioctl, in the network namespace of a control socket (the queue by netlink).
 
 Microseconds each, so they may be called from the event loop, where pyroute2's synchronous calls may not. A
 control socket that was opened in another namespace (and handed over) acts there.
 
-Ref: netdevice(7), include/uapi/linux/{if,sockios,ethtool}.h, net/bridge/br_ioctl.c.
+Ref: netdevice(7), rtnetlink(7), include/uapi/linux/{if,sockios,ethtool}.h, net/bridge/br_ioctl.c.
 """
 
 from __future__ import annotations
 
 import array
 import fcntl
+import os
 import socket
 import struct
 
 IFF_UP = 1
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _SIOCETHTOOL = 0x8913, 0x8914, 0x8946
 _SIOCGIFMTU, _SIOCSIFMTU, _SIOCSIFHWADDR, _SIOCGIFHWADDR = 0x8921, 0x8922, 0x8924, 0x8927
-_SIOCSIFTXQLEN = 0x8943
+_RTM_NEWLINK, _NLM_F_REQUEST, _NLM_F_ACK, _IFLA_TXQLEN = 16, 1, 4, 13
 _ARPHRD_ETHER = 1
 _ETHTOOL_GSTRINGS, _ETHTOOL_GSSET_INFO, _ETHTOOL_SFEATURES = 0x1B, 0x37, 0x3B
 _ETH_SS_FEATURES, _ETH_GSTRING_LEN = 4, 32
@@ -32,9 +33,20 @@ def set_mtu(control: socket.socket, ifname: str, mtu: int) -> None:
     fcntl.ioctl(control, _SIOCSIFMTU, struct.pack("=16si20x", ifname.encode(), mtu))
 
 
-def set_queue(control: socket.socket, ifname: str, frames: int) -> None:
-    """Set how many frames wait in an interface for its reader (txqueuelen). Raises OSError."""
-    fcntl.ioctl(control, _SIOCSIFTXQLEN, struct.pack("=16si20x", ifname.encode(), frames))
+def set_queue(ifname: str, frames: int) -> None:
+    """Set how many frames wait in an interface of the current namespace for its reader (txqueuelen).
+
+    By netlink: the ioctl wants a capability over the whole machine, not over the namespace. Raises OSError.
+    """
+    link = struct.pack("=BxHiII", 0, 0, socket.if_nametoindex(ifname), 0, 0)
+    body = link + struct.pack("=HHI", 8, _IFLA_TXQLEN, frames)
+    head = struct.pack("=IHHII", 16 + len(body), _RTM_NEWLINK, _NLM_F_REQUEST | _NLM_F_ACK, 1, 0)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0) as netlink:
+        netlink.bind((0, 0))
+        netlink.send(head + body)
+        error = -struct.unpack_from("=i", netlink.recv(4096), 16)[0]
+    if error:
+        raise OSError(error, os.strerror(error), ifname)
 
 
 def set_mac(control: socket.socket, ifname: str, mac: bytes) -> None:

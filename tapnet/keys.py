@@ -115,7 +115,7 @@ USER = _table(
     Key("bootfile", rules.bootfile, "[ARCH=]FILE", repeat=True),
     Key("next-server", words.ip4, "ADDR"),
     Key("hostfwd", rules.hostfwd, "[tcp|udp]:[ADDR]:PORT-[GUEST]:PORT", repeat=True),
-    Key("guestfwd", rules.guestfwd, "[tcp|udp]:[ADDR]:PORT-TARGET", repeat=True, later=True),
+    Key("guestfwd", rules.guestfwd, "[tcp|udp]:[ADDR]:PORT-TARGET", repeat=True),
     Key("smb", words.text, "DIR", later=True),
     Key("smbserver", words.ip4, "ADDR", later=True),
     Key("smb-user", words.text, "USER", later=True),
@@ -153,7 +153,7 @@ TAP = _table(
 BRIDGE = _table(_BR, _HELPER)
 VXLAN = _table(
     Key("vni", words.number(1, 2**24 - 1), "N"),
-    Key("remote", words.ip, "ADDR"),
+    Key("remote", words.ip, "ADDR", repeat=True),
     Key("group", words.ip, "ADDR"),
     Key("dev", words.interface, "IF"),
     Key("port", words.port, "PORT"),
@@ -226,7 +226,7 @@ NETS: dict[str, Kind] = {
         Kind("dgram", "frames as UDP or UNIX datagrams, as QEMU", DGRAM),
         Kind("vde", "plug of a running vde_switch", VDE),
         Kind("ws", "WebSocket server, for emulators in browsers", WS),
-        Kind("vxlan", "TAP, bridge and kernel VXLAN as one", VXLAN, later=True),
+        Kind("vxlan", "TAP, bridge and kernel VXLAN as one", VXLAN),
         Kind("hubport", "joins what names it to VLAN hubid=", HUBPORT),
         Kind("dump", "capture of a VLAN in a pcap file", DUMP),
     )

@@ -41,6 +41,7 @@ DEFAULT_NET6 = IPv6Network("fec0::/64")
 HOST, DNS, FIRST = 0x0202, 0x0203, 0x020F  # QEMU's addresses, cut by the mask
 MAX_RESOLVERS, MAX_SEARCH = 8, 32
 MIN_MTU6 = 1280  # RFC 8200 5: below, IPv6 is off unless asked for
+MAX_REMOTES = 64  # of -net vxlan
 MIN_BITS, MAX_BITS = 4, 29  # the NAT's IPv4 net: room for host, dns and a guest
 
 
@@ -348,15 +349,22 @@ def _vxlan(given: Given) -> VxlanNet:
     if "remote" not in given.values and "group" not in given.values:
         raise given.error("needs remote= or group=")
     given.needs("group", "dev")
-    remote, group, local = given.get("remote"), given.get("group"), given.get("local")
+    remotes, group, local = given.get("remote", ()), given.get("group"), given.get("local")
     if group is not None and not group.is_multicast:
         raise given.error(f"group={group}: not a multicast address")
-    if remote is not None and remote.is_multicast:
-        raise given.error(f"remote={remote}: a multicast address; use group=")
-    if local is not None and local.version != (remote or group).version:
-        raise given.error(f"local={local}: not of the family of {remote or group}")
-    keys = ("vni", "remote", "group", "dev", "local", "br", "ifname", "mtu")
-    values = {key: given.get(key) for key in keys}
+    if len(remotes) > MAX_REMOTES:
+        raise given.error(f"remote=: more than {MAX_REMOTES} of them")
+    first = remotes[0] if remotes else group
+    for remote in remotes:
+        if remote.is_multicast:
+            raise given.error(f"remote={remote}: a multicast address; use group=")
+        if remote.version != first.version or remotes.count(remote) > 1:
+            why = "twice" if remote.version == first.version else f"not of the family of {first}"
+            raise given.error(f"remote={remote}: {why}")
+    if local is not None and local.version != first.version:
+        raise given.error(f"local={local}: not of the family of {first}")
+    keys = ("vni", "group", "dev", "local", "br", "ifname", "mtu")
+    values = {key: given.get(key) for key in keys} | {"remotes": remotes}
     return VxlanNet(origin=given.origin, name="", id=None, vlan=None, port=given.get("port", 4789), **values)
 
 

@@ -6,6 +6,7 @@ in, typed value out, ``ValueError`` with the reason otherwise.
     hostfwd    [tcp|udp]:[hostaddr]:port[-port]-[guest]:port[-port]     unix:PATH-[guest]:port
     redir      tcp|udp:port:[guest]:port                                (QEMU before 2.6)
     guestfwd   [tcp|udp]:[addr]:port-cmd:PROGRAM ARGS | -tcp:HOST:PORT | -udp:HOST:PORT | -unix:PATH
+               | -file:PATH
     allow/deny [tcp|udp|icmp:]NET[:PORT[-PORT]]
 """
 
@@ -146,7 +147,7 @@ def hostfwd_listen(value: str) -> tuple[str, Endpoint | UnixPath, int]:
     return protocol or "tcp", Endpoint(host, start), end - start + 1
 
 
-TARGETS = ("cmd", "tcp", "udp", "unix")
+TARGETS = ("cmd", "tcp", "udp", "unix", "file")
 
 
 def guestfwd(value: str) -> GuestForward:
@@ -163,10 +164,12 @@ def guestfwd(value: str) -> GuestForward:
     kind, colon, to = target.partition(":")
     if not colon or kind not in TARGETS:
         raise ValueError(
-            f"target {words.shown(target)} is none of cmd:, tcp:, udp:, unix:{words.nearest(kind, TARGETS)}"
+            f"target {words.shown(target)} is none of cmd:, tcp:, udp:, unix:, file:{words.nearest(kind, TARGETS)}"
         )
     goal: str | Endpoint
-    if kind == "cmd":
+    if kind == "udp" and protocol != "udp":
+        raise ValueError("udp: answers UDP only")
+    if kind in ("cmd", "file"):
         goal = words.text(to)
     elif kind == "unix":
         path = unix_path(to)
@@ -174,6 +177,15 @@ def guestfwd(value: str) -> GuestForward:
     else:
         goal = words.endpoint(any_host=False)(to)
     return GuestForward(protocol or "tcp", server, number, kind, goal, value)
+
+
+def guestfwd_place(value: str) -> tuple[str, IpAddress | None, int]:
+    """What guestfwd_remove takes, the part of a rule before the target: (protocol, address, port)."""
+    protocol, colon, rest = value.partition(":")
+    if not colon or protocol not in ("", "tcp", "udp"):
+        raise ValueError("not [tcp|udp]:[ADDR]:PORT")
+    address, rest = _head(rest, ":")
+    return protocol or "tcp", _address(address, "server") if address else None, _port(rest, "server")
 
 
 def _rule(value: str, allow: bool) -> Rule:

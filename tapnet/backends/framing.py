@@ -81,6 +81,12 @@ class Splitter:
             view[:left] = view[at:end]
         return train, count
 
+    def release(self) -> None:
+        """Give the buffer back: nothing more comes."""
+        self._view.release()
+        self._buffer = bytearray()
+        self.broken = self.broken or "closed"
+
     def feed(self, data: bytes) -> list[bytes]:
         """The frames that ``data`` completes, in order. Never raises."""
         frames: list[bytes] = []

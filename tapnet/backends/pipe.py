@@ -316,6 +316,7 @@ class Pipe:
                 self._at = self._sock.send(self._data)
         self.closed = True
         self._sock.close()
+        self._splitter.release()  # now: what refers to us may wait long for the garbage collector
         lost = len(cut(self._held)) + self._unsent()
         if lost:
             self._port.counters.drop("disconnected", lost)

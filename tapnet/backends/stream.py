@@ -408,6 +408,7 @@ class Listener:
         if pipe is not None:
             pipe.close()
             self._left(port)
+            port.receive, port.ready, port.train = _not_yet, _nothing, None  # they need no garbage collector
 
     def info_line(self) -> str:
         """QEMU 0.8 shows clients only."""

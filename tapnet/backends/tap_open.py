@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import pwd
 import socket
@@ -38,11 +39,13 @@ from .. import privilege
 from ..config import TapNet
 from ..device import TapDevice
 from ..ifctl import control_socket, get_mac, get_mtu, is_up
+from .tap_written import Written, open_written
 
 ANY_NAME = "tap%d"
 SCRIPT_SECONDS = 60.0
 HELPER_SECONDS = 30.0
 MULTI_QUEUE = 0x100  # of an interface's tun_flags
+log = logging.getLogger("tapnet.tap")
 _SAID_MAX = 200  # characters of what a script or helper said
 
 
@@ -70,11 +73,13 @@ class OpenTap:
 
     made    the interface ends with the descriptor
     before  what a found interface gets back
+    written the same in a file, for the case that we are killed
     """
 
     device: TapDevice
     made: bool
     before: Before = field(default_factory=Before)
+    written: Written | None = None
 
     @property
     def ifname(self) -> str:
@@ -111,7 +116,28 @@ class OpenTap:
             before, self.before = self.before, Before()
             with contextlib.suppress(Exception):
                 netlink(lambda ipr: give_back(ipr, self.ifname, before))
+        if self.written is not None:
+            self.written.close(done=True)
+            self.written = None
         self.device.close()
+
+    def mend(self, net: TapNet) -> None:
+        """A found interface: give back what a process that was killed could not, and write down what will be changed now."""
+        written = open_written(self.ifname)
+        if written is None:
+            return
+        left = written.left()
+        if left is not None:
+            log.warning("tapnet: %s: %s: a tapnet that was killed had changed it", net.origin, self.ifname)
+            with contextlib.suppress(Exception):
+                netlink(lambda ipr: give_back(ipr, self.ifname, Before(**left)))
+        before = intended(net, self.ifname)
+        if before.changed():
+            with contextlib.suppress(OSError):
+                written.write(asdict(before))
+                self.written = written
+                return
+        written.close(done=True)
 
 
 # ---- interfaces -------------------------------------------------------------------------------------------
@@ -227,6 +253,18 @@ def configure(net: TapNet, ifname: str, before: Before) -> None:
                 before.bridge = net.br
 
 
+def intended(net: TapNet, ifname: str) -> Before:
+    """What ``configure`` and ``bring_up`` will have changed."""
+    before = Before()
+    with contextlib.suppress(OSError), control_socket() as control:
+        had, size = get_mac(control, ifname), get_mtu(control, ifname)
+        before.mac = had.hex(":") if net.mac is not None and had != net.mac else None
+        before.mtu = size if net.mtu is not None and size != net.mtu else None
+        before.bridge = net.br if master(ifname) is None else None
+        before.up = not is_up(control, ifname)
+    return before
+
+
 def bring_up(ifname: str, before: Before) -> None:
     """Raises TapError."""
     with control_socket() as control:
@@ -252,6 +290,8 @@ def open_tap(net: TapNet) -> OpenTap:
         opened = _by_name(net)
     try:
         _check_header(net, opened)
+        if not opened.made and not net.fds and net.helper is None:
+            opened.mend(net)
         if net.sndbuf is not None:
             opened.device.set_sndbuf(net.sndbuf)
         if opened.made and net.mac is None:

@@ -27,12 +27,14 @@ import slirp.rules
 from slirp.farewell import Farewell
 from slirp.hostio import AsyncHost
 from slirp.stack import Stack
+from slirp.wire import ip_text
 
-from ..config import HostForward, UnixPath, UserNet
-from ..monitor.control import FlowRow, ForwardRow
+from ..config import GuestForward, HostForward, UnixPath, UserNet
+from ..monitor.control import FlowRow, ForwardRow, GuestForwardRow
 from ..offload import TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_F_TSO_ECN, TUN_F_USO4, TUN_F_USO6
 from ..port import Port
 from .leasefile import LeaseFile
+from .services import guest_rule
 
 FEATURES = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN | TUN_F_USO4 | TUN_F_USO6
 SECOND = 1_000_000_000
@@ -143,12 +145,19 @@ class UserBackend:
         self.stack.gather()
         self._input = self.stack.input
         self._forwards: dict[int, HostForward] = {}  # by the number of the rule
+        self._guest_forwards: dict[int, GuestForward] = {}
+        self._v4 = net.v4
+        what = ""
         try:
             for forward in net.forwards:
+                what = f"{forward.option}{forward.text}"
                 self._add_forward(forward)
+            for to in net.guest_forwards:
+                what = f"guestfwd={to.text}"
+                self.add_guest_forward(to)
         except ValueError as error:
             self.close()
-            raise ValueError(f"{forward.option}{forward.text}: {error}") from None
+            raise ValueError(f"{what}: {error}") from None
 
     # ---- life ----------------------------------------------------------------------------------------------
 
@@ -268,6 +277,28 @@ class UserBackend:
             else:
                 found.append(ForwardRow(row["rule"], forward, row["src_port"]))
         return found
+
+    def add_guest_forward(self, forward: GuestForward) -> int:
+        """Answer guests there; the rule's number. Raises ValueError with the reason."""
+        rule = guest_rule(forward, self._v4)
+        self.stack.now = self._clock()
+        number = self.stack.guest_forwards.add(rule).number
+        self._guest_forwards[number] = forward
+        self._rearm()
+        return number
+
+    def remove_guest_forward(self, number: int) -> bool:
+        """Answer there no more. False: there is no such rule."""
+        self.stack.now = self._clock()
+        return self._guest_forwards.pop(number, None) is not None and self.stack.guest_forwards.remove(number)
+
+    def guest_forwards(self) -> list[GuestForwardRow]:
+        """Rules in force, oldest first."""
+        rules = self.stack.guest_forwards.rules
+        return [
+            GuestForwardRow(number, forward, ip_text(rules[number].rule.address))
+            for number, forward in self._guest_forwards.items()
+        ]
 
     # ---- reports -------------------------------------------------------------------------------------------
 

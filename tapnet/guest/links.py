@@ -117,7 +117,7 @@ def _create_taps(nics: Sequence[NicSpec]) -> list[tuple[dict[str, Any], list[int
                     raise _exists(nic) from None
                 raise
             _dress(control, nic)
-            set_queue(control, nic.ifname, QUEUE_DIRECT if nic.direct else QUEUE_CARD)
+            set_queue(nic.ifname, QUEUE_DIRECT if nic.direct else QUEUE_CARD)
             if nic.quick6:
                 configure(nic.ifname)
             set_flags(control, nic.ifname, IFF_UP, IFF_UP)

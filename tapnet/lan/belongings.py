@@ -36,6 +36,7 @@ class Link:
     flags: int
     kind: str = ""
     master: int = 0
+    alias: str = ""
     ether: bool = True
     data: tuple[tuple[str, Any], ...] = ()  # what the kind says of itself
 

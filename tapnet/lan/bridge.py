@@ -38,7 +38,7 @@ from ..words import nearest
 from . import journal, sysctl
 from .belongings import FOREVER, Belongings, Link, attribute
 from .journal import Journal
-from .record import NOPERM, OSERR, UNAVAILABLE, BridgeError, Outcome, Record, Signals, read
+from .record import NOPERM, OSERR, UNAVAILABLE, BridgeError, Outcome, Record, Signals, read, started
 from .rtnl import Kernel, KernelError, Step
 
 KIND = "bridge"
@@ -303,11 +303,6 @@ def _dismiss(record: Record) -> None:
                 signal.pidfd_send_signal(descriptor, signal.SIGUSR1)
         finally:
             os.close(descriptor)
-
-
-def started(pid: int) -> int:
-    """When a process began, in ticks: with its number, a name that is never used twice. Raises OSError."""
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
 
 
 # ---- down, confirm, show -----------------------------------------------------------------------------------

@@ -102,11 +102,12 @@ class Kernel:
     def change_link(self, command: str, what: str, **values: Any) -> None:
         """``ip link COMMAND`` in pyroute2's words. Raises KernelError."""
         self.step(what)
-        self._call(what, lambda: self.ipr.link(command, **values))
+        self.call(what, lambda: self.ipr.link(command, **values))
 
     # ---- looking -------------------------------------------------------------------------------------------
 
-    def _call(self, what: str, call: Callable[[], Any]) -> Any:
+    def call(self, what: str, call: Callable[[], Any]) -> Any:
+        """A call of pyroute2's. Raises KernelError."""
         from pyroute2.netlink.exceptions import NetlinkError
 
         try:
@@ -115,7 +116,7 @@ class Kernel:
             raise KernelError(abs(int(error.code)), what) from None
 
     def _dump(self, method: str, **options: Any) -> list[Any]:
-        return list(self._call(method, lambda: list(getattr(self.ipr, method)(**options))))
+        return list(self.call(method, lambda: list(getattr(self.ipr, method)(**options))))
 
     def _messages(self, method: str) -> list[Message]:
         return [message_of(m) for family in FAMILIES for m in self._dump(method, family=family)]
@@ -129,7 +130,7 @@ class Kernel:
             ask = ndmsg()
             ask["family"], ask["flags"] = family, flags
             request = lambda ask=ask: list(self.ipr.nlm_request(ask, _GETNEIGH, _REQUEST | _DUMP))  # noqa: E731
-            found += [message_of(m) for m in self._call("neighbours", request)]
+            found += [message_of(m) for m in self.call("neighbours", request)]
         return found
 
     def addresses(self, index: int) -> list[Message]:
@@ -190,7 +191,7 @@ class Kernel:
                 made[name] = value
         made["attrs"] = [list(pair) for pair in attrs if not pair[0].startswith(UNKNOWN)]
         self.step(what)
-        self._call(what, lambda: list(self.ipr.nlm_request(made, type_, _REQUEST | _ACK | flags)))
+        self.call(what, lambda: list(self.ipr.nlm_request(made, type_, _REQUEST | _ACK | flags)))
 
     def _add(
         self, what: str, message: Message, type_: int, flags: int, attrs: Iterable[Sequence[Any]]
@@ -363,6 +364,7 @@ def _link(message: Any) -> Link:
         flags=message["flags"],
         kind=kind,
         master=message.get_attr("IFLA_MASTER") or 0,
+        alias=message.get_attr("IFLA_IFALIAS") or "",
         ether=message["ifi_type"] == ARPHRD_ETHER,
         data=tuple((name, value) for name, value in attrs),
     )

@@ -16,7 +16,7 @@ import time
 
 from . import bridge, journal
 from .journal import Busy, Journal
-from .record import read
+from .record import read, started
 from .rtnl import Kernel, KernelError
 
 _BUSY_S = 60.0  # how long it waits for a command that is at work on the same bridge
@@ -51,7 +51,7 @@ def start(name: str, seconds: float) -> tuple[int, int]:
     os.waitpid(middle, 0)
     pid = int(os.read(read, 20))
     os.close(read)
-    return pid, bridge.started(pid)
+    return pid, started(pid)
 
 
 def _alone() -> None:

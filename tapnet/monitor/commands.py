@@ -14,6 +14,7 @@ from . import reports
 from .cables import CABLES
 from .captures import CAPTURES
 from .control import Control
+from .nat import NAT
 from .table import Arg, Arguments, Command, Kind
 from .trust import names_more, rule_names_file
 
@@ -220,7 +221,7 @@ LIVE = (
 )
 
 
-TABLES: tuple[Iterable[Command], ...] = (GENERAL, NETWORK, LIVE, CABLES, CAPTURES, MODE)
+TABLES: tuple[Iterable[Command], ...] = (GENERAL, NETWORK, LIVE, CABLES, CAPTURES, MODE, NAT)
 
 COMMANDS: tuple[Command, ...] = tuple(command for table in TABLES for command in table)
 BY_WORD = {name: command for command in COMMANDS if not command.info for name in command.names}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from .. import __version__, rules
 from ..capture import Captures
-from ..config import Endpoint, HostForward, Impairment
+from ..config import Endpoint, GuestForward, HostForward, Impairment
 from ..events import LINK, SHUTDOWN, Events
 from ..hub import Hub
 from ..port import Port
@@ -95,6 +95,14 @@ class ForwardRow(NamedTuple):
     port: int  # first of the host, as bound; 0: a UNIX socket
 
 
+class GuestForwardRow(NamedTuple):
+    """One service of a NAT's for guests."""
+
+    number: int  # for guestfwd_remove
+    forward: GuestForward
+    address: str  # where it answers
+
+
 class UserNet(Protocol):
     """One NAT."""
 
@@ -126,6 +134,15 @@ class UserNet(Protocol):
 
     def counters(self) -> dict[str, Any]:
         """What it counted, JSON-able."""
+
+    def add_guest_forward(self, forward: GuestForward) -> int:
+        """Answer guests; the number of the rule. Raises ValueError with the reason."""
+
+    def remove_guest_forward(self, number: int) -> bool:
+        """Answer no more. False: there is none of that number."""
+
+    def guest_forwards(self) -> Iterable[GuestForwardRow]:
+        """What answers guests, oldest first."""
 
 
 class Instance(Protocol):
@@ -240,7 +257,7 @@ class Control:
         return columns(rows)
 
     def _nats(self, name: str | None) -> Sequence[UserNet]:
-        return self.instance.usernets if name is None else [self._usernet(name)]
+        return self.instance.usernets if name is None else [self.usernet(name)]
 
     def info_usernet(self, netdev: str | None = None) -> str:
         """Flows of every NAT, with idle times and queue sizes."""
@@ -319,7 +336,8 @@ class Control:
 
     # ---- redirections --------------------------------------------------------------------------------------
 
-    def _usernet(self, name: str | None) -> UserNet:
+    def usernet(self, name: str | None) -> UserNet:
+        """A NAT by its name, the first by default. Raises Refused."""
         nats = self.instance.usernets
         if name is None:
             if not nats:
@@ -333,7 +351,7 @@ class Control:
 
     def hostfwd_add(self, rule: str, name: str | None = None) -> None:
         """Add a redirection to a NAT, the first by default. Raises Refused."""
-        nat = self._usernet(name)
+        nat = self.usernet(name)
         try:
             forward = rules.hostfwd(rule)
         except ValueError as error:
@@ -344,7 +362,7 @@ class Control:
             raise Refused(f"Could not set up host forwarding rule '{rule}': {error}") from None
 
     def _hostfwd_remove(self, rule: str, name: str | None) -> bool:
-        nat = self._usernet(name)
+        nat = self.usernet(name)
         matches = _matcher(rule)
         number = next((row.number for row in nat.forwards() if matches(row)), None)
         return number is not None and nat.remove_forward(number)

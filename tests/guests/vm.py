@@ -101,15 +101,15 @@ class Lab:
         self._open.append(started)
         return started
 
-    def put(self, source: Path) -> str:
-        """A file where QEMU sees it; the name there."""
+    def put(self, source: Path, here: bool = False) -> str:
+        """A file where QEMU sees it (``here``: this machine's own QEMU); the name there."""
         target = self.folder / source.name
         if not target.exists():
             try:
                 os.link(source, target)
             except OSError:
                 shutil.copy(source, target)
-        return f"{self.inside}/{source.name}"
+        return f"{self.folder if here else self.inside}/{source.name}"
 
     def close(self) -> None:
         """End everything, last first."""
@@ -192,6 +192,7 @@ class Vm:
     kernel    amd64, 686, or None: boot what ``extra`` says
     again     without -no-reboot: a guest's reboot is one
     files     programs of this machine that the guest has too, with their libraries, at the same paths
+    here      this machine's own QEMU, not the kit's
     ready     what the console says when it is up; None: do not wait
     """
 
@@ -211,15 +212,17 @@ class Vm:
         ready: str | None = READY,
         on: Sequence[int] | None = None,
         wait: bool = True,
+        here: bool = False,
     ) -> None:
-        self.lab, self.name = lab, name
+        self.lab, self.name, self.here = lab, name, here
+        inside = lab.folder if here else lab.inside
         self._text = ""  # all that the console has said, carriage returns removed
         self._mark = 0  # up to here it has been consumed
         self._tokens = 0
         words = ["qemu-system-i386" if kernel == "686" else "qemu-system-x86_64", "-accel", "tcg"]
         words += ["-m", str(memory), "-nodefaults", "-display", "none", "-serial", "stdio", "-nic", "none"]
         self.qmp_path = lab.folder / f"{name}.qmp"
-        words += ["-qmp", f"unix:{lab.inside}/{name}.qmp,server=on,wait=off"]
+        words += ["-qmp", f"unix:{inside}/{name}.qmp,server=on,wait=off"]
         if shared:
             words += ["-object", f"memory-backend-memfd,id=mem,size={memory}M,share=on"]
             words += ["-machine", "pc,memory-backend=mem"]
@@ -227,14 +230,19 @@ class Vm:
             words.append("-no-reboot")
         if kernel is not None:
             folder = kit.kernel_686() if kernel == "686" else kit.kernel()
-            words += ["-kernel", lab.put(kit.boot_image(folder)), "-initrd", self._initrd(folder, files)]
+            words += [
+                "-kernel",
+                lab.put(kit.boot_image(folder), here),
+                "-initrd",
+                self._initrd(folder, files),
+            ]
             words += ["-append", f"console=ttyS0 panic=1 quiet mitigations=off nokaslr {append}".strip()]
         for device in devices:
-            words += ["-device", device if "," in device else vfio(f"{lab.inside}/{device}")]
+            words += ["-device", device if "," in device else vfio(f"{inside}/{device}")]
         words += extra
         self.words = words
         self.process = subprocess.Popen(
-            ["chroot", str(lab.root), *words],
+            words if here else ["chroot", str(lab.root), *words],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -254,10 +262,10 @@ class Vm:
     def _initrd(self, folder: Path, files: Sequence[Path]) -> str:
         image = kit.initramfs(folder)
         if not files:
-            return self.lab.put(image)
+            return self.lab.put(image, self.here)
         made = self.lab.folder / f"{self.name}.cpio"
         made.write_bytes(image.read_bytes() + kit.programs(files))
-        return self.lab.put(made)
+        return self.lab.put(made, self.here)
 
     def booted(self, seconds: float = BOOT_S) -> Vm:
         """Wait until the guest's shell is there."""

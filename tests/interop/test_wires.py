@@ -230,19 +230,23 @@ def test_a_peer_killed_in_the_middle_of_a_frame(host: Lab) -> None:
     b.ping("10.9.0.1", count=20)
 
 
+def memory(guest: Guest) -> int:
+    """Resident memory of its tapnet, KiB."""
+    status = Path(f"/proc/{guest.process.pid}/status").read_text()  # nsenter has become it
+    return int(re.search(r"VmRSS:\s+(\d+)", status)[1])  # type: ignore[index]
+
+
+def descriptors(guest: Guest) -> int:
+    """Open ones of its tapnet."""
+    return len(os.listdir(f"/proc/{guest.process.pid}/fd"))
+
+
 def test_a_thousand_connects_and_drops(host: Lab) -> None:
     """No descriptor and no memory stays, while others talk."""
     a = host.guest("a", "10.9.0.1", "socket,listen=localhost:1234")
     b = host.guest("b", "10.9.0.2", "socket,connect=localhost:1234")
     b.ping("10.9.0.1")
 
-    def memory() -> int:
-        return int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[1])  # type: ignore[index]
-
-    def descriptors() -> int:
-        return len(os.listdir(f"/proc/{pid}/fd"))
-
-    pid = a.process.pid  # nsenter has become it
     code = (
         "import socket\n"
         "for n in range(1000):\n"
@@ -256,10 +260,10 @@ def test_a_thousand_connects_and_drops(host: Lab) -> None:
         until(lambda: len(clients(a)) == 1, "the ports to go")
         if seen:
             until(
-                lambda: descriptors() <= seen[0][0],
-                f"descriptors to be closed: {descriptors()}, first {seen}",
+                lambda: descriptors(a) <= seen[0][0],
+                f"descriptors to be closed: {descriptors(a)}, first {seen}",
             )
-        seen.append((descriptors(), memory()))
+        seen.append((descriptors(a), memory(a)))
     assert seen[2][1] - seen[1][1] < 1024, seen  # KiB
     b.ping("10.9.0.1", count=100)
 
@@ -380,6 +384,76 @@ def test_two_machines_on_a_vde_switch_that_restarts(host: Lab) -> None:
     host.sh(f"rm -rf {host.folder}/sw {host.folder}/mgmt")
     host.program("sw2", *switch)
     a.ping("10.9.0.2", count=20)
+
+
+def test_slirpvde_and_our_nat_on_one_switch(host: Lab) -> None:
+    """A guest of ours leases from slirpvde; then, with slirpvde gone, from a NAT of ours on the same switch."""
+    host.program("web", "python3", "-m", "http.server", "8000", "--bind", "127.0.0.1")
+    host.listening(8000)
+    host.program("sw", "vde_switch", "-s", "sw", "-x")
+    until((host.folder / "sw" / "ctl").exists, "the switch")
+    slirp = host.program("slirpvde", "slirpvde", "-D", "-H", "10.0.3.2/24", "sw")
+    guest = host.guest("g", "", "vde,sock=sw")
+
+    def lease(of: str) -> bool:
+        said = guest.run("udhcpc -i eth0 -n -q -t 3 -T 1 -s /bin/true 2>&1", check=False)
+        return f"lease of {of}" in said
+
+    until(lambda: lease("10.0.3.15"), "a lease from slirpvde")
+    guest.run("ip addr add 10.0.3.15/24 dev eth0")
+    guest.ping("10.0.3.2", count=50, interval=0.002)
+    assert "Directory listing" in guest.run("curl -s http://10.0.3.2:8000/")
+    slirp.kill()
+    host.guest("nat", "", "vde,sock=sw", "user,net=10.0.4.0/24", cards=0)
+    until(lambda: lease("10.0.4.15"), "a lease from our NAT")
+    guest.run("ip addr add 10.0.4.15/24 dev eth0")
+    guest.ping("10.0.4.2", count=50, interval=0.002)
+    assert "Directory listing" in guest.run("curl -s http://10.0.4.2:8000/")
+
+
+# ---- strangers ---------------------------------------------------------------------------------------------
+
+STRANGER = """
+import random, socket, sys
+rng = random.Random(1)
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("127.0.0.1"))
+s.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+for n in range(4000):
+    s.sendto(rng.randbytes(rng.choice((0, 1, 13, 14, 60, 1514, 9000, 65507))), ("230.0.0.5", 1234))
+"""
+
+
+def test_multicast_from_strangers_and_port_scans_leave_nothing_behind(host: Lab) -> None:
+    """Measured: descriptors and memory of the second round as after the first."""
+    a = host.guest(
+        "a", "10.9.0.1", "socket,mcast=230.0.0.5:1234,localaddr=127.0.0.1", "socket,listen=localhost:1235"
+    )
+    b = host.guest("b", "10.9.0.2", "socket,connect=localhost:1235")
+    b.ping("10.9.0.1")
+    scan = (
+        "import socket\n"
+        "for n in range(300):\n"
+        " for port in (1234, 1235, 1236):\n"
+        "  s = socket.socket()\n"
+        "  s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b'\\1\\0\\0\\0\\0\\0\\0\\0')\n"
+        "  s.connect_ex(('127.0.0.1', port)); s.close()\n"
+    )
+    seen: list[tuple[int, int]] = []
+    for _ in range(3):
+        for name, code in (("stranger", STRANGER), ("scan", scan)):
+            done = host.program(name, "python3", "-c", code)
+            assert done.wait(90) == 0, done.text()
+        until(lambda: len(clients(a)) == 1, "the ports to go")
+        if seen:
+            until(
+                lambda: descriptors(a) <= seen[0][0],
+                f"descriptors to be closed: {descriptors(a)}, first {seen}",
+            )
+        seen.append((descriptors(a), memory(a)))
+    assert seen[2][1] - seen[1][1] < 1024, seen  # KiB
+    b.ping("10.9.0.1", count=100)
+    assert "Traceback" not in a.text()
 
 
 # ---- dump --------------------------------------------------------------------------------------------------

@@ -134,6 +134,27 @@ class FakeTcp(PlainStream):
         self.closed, self.was_reset = True, reset
 
 
+class FakeService(FakeTcp):
+    """A service; each ``send`` is kept apart."""
+
+    def __init__(self, service: Any, events: Any, packets: bool) -> None:
+        super().__init__(("", 0), events)
+        self.service, self.packets = service, packets
+        self.got: list[bytes] = []
+        self.broken = 0
+
+    def send(self, data: bytes | memoryview) -> int:
+        if self.broken:
+            raise OSError(self.broken, "broken")
+        self.got.append(bytes(data))
+        return len(data)
+
+    def recv(self, size: int) -> bytes | None:
+        if self.broken:
+            raise OSError(self.broken, "broken")
+        return super().recv(size)
+
+
 class FakeClient(FakeTcp):
     """A client of a listener."""
 
@@ -292,6 +313,14 @@ class FakeHost:
         self.listeners: dict[Address | str, FakeListener] = {}
         self.udp_listeners: dict[Address, FakeUdpListener] = {}
         self.files = FakeDirectory("")
+        self.services: list[FakeService] = []
+        self.no_service = False
+
+    def service(self, service: Any, events: Any, *, packets: bool = False) -> FakeService:
+        if self.no_service:
+            raise OSError(errno.ECONNREFUSED, "refused")
+        self.services.append(FakeService(service, events, packets))
+        return self.services[-1]
 
     def tcp(self, remote: Address, events: Any, how: int = 64) -> FakeTcp:
         self.tcps.append(FakeTcp(remote, events))

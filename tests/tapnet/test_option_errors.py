@@ -226,7 +226,7 @@ BAD = """
 -net user,guestfwd=tcp:10.0.2.100:80
     -net user: guestfwd=tcp:10.0.2.100:80: no "-" after the port
 -net user,guestfwd=tcp:10.0.2.100:80-chardev
-    -net user: guestfwd=tcp:10.0.2.100:80-chardev: target "chardev" is none of cmd:, tcp:, udp:, unix:
+    -net user: guestfwd=tcp:10.0.2.100:80-chardev: target "chardev" is none of cmd:, tcp:, udp:, unix:, file:
 -net user,guestfwd=tcp:10.0.3.100:80-cmd:cat
     -net user: guestfwd=tcp:10.0.3.100:80-cmd:cat: 10.0.3.100 is not in net=10.0.2.0/24
 -net user,guestfwd=tcp:10.0.2.3:53-cmd:cat
@@ -456,7 +456,7 @@ foo
 -net nic,netdev=u,vlan=1
     -net nic: netdev= and vlan= exclude each other
 -net user,guestfwd=tcp:10.0.2.100:80-cmdx:y
-    -net user: guestfwd=tcp:10.0.2.100:80-cmdx:y: target "cmdx:y" is none of cmd:, tcp:, udp:, unix: (did you mean "cmd"?)
+    -net user: guestfwd=tcp:10.0.2.100:80-cmdx:y: target "cmdx:y" is none of cmd:, tcp:, udp:, unix:, file: (did you mean "cmd"?)
 -net stream,addr.type=inet,addr.host=h,addr.port=1,addr.to=5
     -net stream: addr.to=5: needs server=on and a port not below addr.port
 -net dgram,local.type=inet,local.host=h,local.port=1,local.to=3

@@ -4,6 +4,7 @@ Standard library only: the container's own Python runs it. A scene that fails le
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -11,11 +12,13 @@ import signal
 import socket
 import struct
 import subprocess
+import threading
 import time
 import traceback
 from pathlib import Path
 
-SECONDS = 40.0
+SECONDS = 60.0
+BOOT_SECONDS = 240.0
 OUT = Path("/out")
 facts = {}
 
@@ -96,12 +99,124 @@ def host():
     )
 
 
+class Vm:
+    """A real VM with two cards: tapnet's by vfio-user, and QEMU's own on a socket wire of tapnet's."""
+
+    def __init__(self):
+        self.text, self.count = "", 0
+        words = json.loads((OUT / "vm.json").read_text())
+        self.process = subprocess.Popen(
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        threading.Thread(target=self.read, daemon=True).start()
+
+    def read(self):
+        while data := os.read(self.process.stdout.fileno(), 4096):
+            self.text += data.decode(errors="replace").replace("\r", "")
+
+    def run(self, command, seconds=BOOT_SECONDS):
+        """Output of a shell command in the guest."""
+        self.count += 1
+        before = len(self.text)
+        self.process.stdin.write(f"{command}; echo :done-{self.count}:\n".encode())
+        self.process.stdin.flush()
+        until(
+            lambda: f":done-{self.count}:" in self.text[before:] or self.process.poll() is not None,
+            command,
+            seconds,
+        )
+        return self.text[before:].split(f":done-{self.count}:")[0].strip()
+
+
+VM_CARD = """\
+[[net]]
+type = "nic"
+model = "rtl8139"
+macaddr = "52:54:00:aa:00:01"
+vfio-user = "/run/tapnet/card/nic.sock"
+[[net]]
+type = "tap"
+br = "br-card"
+"""
+VM_WIRE = """\
+[[net]]
+type = "socket"
+listen = "127.0.0.1:7400"
+[[net]]
+type = "tap"
+br = "br-wire"
+"""
+machine = None
+
+
+def vm_start():
+    """It boots while other scenes are played. Each card's TAP is in a bridge of its own, with a DHCP server."""
+    global machine
+    for number, name in enumerate(("card", "wire"), 1):
+        sh(
+            f"ip link add br-{name} type bridge; ip addr add 10.77.{number}.1/24 dev br-{name}; ip link set br-{name} up"
+        )
+        sh(
+            f"dnsmasq --user=root --port=0 --no-ping --dhcp-range=10.77.{number}.50,10.77.{number}.60 --leasefile-ro "
+            f"--dhcp-authoritative --interface=br-{name} --bind-interfaces --conf-file=/dev/null "
+            f"--pid-file=/run/dnsmasq-{name}.pid >/dev/null 2>&1"
+        )
+        config(name, {"card": VM_CARD, "wire": VM_WIRE}[name], "TAPNET_MODE=tap")
+    facts["vm.start"] = sh("systemctl start tapnet@card tapnet@wire")
+    machine = Vm()
+
+
+class Half(threading.Thread):
+    """Sends whoever connects half of a file, and the rest when it is told to."""
+
+    blob = bytes(range(256)) * 4096
+
+    def __init__(self, address):
+        super().__init__(daemon=True)
+        self.first, self.go_on = threading.Event(), threading.Event()
+        self.server = socket.create_server(address)
+        self.start()
+
+    def run(self):
+        with self.server, self.server.accept()[0] as client:
+            client.sendall(self.blob[: len(self.blob) // 2])
+            self.first.set()
+            self.go_on.wait(BOOT_SECONDS)
+            client.sendall(self.blob[len(self.blob) // 2 :])
+
+
+def vm():
+    until(lambda: "GUEST-READY" in machine.text or machine.process.poll() is not None, "the VM", BOOT_SECONDS)
+    machine.run("insmod /lib/m/mii.ko; insmod /lib/m/8139cp.ko")
+    find = 'for d in /sys/class/net/*; do grep -q "$M" $d/address && I=${d##*/}; done; ip link set $I up; '
+    for number, name in enumerate(("card", "wire"), 1):
+        lease = machine.run(f"M=aa:00:0{number}; {find} udhcpc -q -n -t 8 -T 3 -i $I")
+        ping = machine.run(f"ping -c 3 -W 5 10.77.{number}.1")
+        facts[f"vm.{name}"] = f"lease 10.77.{number}." in lease, "ttl=64" in ping, lease + ping
+    facts["vm.cards"] = machine.run("dmesg | grep RTL-8139C+ | grep -c 52:54:00:aa:00:0")
+    half = Half(("10.77.2.1", 8000))
+    machine.run("(nc 10.77.2.1 8000 </dev/null | md5sum >/tmp/sum) & true")
+    assert half.first.wait(BOOT_SECONDS)
+    facts["vm.restart"] = sh("systemctl restart tapnet@wire")
+    half.go_on.set()
+    facts["vm.sum"] = machine.run(
+        "n=0; until [ -s /tmp/sum ] || [ $n -gt 90 ]; do sleep 1; n=$((n+1)); done; cat /tmp/sum"
+    )
+    facts["vm.right"] = hashlib.md5(Half.blob).hexdigest()
+    facts["vm.network"] = monitor("wire", "info network")
+    machine.process.kill()
+    machine.process.wait()
+    facts["vm.stop"] = sh("systemctl stop tapnet@card tapnet@wire")
+    facts["vm.left"] = [name for name in links() if name in ("tap0", "tap1")]
+    sh("kill $(cat /run/dnsmasq-*.pid); ip link del br-card; ip link del br-wire")
+
+
 def life():
     """Start, status, reload, stop."""
     facts["start"] = sh("systemctl start tapnet@lab")
     facts["network"] = monitor("lab", "info network")
     facts["active"], facts["text"] = state("lab", "ActiveState"), state("lab", "StatusText")
-    facts["links"], facts["files"] = links(), files("/run/tapnet")
+    facts["links"], facts["files"] = links(), files("/run/tapnet/lab")
     facts["exposure"] = exposure(sh("systemd-analyze security --no-pager tapnet@lab.service")[1])
     tap = index("tap-lab")
     before = Path("/etc/tapnet/lab.toml").read_text()
@@ -313,7 +428,10 @@ def restart():
     facts["wires.closed"] = b.closed()
     facts["wires.stop"] = sh("systemctl stop tapnet@wires")
     facts["wires.ended"] = c.closed()
-    facts["wires.gone"] = links(), files("/run/tapnet/wires", "/run/switch")
+    facts["wires.gone"] = (
+        [name for name in links() if "wires" in name],
+        files("/run/tapnet/wires", "/run/switch"),
+    )
     facts["wires.journal"] = out("journalctl -q --no-pager -o cat -u tapnet@wires")
     sh("kill $(cat /run/switch.pid); ip link del br-wires")
 
@@ -392,7 +510,7 @@ def end():
     facts["stop"] = sh("systemctl stop tapnet@lab")
     facts["stopped"] = {
         name: [state(name, what) for what in ("ActiveState", "Result", "ExecMainStatus")]
-        for name in ("lab", "slow", "dog", "act", "wires")
+        for name in ("lab", "slow", "dog", "act", "wires", "card", "wire")
     }
     facts["after"] = links(), files("/run/tapnet")
     facts["processes"] = out("pgrep -af tapnet | grep -v probe")
@@ -400,11 +518,12 @@ def end():
     facts["failed"] = out("systemctl --failed --no-legend --plain list-units")
 
 
-for scene in (host, life, killed, mistakes, slow, activation, restart, by_hand, end):
+for scene in (host, vm_start, life, killed, mistakes, slow, activation, restart, by_hand, vm, end):
     began = time.monotonic()
     try:
         scene()
     except Exception:
         facts.setdefault("errors", []).append(f"{scene.__name__}: {traceback.format_exc()}")
+        facts["console"] = machine.text if machine is not None else ""
     facts.setdefault("seconds", {})[scene.__name__] = round(time.monotonic() - began, 1)
 (OUT / "facts.json").write_text(json.dumps(facts))

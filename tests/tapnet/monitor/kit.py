@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from tapnet.config import HostForward
+from tapnet.config import GuestForward, HostForward
 from tapnet.events import Events
 from tapnet.hub import Hub
 from tapnet.live import parse
 from tapnet.members import Patchbay
-from tapnet.monitor.control import ACCEPTED, BACKEND, NIC, FlowRow, ForwardRow, NotFound
+from tapnet.monitor.control import ACCEPTED, BACKEND, NIC, FlowRow, ForwardRow, GuestForwardRow, NotFound
 from tapnet.port import Port
 from tests.tapnet.hub_kit import Loop
 
@@ -32,6 +32,7 @@ class FakeNat:
     access: list[dict[str, object]] = field(default_factory=list)
     rules: dict[int, HostForward] = field(default_factory=dict)
     last: int = 0
+    services: dict[int, GuestForward] = field(default_factory=dict)
 
     def rows(self) -> list[FlowRow]:
         return self.flows
@@ -46,14 +47,28 @@ class FakeNat:
     def remove_forward(self, number: int) -> bool:
         return self.rules.pop(number, None) is not None
 
-    def leases(self) -> list[dict[str, object]]:
-        return []
-
-    def counters(self) -> dict[str, object]:
-        return {}
-
     def forwards(self) -> list[ForwardRow]:
         return [ForwardRow(n, f, getattr(f.listen, "port", 0) or 40000) for n, f in self.rules.items()]
+
+    def leases(self) -> list[dict[str, object]]:
+        lease = {"address": "10.0.2.15", "mac": "52:54:00:12:34:56", "state": "bound", "hostname": "web"}
+        return [{**lease, "client_id": "01", "expires": 60.0}]
+
+    def counters(self) -> dict[str, object]:
+        return {"ip": {}, "tcp": {}}
+
+    def add_guest_forward(self, forward: GuestForward) -> int:
+        if forward.port == 99:
+            raise ValueError("tcp port 99 of 10.0.2.4 is taken")
+        self.last += 1
+        self.services[self.last] = forward
+        return self.last
+
+    def remove_guest_forward(self, number: int) -> bool:
+        return self.services.pop(number, None) is not None
+
+    def guest_forwards(self) -> list[GuestForwardRow]:
+        return [GuestForwardRow(n, f, str(f.address or "10.0.2.4")) for n, f in self.services.items()]
 
     def filters(self) -> list[dict[str, object]]:
         return self.access
