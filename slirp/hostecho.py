@@ -14,7 +14,7 @@ Ref: icmp(7); raw(7); RFC 792; RFC 4443; RFC 5508 (NAT of ICMP).
 from __future__ import annotations
 
 import errno
-import secrets
+import os
 import select
 import socket
 import struct
@@ -310,7 +310,7 @@ class RawEchoes:
     def endpoint(self, ident: int, events: UdpEvents) -> RawEcho:
         """A flow; another identifier where that one is taken."""
         while ident in self._flows:
-            ident = secrets.randbelow(65536)
+            ident = int.from_bytes(os.urandom(2), "big")
         found = self._flows[ident] = RawEcho(self, ident, events)
         return found
 

@@ -11,7 +11,7 @@ Super-frames are completed and segmented for the file (``tapnet.offload``), the 
 slow loses frames, never time: they are counted, and the next frame's comment says how many.
 
 Cost: some 20 us a frame while a capture runs, nothing when none does. Times: the host's clock, ns.
-Limits: ``CAPTURES_MAX`` at a time. Ref: draft-ietf-opsawg-pcapng (SHB 4.1, IDB 4.2, EPB 4.3, ISB 4.6); QEMU net/dump.c.
+Limits: ``CAPTURES_MAX`` at a time. Ref: QEMU net/dump.c.
 """
 
 from __future__ import annotations
@@ -19,12 +19,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from struct import Struct
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from dpkt import pcapng
-
-from . import __version__, offload
+from . import offload
 from .backends import dump
 from .config import Filter
 from .hub import Hub
@@ -32,75 +29,11 @@ from .port import Port
 from .sink import Sink, SinkError
 
 CAPTURES_MAX = 16
-ETHERNET = 1
 INBOUND, OUTBOUND = b"\1\0\0\0", b"\2\0\0\0"
-_EPB_FLAGS, _IF_DESCRIPTION, _IF_TSRESOL = 2, 3, 9
-_ISB, _ISB_RECEIVED, _ISB_DROPPED, _ISB_LOST = 5, 4, 5, 7
-_STATISTICS = Struct("<IIIII")  # a block that dpkt does not have: type, length, interface, time
-_NANO = b"\x09"
 
 
 class CaptureError(Exception):
     """It cannot be had; the reason."""
-
-
-def _options(*pairs: tuple[int, bytes]) -> list[Any]:
-    return [
-        *(pcapng.PcapngOptionLE(code=code, data=data) for code, data in pairs),
-        pcapng.PcapngOptionLE(code=pcapng.PCAPNG_OPT_ENDOFOPT),
-    ]
-
-
-class Pcapng:
-    """Blocks of one section. Every method answers bytes."""
-
-    def __init__(self) -> None:
-        self.names: dict[str, int] = {}
-
-    def begin(self) -> bytes:
-        """Section header."""
-        application = f"tapnet {__version__}".encode()
-        return bytes(
-            pcapng.SectionHeaderBlockLE(opts=_options((pcapng.PCAPNG_OPT_SHB_USERAPPL, application)))
-        )
-
-    def interface(self, name: str, what: str) -> bytes:
-        """Describes an interface, the next in number."""
-        self.names[name] = len(self.names)
-        return bytes(
-            pcapng.InterfaceDescriptionBlockLE(
-                linktype=ETHERNET,
-                snaplen=0,
-                opts=_options(
-                    (pcapng.PCAPNG_OPT_IF_NAME, name.encode()),
-                    (_IF_DESCRIPTION, what.encode()),
-                    (_IF_TSRESOL, _NANO),
-                ),
-            )
-        )
-
-    def packet(self, name: str, frame: bytes, now: int, direction: bytes, comments: Sequence[str]) -> bytes:
-        """One frame."""
-        pairs = [(pcapng.PCAPNG_OPT_COMMENT, comment.encode()) for comment in comments]
-        return bytes(
-            pcapng.EnhancedPacketBlockLE(
-                iface_id=self.names[name],
-                ts_high=now >> 32,
-                ts_low=now & 0xFFFFFFFF,
-                pkt_data=frame,
-                opts=_options((_EPB_FLAGS, direction), *pairs),
-            )
-        )
-
-    def statistics(self, name: str, now: int, received: int, dropped: int, lost: int) -> bytes:
-        """What an interface has counted: frames seen, frames lost at the member, frames that this file misses."""
-        counted = ((_ISB_RECEIVED, received), (_ISB_DROPPED, dropped), (_ISB_LOST, lost))
-        options = b"".join(
-            bytes(option) for option in _options(*((code, n.to_bytes(8, "little")) for code, n in counted))
-        )
-        size = _STATISTICS.size + len(options) + 4
-        head = _STATISTICS.pack(_ISB, size, self.names[name], now >> 32, now & 0xFFFFFFFF)
-        return head + options + size.to_bytes(4, "little")
 
 
 class Row(NamedTuple):
@@ -137,6 +70,10 @@ class Capture:
         self.target, self.hub, self.sink = target, hub, sink
         self.frames = self.lost = 0
         self._match, self._clock = match, clock
+        from .pcapng import (
+            Pcapng,  # here: dpkt imports 60 protocols, a third of the time that tapnet takes to start
+        )
+
         self._blocks = Pcapng()
         self._untold = 0  # frames lost since the last comment
         self._seen: dict[str, list[int]] = {}  # interface -> frames, lost at the member, missed here

@@ -6,7 +6,6 @@ they are of the SHA-256 of a name that the user chooses, so that a lab has the s
 
 from __future__ import annotations
 
-import hashlib
 from ipaddress import IPv6Network
 
 DEFAULT = "tapnet"  # the name of ipv6-ula=on
@@ -14,6 +13,8 @@ DEFAULT = "tapnet"  # the name of ipv6-ula=on
 
 def prefix(name: str) -> IPv6Network:
     """The /64 of a name: fd, 40 bits, subnet 0."""
+    import hashlib  # here: it opens OpenSSL
+
     digest = hashlib.sha256(b"tapnet/ula/" + name.encode()).digest()
     return IPv6Network((b"\xfd" + digest[:5] + bytes(10), 64))
 

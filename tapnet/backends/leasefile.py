@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 import json
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -106,6 +105,8 @@ class LeaseFile:
         return json.dumps({"version": VERSION, "leases": rows}, indent=1) + "\n"
 
     def _write(self, content: str) -> None:
+        import tempfile  # here: for those who have a state directory
+
         temporary = None
         try:
             with tempfile.NamedTemporaryFile(

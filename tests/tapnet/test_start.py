@@ -1,0 +1,41 @@
+"""What tapnet's start must not wait for: large libraries that few configurations need."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = (
+    "dpkt",
+    "pyroute2",
+    "websockets",
+    "prompt_toolkit",
+    "lzma",
+    "bz2",
+    "hashlib",
+    "tempfile",
+    "decimal",
+    "tomllib",
+)
+CODE = """
+import sys
+{imports}
+print(*sorted(set({heavy!r}) & set(sys.modules)))
+"""
+
+
+@pytest.mark.parametrize(
+    "imports",
+    ["import tapnet.cli", "import tapnet.service, tapnet.build, tapnet.prepare, tapnet.guest.namespace"],
+)
+def test_heavy_libraries_are_imported_when_they_are_needed(imports: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CODE.format(imports=imports, heavy=HEAVY)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert done.stdout == "\n"
