@@ -68,10 +68,15 @@ apt:
 	  fi; \
 	fi
 
-test: apt $(VENV)/dev.stamp
+# Tests start tapnet hundreds of times, some with an environment in which Python may not keep what it compiled.
+.PHONY: compiled
+compiled: $(VENV)/dev.stamp
+	@$(BIN)/python -m compileall -q tapnet nic_models slirp
+
+test: apt compiled
 	$(PYTEST) -m 'not slow'
 
-test-long: apt $(VENV)/dev.stamp
+test-long: apt compiled
 	$(PYTEST)
 
 guests: apt $(VENV)/dev.stamp
