@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -20,6 +21,7 @@ from tests.guests import kit, vm
 
 ROOT = Path(__file__).resolve().parents[2]
 PROBE = Path(__file__).parent / "systemd" / "probe.py"
+DOCS = ROOT / "docs" / "service.md"
 SECONDS = 700
 pytestmark = pytest.mark.timeout(900)
 
@@ -134,6 +136,7 @@ def facts(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     out = tmp_path_factory.mktemp("out")
     place = tmp_path_factory.mktemp("machine")
     shutil.copy(PROBE, out)
+    shutil.copy(DOCS, out)
     (out / "vm.json").write_text(json.dumps(vm_words()))
     units = installed / "etc/systemd/system"
     units.mkdir(parents=True)
@@ -282,6 +285,27 @@ def test_runas_by_hand(facts: dict[str, Any]) -> None:
         facts["hand.refused"]
     )
     assert facts["hand.nobody"] == [2, "", "tapnet: --runas no-such-user: no such user"]
+
+
+def test_what_the_documentation_says_to_do(facts: dict[str, Any]) -> None:
+    for block, status, said in facts["docs"]:
+        assert status == 0, f"{block}\n{said}"
+    assert len(facts["docs"]) == DOCS.read_text().count("```bash") > 5
+    said = [text for _, _, text in facts["docs"]]
+    assert "Active: active (running)" in said[1] and "tap: ifname=tap-lan" in said[1]
+    exposure = [line for line in "".join(said).splitlines() if "Overall exposure level" in line]
+    assert "1.7" in exposure[0] and "2.0 for root and 1.7 for user" in DOCS.read_text()
+    assert (facts["exposure"], facts["wires.exposure"]) == (2.0, 1.7)
+    assert facts["docs.ports"] == []
+
+
+def test_each_line_of_the_unit_is_explained() -> None:
+    unit = (ROOT / "systemd" / "tapnet@.service").read_text()
+    service = unit.partition("[Service]")[2].partition("[Install]")[0]
+    keys = set(re.findall(r"^(\w+)=", service, re.MULTILINE))
+    assert len(keys) > 40
+    table = DOCS.read_text()
+    assert [key for key in sorted(keys) if f"`{key}=" not in table] == []
 
 
 def test_stop_leaves_nothing(facts: dict[str, Any]) -> None:

@@ -506,11 +506,31 @@ def by_hand():
     sh("rm -r /run/tapnet/hand; chmod 660 /dev/net/tun")
 
 
+def documented():
+    """Every block of docs/service.md that is marked so, in order, each as one script."""
+    facts["docs"] = []
+    for block in re.findall(
+        r"^```bash\n(.*?)^```", (OUT / "service.md").read_text(), re.DOTALL | re.MULTILINE
+    ):
+        done = subprocess.run(
+            ["bash", "-e", "-c", block],
+            capture_output=True,
+            text=True,
+            timeout=BOOT_SECONDS,
+            stdin=subprocess.DEVNULL,
+        )
+        facts["docs"].append([block, done.returncode, done.stdout + done.stderr])
+    facts["docs.ports"] = journal("-u tapnet@box -p err") + journal("-u tapnet@lan -p err")
+    sh(
+        "systemctl disable tapnet@lan; systemctl stop 'tapnet@*'; ip netns del box; ip link del br0; rm -r /run/tapnet/hand"
+    )
+
+
 def end():
     facts["stop"] = sh("systemctl stop tapnet@lab")
     facts["stopped"] = {
         name: [state(name, what) for what in ("ActiveState", "Result", "ExecMainStatus")]
-        for name in ("lab", "slow", "dog", "act", "wires", "card", "wire")
+        for name in ("lab", "slow", "dog", "act", "wires", "card", "wire", "lan", "box")
     }
     facts["after"] = links(), files("/run/tapnet")
     facts["processes"] = out("pgrep -af tapnet | grep -v probe")
@@ -518,7 +538,20 @@ def end():
     facts["failed"] = out("systemctl --failed --no-legend --plain list-units")
 
 
-for scene in (host, vm_start, life, killed, mistakes, slow, activation, restart, by_hand, vm, end):
+for scene in (
+    host,
+    vm_start,
+    life,
+    killed,
+    mistakes,
+    slow,
+    activation,
+    restart,
+    by_hand,
+    vm,
+    documented,
+    end,
+):
     began = time.monotonic()
     try:
         scene()
