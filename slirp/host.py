@@ -29,8 +29,9 @@ class Service:
 
     kind: str
     to: Address | str | tuple[str, ...]
-    output: str | None = (
-        None  # program: this file is its output instead (appended to), and nothing comes back
+    output: str | None = None  # program: this file is its output (appended to), and nothing comes back
+    inet: bool = (
+        False  # program: its socket is a TCP connection over the host's loopback, as some want to see a peer
     )
 
 

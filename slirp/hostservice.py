@@ -6,7 +6,7 @@ A service is one non-blocking socket, whatever is behind it:
     udp      a connected UDP socket
     unix     a stream connection; for packets a datagram socket with a name of its own, so that answers come back
     program  our end of a socket pair; the other is the program's standard input, output and error, as inetd has it.
-             Packets: SOCK_SEQPACKET, one datagram each
+             Packets: SOCK_SEQPACKET, one datagram each. ``inet``: a TCP connection to ourselves in place of the pair
 
 A program is started by a thread (``posix_spawn``: no shell, an own session, signals as at a shell) and awaited by a
 pidfd. What its guest says after it has ended is thrown away; when it leaves what its guest said unread, that is an end
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 PROGRAMS = 1024
 GRACE = 10.0  # seconds
 KILL = 5.0
+CONNECT = 1.0  # of a loopback connection to ourselves
+STRANGERS = 16  # that may come in between
 LAST = 1.0  # for programs to end when we do
 SIGNALS = (
     signal.SIGPIPE,
@@ -245,10 +247,29 @@ def spawn(service: Service, fd: int) -> int:
     )
 
 
+def inet_pair() -> tuple[socket.socket, socket.socket]:
+    """Two ends of a TCP connection, which nobody else can have slipped into. Raises OSError."""
+    with socket.create_server(("127.0.0.1", 0), backlog=1) as listener:
+        ours = socket.create_connection(listener.getsockname(), timeout=CONNECT)
+        try:
+            listener.settimeout(CONNECT)
+            for _ in range(STRANGERS):
+                theirs, peer = listener.accept()
+                if peer == ours.getsockname():
+                    theirs.settimeout(None)
+                    ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    return ours, theirs
+                theirs.close()
+            raise OSError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+        except BaseException:
+            ours.close()
+            raise
+
+
 def program(host: AsyncHost, service: Service, events: TcpEvents, packets: bool) -> HostTcp:
     """Begin to start a program. Raises OSError."""
     kind = socket.SOCK_SEQPACKET if packets else socket.SOCK_STREAM
-    ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
+    ours, theirs = inet_pair() if service.inet else socket.socketpair(socket.AF_UNIX, kind)
     try:
         ours.setblocking(False)
         found = host.program_socket(ours, events)

@@ -406,7 +406,8 @@ class Instance:
     def _net(self, net: Net, place: Place, opened: object = None) -> Member:
         if isinstance(net, UserNet):
             try:
-                user = UserBackend(replace(net, mtu=self._mtu(net, place)), self._loop, clock=self._now)
+                whole = replace(net, mtu=self._mtu(net, place))
+                user = UserBackend(whole, self._loop, clock=self._now, runas=self.config.runas)
             except ValueError as error:
                 raise BuildError(f"{net.origin}: {error}") from None
             self.usernets.append(user)

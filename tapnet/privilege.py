@@ -85,7 +85,7 @@ def runs_programs(config: Config) -> str:
         if isinstance(net, UserNet):
             if net.smb is not None:
                 return f"{net.origin}: smb="
-            if any(forward.target == "cmd" for forward in net.guest_forwards):
+            if any(forward.target in ("cmd", "file") for forward in net.guest_forwards):
                 return f"{net.origin}: guestfwd=...-cmd:"
     return ""
 

@@ -35,6 +35,7 @@ from ..offload import TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_F_TSO_ECN, TUN_F_U
 from ..port import Port
 from .leasefile import LeaseFile
 from .services import guest_rule
+from .smb import SmbShare
 
 FEATURES = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN | TUN_F_USO4 | TUN_F_USO6
 SECOND = 1_000_000_000
@@ -110,6 +111,7 @@ class UserBackend:
         *,
         clock: Callable[[], int] = time.monotonic_ns,
         rng: random.Random | None = None,
+        runas: str | None = None,
     ) -> None:
         config = stack_config(net)
         self.name = net.name
@@ -134,6 +136,7 @@ class UserBackend:
         except OSError as error:  # of the TFTP directory: nothing else is opened there
             self.host.close()
             raise ValueError(f"tftp={net.tftp.directory if net.tftp else ''}: {error.strerror}") from None
+        self._smb: SmbShare | None = None
         self._lease_file: LeaseFile | None = None
         if net.dhcp.state is not None:
             try:
@@ -155,9 +158,11 @@ class UserBackend:
             for to in net.guest_forwards:
                 what = f"guestfwd={to.text}"
                 self.add_guest_forward(to)
+            what = ""
+            self._share_directory(net, runas)
         except ValueError as error:
             self.close()
-            raise ValueError(f"{what}: {error}") from None
+            raise ValueError(f"{what}: {error}" if what else str(error)) from None
 
     # ---- life ----------------------------------------------------------------------------------------------
 
@@ -178,6 +183,8 @@ class UserBackend:
         if self._lease_file is not None:
             self._lease_file.close()
         self.host.close()
+        if self._smb is not None:
+            self._smb.close()
 
     def farewell(self) -> Farewell:
         """Before ``close``: what this NAT says to clients with a lease once its net has gone."""
@@ -286,6 +293,18 @@ class UserBackend:
         self._guest_forwards[number] = forward
         self._rearm()
         return number
+
+    def _share_directory(self, net: UserNet, runas: str | None) -> None:
+        if net.smb is None:
+            return
+        if net.v4 is None:
+            raise ValueError(f"smb={net.smb.directory}: needs ipv4=on")
+        self._smb = SmbShare(net.smb, net.v4, runas)
+        for rule in self._smb.rules():
+            try:
+                self.stack.guest_forwards.add(rule)
+            except ValueError as error:
+                raise ValueError(f"smb={net.smb.directory}: {error}") from None
 
     def remove_guest_forward(self, number: int) -> bool:
         """Answer there no more. False: there is no such rule."""

@@ -73,10 +73,10 @@ def test_clicks_own_errors_are_one_line_too(argv, capsys):
 
 
 def test_two_lines_for_two_engines_that_are_not_there(capsys):
-    assert main(["run", "-net", "tap,vhost=on", "-net", "user,smb=/x"]) == 2
+    assert main(["run", "-net", "tap,vhost=on", "-net", "tap,poll-us=1,vhost=off"]) == 2
     assert capsys.readouterr().err.splitlines() == [
         "tapnet: -net tap: vhost= is not built yet",
-        "tapnet: -net user: smb= is not built yet",
+        "tapnet: -net tap: poll-us= is not built yet",
     ]
 
 

@@ -272,11 +272,11 @@ def test_dump_names_its_file_after_the_vlan():
 
 def test_what_has_no_engine_yet_is_said_and_nothing_else():
     config = parse(
-        "-net nic,model=pcnet -net tap,vhost=on -net user,ipv6=off,ftp=auto,hostname=a,smb=/x".split(" ")
+        "-net nic,model=pcnet -net tap,vhost=on,poll-us=1 -net user,ipv6=off,ftp=auto,hostname=a".split(" ")
     )
     assert config.unbuilt == (
         "-net tap: vhost= is not built yet",
-        "-net user: smb= is not built yet",
+        "-net tap: poll-us= is not built yet",
     )
 
 
