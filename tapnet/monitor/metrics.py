@@ -96,9 +96,9 @@ def _nats(control: Control) -> list[str]:
     for row in reports.flows(control):
         key = row["netdev"], row["protocol"].lower()
         flows[key] = flows.get(key, 0) + 1
-    leases: dict[str, int] = {}
+    leases = {nat.name: 0 for nat in control.instance.usernets}
     for row in reports.leases(control):
-        leases[row["netdev"]] = leases.get(row["netdev"], 0) + (row["state"] == "bound")
+        leases[row["netdev"]] += row["state"] == "bound"
     events: list[Sample] = []
     for netdev, layers in reports.counters(control).items():
         for layer, counted in layers.items():
