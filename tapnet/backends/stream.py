@@ -410,6 +410,13 @@ class Listener:
             self._left(port)
             port.receive, port.ready, port.train = _not_yet, _nothing, None  # they need no garbage collector
 
+    def status(self) -> str:
+        """For ``info network -v``: what came, and why the last one has gone."""
+        text = (
+            f"listening on {self.address or 'nothing yet'}, {self.accepted} accepted, {self.refused} refused"
+        )
+        return f"{text}, last end: {self.last_end}" if self.last_end else text
+
     def info_line(self) -> str:
         """QEMU 0.8 shows clients only."""
         return ""

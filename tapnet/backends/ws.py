@@ -279,6 +279,10 @@ class WsListener(Listener):
     def _pipe(self, sock: socket.socket, port: Port, lost: Callable[[str], None], extra: Any) -> Pipe:
         return WsPipe(self.loop, sock, port, lost, extra)
 
+    def status(self) -> str:
+        """See ``Listener``."""
+        return f"{super().status()}; {self.rejections} handshakes failed"
+
     def info_line(self) -> str:
         """Where it listens."""
         return f"ws: listen={self.address}" if self.address else "ws: not listening"

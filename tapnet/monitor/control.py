@@ -503,6 +503,9 @@ def _device_lines(device: Device, lead: str, verbose: bool, group: Sequence[Devi
     if events is not None:
         counted = " ".join(f"{reason}={count}" for reason, count in sorted(events().items()) if count)
         lines.append(f"{' ' * len(lead)}  {device.name}: the card counted {counted or 'nothing'}")
+    status = getattr(getattr(device, "backend", None), "status", None)
+    if status is not None:
+        lines.append(f"{' ' * len(lead)}  {device.name}: {status()}")
     return lines
 
 

@@ -3,7 +3,7 @@
 Two peers are joined by each of them on loopback: one sends frames as fast as they are taken, the other counts.
 Stream peers write batches of length-prefixed frames; vde_switch's speak datagrams, one system call a frame, because that
 is its wire. Per forwarder: frames/s and Gbit/s that arrived (60 and 1514 bytes), the share that was lost, and the round
-trip of one small frame (p50, p99, microseconds). For tapnet also 50 ports on one hub: one speaks, 49 hear.
+trip of one small frame (p50, p99, microseconds; "no hub": the peers' own sockets joined, so the rest is what is added). For tapnet also 50 ports on one hub: one speaks, 49 hear.
 Medians of ``--rounds`` rounds, in turn, go to .benchmarks/wires.json.
 """
 
@@ -129,6 +129,16 @@ def vde(folder: str) -> Iterator[Peer]:
     with running(["vde_switch", "-s", where], folder):
         until(lambda: os.path.exists(os.path.join(where, "ctl")))
         yield plug
+
+
+@contextlib.contextmanager
+def straight(_folder: str) -> Iterator[Peer]:
+    """Nothing in between: what the others' round trips are to be compared with."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        one = dial(listening.getsockname()[1])
+        other, _ = listening.accept()
+        other.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        yield lambda number: (one, other)[number]
 
 
 KEEP: list[socket.socket] = []
@@ -297,6 +307,8 @@ def main() -> int:
             with tempfile.TemporaryDirectory() as folder, forwarder(folder) as peer:
                 note(name, "rtt", latency(peer, 2000))
             if name == "tapnet":
+                with tempfile.TemporaryDirectory() as folder, straight(folder) as peer:
+                    note("no hub", "rtt", latency(peer, 2000))
                 with tempfile.TemporaryDirectory() as folder, forwarder(folder) as peer:
                     note(name, "50 ports", many(peer, 1514, given.seconds))
         print(f"round {number + 1} of {given.rounds}", file=sys.stderr)

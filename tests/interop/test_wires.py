@@ -227,6 +227,9 @@ def test_a_peer_killed_in_the_middle_of_a_frame(host: Lab) -> None:
     half.kill(signal.SIGKILL)
     until(lambda: len(clients(a)) == 1, "its port to go")
     assert "in the middle of a frame" in a.text()
+    assert re.search(
+        r"2 accepted, 0 refused, last end: .* in the middle of a frame", a.monitor("info network -v")
+    )
     b.ping("10.9.0.1", count=20)
 
 

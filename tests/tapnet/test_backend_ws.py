@@ -123,6 +123,7 @@ def test_origins(listed: tuple[str, ...], origin: str | None, welcome: bool) -> 
         assert caught.value.response.status_code == 403
         await until(lambda: wire.rejections == 1)
         assert not room.infos and "origin" in wire.last_end.lower()
+        assert wire.status().endswith("; 1 handshakes failed") and "0 accepted" in wire.status()
 
     play(scene)
 
