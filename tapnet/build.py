@@ -216,8 +216,8 @@ class Instance:
 
     # ---- while it runs -------------------------------------------------------------------------------------
 
-    def add_net(self, net: Net) -> Member:
-        """Plug a backend in; frames flow at once. Raises BuildError; nothing of it is left then.
+    def add_net(self, net: Net, opened: object = None) -> Member:
+        """Plug a backend in; frames flow at once. Raises BuildError; nothing of it is left then. ``opened``: see ``make``.
 
         It goes to its VLAN, which is made if it is new; without one to the card that waits for a backend of that id,
         whose cable is plugged in again; else to a private wire of its own.
@@ -225,27 +225,36 @@ class Instance:
         if self.patchbay.find(net.name) is not None:
             raise BuildError(f"{net.origin}: name={net.name}: exists already")
         if net.vlan is not None:
-            return self._add(net, self.patchbay.vlan(net.vlan))
+            return self._add(net, self.patchbay.vlan(net.vlan), opened)
         waiting = next((place for place in self.patchbay.wires if waits(place.members, net.id)), None)
-        member = self._add(net, waiting or self.patchbay.wire())
+        member = self._add(net, waiting or self.patchbay.wire(), opened)
         if waiting is not None:
             cables(waiting, True)
         return member
 
     def remove_net(self, name: str) -> bool:
-        """Unplug a backend and give everything back that it had. False: there is none of that name.
+        """Unplug a backend and give everything back that it had. False: there is none of that name."""
+        member = self.take_net(name)
+        if member is None:
+            return False
+        member.close()
+        return True
+
+    def take_net(self, name: str) -> Member | None:
+        """The same, but for what may block: ``finish`` of the member that is answered.
 
         On a private wire its card sees the cable go.
         """
         member = self.patchbay.find(name, BACKEND)
         if member is None:
-            return False
+            return None
         place = member.place
-        self.drop(member)
+        self.forget(member)
+        member.detach()
         if place is not None and place.vlan is None:
             cables(place, False)
         self.patchbay.tidy()
-        return True
+        return member
 
     def add_nic(self, nic: Nic, guest: NamespaceGuest | None = None) -> Member:
         """Plug a card in, and its driver if ``guest`` is the namespace for it. Raises BuildError; nothing of it is left
@@ -291,11 +300,11 @@ class Instance:
             if user.name == member.name:
                 user.vlan = vlan
 
-    def _add(self, what: Nic | Net, place: Place) -> Member:
+    def _add(self, what: Nic | Net, place: Place, opened: object = None) -> Member:
         """Make a member while the instance runs. Raises BuildError; nothing of it is left then."""
         member: Member | None = None
         try:
-            member, starters = self.make(what, place)
+            member, starters = self.make(what, place, opened)
             self.plug(member, what, place)
             for start in starters:
                 start()

@@ -18,15 +18,16 @@ Inherited descriptors (``fd=``) are for the start only: a number that a monitor 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from . import cards, options
 from .cards import Card
-from .config import DumpNet, Nic
+from .config import DumpNet, Net, Nic, TapNet
 from .events import DEVICE_DELETED
 from .guest.namespace import GuestError, NamespaceGuest
 from .members import Member
@@ -89,29 +90,28 @@ class Live:
             return None
         if entry.net is None:
             raise ControlError(f"{entry.given.origin}: not while it runs")
-        self._add_net(entry, vlan)
-        return None
+        return self._add_net(entry, vlan)
 
-    def host_net_remove(self, vlan: int, name: str) -> None:
+    def host_net_remove(self, vlan: int, name: str) -> Awaitable[None] | None:
         """A backend of a VLAN. Raises ControlError."""
         place = self._patchbay.vlans.get(vlan)
         member = self._patchbay.find(name, BACKEND)
         if place is None or member is None or member.place is not place:
             raise ControlError(f"VLAN {vlan} has no backend named '{name}'")
-        self._remove_net(member)
+        return self._remove_net(member)
 
     # ---- netdevs -------------------------------------------------------------------------------------------
 
-    def netdev_add(self, value: Option) -> None:
+    def netdev_add(self, value: Option) -> Awaitable[None] | None:
         """``-netdev``. Raises ControlError."""
         entry = parse("netdev", value)
         label = entry.given.get("id")
         if label in self._hubports or any(_id(member) == label for member in self._patchbay.members()):
             raise ControlError(f"{entry.given.origin}: id={label}: exists already")
-        if entry.kind == "hubport":
-            self._hubport(label, entry)
-        else:
-            self._add_net(entry, None)
+        if entry.kind != "hubport":
+            return self._add_net(entry, None)
+        self._hubport(label, entry)
+        return None
 
     def _hubport(self, label: str, entry: Entry) -> None:
         port = Hubport(entry.given.get("hubid"))
@@ -127,7 +127,7 @@ class Live:
             port.member = member
         self._hubports[label] = port
 
-    def netdev_del(self, label: str) -> None:
+    def netdev_del(self, label: str) -> Awaitable[None] | None:
         """A backend by its id or name, or a hub port. Raises NotFound, ControlError."""
         port = self._hubports.pop(label, None)
         if port is not None:
@@ -136,11 +136,11 @@ class Live:
                 self._move(member, None)
                 if member.kind == NIC and member.port is not None:
                     member.port.set_link(False)
-            return
+            return None
         member = self._netdev(label) or self._patchbay.find(label, BACKEND)
         if member is None:
             raise NotFound(label)
-        self._remove_net(member)
+        return self._remove_net(member)
 
     def _netdev(self, label: str) -> Member | None:
         return next((m for m in self._patchbay.members() if m.kind == BACKEND and _id(m) == label), None)
@@ -151,7 +151,7 @@ class Live:
         except BuildError as error:
             raise ControlError(str(error)) from None
 
-    def _add_net(self, entry: Entry, vlan: int | None) -> None:
+    def _add_net(self, entry: Entry, vlan: int | None) -> Awaitable[None] | None:
         given, net = entry.given, entry.net
         assert net is not None
         self._room(given)
@@ -164,16 +164,41 @@ class Live:
             net = replace(net, file=f"qemu-vlan{vlan or 0}.pcap")
         for line in given.warnings:
             log.warning("tapnet: warning: %s", line)
+        if isinstance(net, TapNet):
+            return self._add_tap(net)
+        self._add_made(net)
+        return None
+
+    def _add_made(self, net: Net, opened: object = None) -> None:
         try:
-            self._instance.add_net(net)
+            self._instance.add_net(net, opened)
         except BuildError as error:
             raise ControlError(str(error)) from None
 
-    def _remove_net(self, member: Member) -> None:
+    async def _add_tap(self, net: TapNet) -> None:
+        """Its script and helper may take their time: in a thread."""
+        from .backends.tap import OpenTap, in_thread, open_tap
+
+        try:
+            opened = await in_thread(asyncio.get_running_loop(), lambda: open_tap(net), OpenTap.close)
+        except OSError as error:
+            raise ControlError(f"{net.origin}: {error}") from None
+        if net.name in self._names():  # somebody was quicker
+            opened.close()
+            raise ControlError(f"{net.origin}: name={net.name}: exists already")
+        self._add_made(net, opened)
+
+    def _remove_net(self, member: Member) -> Awaitable[None] | None:
         for port in self._hubports.values():
             if port.member is member:
                 port.member = None
-        self._instance.remove_net(member.name)
+        self._instance.take_net(member.name)
+        return self._finish(member.finish) if member.finish is not None else None
+
+    @staticmethod
+    async def _finish(work: Callable[[], None]) -> None:
+        """What may block of an end: a script, a network of the kernel."""
+        await asyncio.get_running_loop().run_in_executor(None, work)
 
     def _names(self) -> set[str]:
         """Of all that is there, and of what a mode has put aside."""

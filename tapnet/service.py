@@ -187,6 +187,7 @@ def _served(
         instance.start()
         yield served
     finally:
+        instance.control.ending("host-signal")
         for one in served:
             one.close()
         instance.close()

@@ -215,6 +215,7 @@ class Control:
 
     def __init__(self, instance: Instance) -> None:
         self.instance = instance
+        self._told = False
 
     def info_network(self, verbose: bool = False) -> str:
         """VLANs and their devices: backends in option order, NICs, then accepted connections."""
@@ -393,8 +394,14 @@ class Control:
 
     def quit(self) -> None:
         """End the instance."""
-        self.instance.events.emit(SHUTDOWN, guest=False, reason="host-qmp-quit")
+        self.ending("host-qmp-quit")
         self.instance.shutdown()
+
+    def ending(self, reason: str) -> None:
+        """Tell that the instance ends, once."""
+        if not self._told:
+            self._told = True
+            self.instance.events.emit(SHUTDOWN, guest=False, reason=reason)
 
 
 def columns(rows: Sequence[tuple[str, ...]]) -> str:

@@ -77,3 +77,47 @@ def test_device_add_to_a_namespace(tmp_path: Path, model: str) -> None:
                 process.kill()
             process.wait()
         os.close(ready)
+
+
+@pytest.mark.root
+def test_a_tap_comes_and_goes_while_others_are_served(tmp_path: Path) -> None:
+    """Its script takes its time, and somebody else's question is answered meanwhile."""
+    started, go = tmp_path / "started", tmp_path / "go"
+    script = tmp_path / "up"
+    script.write_text(f"#!/bin/sh\ntouch {started}\nwhile [ ! -e {go} ]; do sleep 0.05; done\n")
+    script.chmod(0o755)
+    tapnet = subprocess.Popen(
+        ["unshare", "-n", *TAPNET, "run", "-net", "none", "-qmp", "stdio"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+    def links() -> str:
+        command = ["nsenter", "-t", str(tapnet.pid), "-n", "ip", "link"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE).stdout
+
+    def monitor(line: str) -> str:
+        command = [*TAPNET, "monitor", "-i", str(tapnet.pid), line]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+        return done.stdout + done.stderr
+
+    try:
+        assert tapnet.stdout is not None and "QMP" in tapnet.stdout.readline()
+        adding = subprocess.Popen(
+            [*TAPNET, "monitor", "-i", str(tapnet.pid), f"host_net_add tap,ifname=t7,script={script}"]
+        )
+        wait_for(started.exists, "the script")
+        assert monitor("info status") == "VM status: running\n"
+        assert "tap" not in monitor("info network")
+        go.touch()
+        assert adding.wait(PATIENCE) == 0
+        assert "t7" in links() and "ifname=t7" in monitor("info network")
+        assert "exists already" in monitor("host_net_add tap,ifname=t8,name=tap.0")
+        assert monitor("host_net_remove 0 tap.0") == ""
+        assert "t7" not in links() and monitor("info network") == ""
+        tapnet.send_signal(signal.SIGTERM)
+        _, err = tapnet.communicate(timeout=PATIENCE)
+        assert tapnet.returncode == 0 and "Traceback" not in err
+    finally:
+        if tapnet.poll() is None:
+            tapnet.kill()
+        tapnet.wait()

@@ -23,7 +23,7 @@ def frame(number: int, size: int = 100) -> bytes:
 
 async def ours(peer: Peer) -> bytes:
     """The next frame that is not a NAT's announcement."""
-    while (got := await peer.receive())[12:14] == b"\x08\x06":
+    while (got := await peer.receive()) and got[12:14] != b"\x88\xb5":
         pass
     return got
 
