@@ -8,19 +8,28 @@
 A listener on an IPv6 address prefers the IPv6 address of that guest, and takes the IPv4 one where none is known. A
 network without IPv4 knows guests by IPv6 alone: the lowest lease, else who was heard first. A guest's IPv6 address
 is the one that it leased, else the one made from its MAC (RFC 4291 appendix A), else any that it was heard to use or
-to want (duplicate address detection); link-local ones do not count.
+to want (duplicate address detection; link-local ones do not count), or, if it speaks IPv6 at all, the one that its MAC
+would make, which it is asked about.
 
-Nothing is found that has not been heard: it is asked for, so that a later call finds it.
+Nothing is found that has not been heard: it is asked for, so that a later call finds it. The IPv6 address of a guest
+whose IPv4 address would do is waited for no longer than ``PATIENCE``, once in ``FORGET``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 
 from .config import Config
 from .family import Families, Family
 from .leases import Leases
 from .wire import NO_MAC, ip_text, mac_text
+
+SECOND = 1_000_000_000
+PATIENCE = SECOND * 3 // 2
+FORGET = 600 * SECOND
+REMEMBERED = 1024
+STATIONS = 16  # that speak IPv6 and are asked for the address that their MAC would make
 
 Guest = bytes | str | None
 """4 or 16 bytes of address, 6 of MAC, a DHCP host name; None: the first guest."""
@@ -47,6 +56,7 @@ class Guests:
         self._leases = leases
         self._leases6 = leases6
         self._wanted = wanted
+        self._since: dict[Guest, int] = {}  # when a guest's IPv6 address was asked for in vain
 
     def find(self, guest: Guest, now: int, prefer: int = 4) -> bytes | None:
         """The address of the guest that a rule names, if it is there; else None, and it is being asked for."""
@@ -59,7 +69,22 @@ class Guests:
         if v6 is None or (prefer == 4 and self._config.ipv4):
             return four
         known = v6.neighbours.known
-        return next((address for address in self._six(v6, guest, four, now) if known(address, now)), four)
+        asked = False
+        for address in self._six(v6, guest, four, now):
+            if known(address, now):
+                self._since.pop(guest, None)
+                return address
+            asked = True
+        return None if asked and four is not None and self._patient(guest, now) else four
+
+    def _patient(self, guest: Guest, now: int) -> bool:
+        """Whether to wait for the IPv6 address of a guest that has an IPv4 one: not for long, and not every time."""
+        since = self._since.get(guest)
+        if since is None or now - since > FORGET:
+            if len(self._since) >= REMEMBERED:
+                self._since.clear()
+            self._since[guest] = since = now
+        return now - since < PATIENCE
 
     def likely(self, guest: Guest, now: int, prefer: int = 4) -> bytes | None:
         """The address where a rule's guest will be, present or not; None: nobody knows."""
@@ -122,6 +147,12 @@ class Guests:
             identifier = eui64(mac)
             found.sort(key=lambda address: address[8:] != identifier)
         yield from found
+        v6_config = self._config.v6
+        if v6_config is not None and v6_config.network.prefixlen == 64:
+            prefix = v6_config.network.network_address.packed[:8]
+            stations = dict.fromkeys(e.mac for e in v6.neighbours.table.values() if mac in (None, e.mac))
+            stations.pop(NO_MAC, None)
+            yield from (prefix + eui64(station) for station in islice(stations, STATIONS))
 
 
 def _heard(family: Family, mac: bytes | None) -> list[bytes]:

@@ -122,6 +122,9 @@ class Icmp6:
         ours = dst
         if dst in (ALL_NODES, ALL_ROUTERS):
             ours = LINK_LOCAL if src[0] == 0xFE and src[1] & 0xC0 == 0x80 else self._ip.gateway
+        elif dst[0] == 0xFF:
+            self._below.count("broadcast_ignored")
+            return
         elif dst not in self._own:
             self._echoes.request(self._ip, frame, off, end, self._ip.how(frame, hops - 1), src, dst, now)
             return

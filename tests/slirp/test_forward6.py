@@ -242,3 +242,50 @@ def test_a_guest_refuses_udp() -> None:
     (frame,) = net.take()
     net.put(icmp6(GUEST, ROUTER, 1, 4, 0, frame[14:]))
     assert net.count("udp_guest_refused") == 1
+
+
+# ---- addresses that nobody has been heard to use -----------------------------------------------------------
+
+
+def quiet(config: Config | None = None) -> Net6:
+    """A guest of which only the link-local address has been heard."""
+    net = Net6(config or Config(v6=Config6()), known=False)
+    if net.config.ipv4:
+        net.put(arp(1, "10.0.2.15", "10.0.2.2"))
+    net.put(ns("fe80::2", src=LOCAL))
+    net.take()
+    return net
+
+
+@pytest.mark.parametrize(
+    "config", [Config(v6=Config6()), Config(ipv4=False, v6=Config6())], ids=["both", "IPv6"]
+)
+def test_a_quiet_guest_is_asked_for_the_address_of_its_mac(config: Config) -> None:
+    net = quiet(config)
+    call(net, listen(net, SIX))
+    (asked,) = [found for found in net.ask6() if found.kind == (135, 0)]
+    assert asked.payload[:16] == wire.ip_bytes(OWN)
+    net.put(na(OWN))
+    net.take()
+    net.run(0.3)
+    assert syn(net).dst == OWN
+
+
+def test_a_guest_that_does_not_answer_is_reached_by_ipv4_soon() -> None:
+    net = quiet()
+    call(net, listen(net, SIX))
+    net.run(1.2)
+    assert not [frame for frame in net.take() if frame[12:14] == wire.TYPE_IPV4]
+    net.run(1)
+    (frame,) = [frame for frame in net.take() if frame[12:14] == wire.TYPE_IPV4]
+    assert read(frame).dst == "10.0.2.15"
+    call(net, net.host.listeners[SIX])  # and then at once
+    assert [frame for frame in net.take() if frame[12:14] == wire.TYPE_IPV4]
+
+
+def test_a_guest_without_ipv6_is_not_waited_for() -> None:
+    net = Net6(known=False)
+    net.put(arp(1, "10.0.2.15", "10.0.2.2"))
+    net.take()
+    call(net, listen(net, SIX))
+    assert net.take()[0][12:14] == wire.TYPE_IPV4

@@ -66,6 +66,8 @@ def net() -> Net6:
         (ping6(ROUTER, mac=b"\x33" + GUEST_MAC[1:], src="fec0::99"), "ip6_source"),
         (ping6("ff02::1", src="::"), "ip6_source"),
         (udp6("ff02::fb", 5353, b"x"), "broadcast_ignored"),
+        (ping6("ff02::fb"), "broadcast_ignored"),
+        (ping6("ff0e::1"), "broadcast_ignored"),
         (ip6(GUEST, "ff02::16", 99, b"x" * 20), "broadcast_ignored"),
         (ip6("::", "ff02::16", 58, icmp6("::", "ff02::16", 143, 0, 1, b"")[54:]), "mld_ignored"),
         (icmp6(GUEST, "ff02::16", 143, 0, 1, b""), "mld_ignored"),
