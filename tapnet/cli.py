@@ -156,7 +156,11 @@ def run(ctx: click.Context) -> None:
     from . import service
 
     words = list(ctx.args)
-    ctx.exit(service.run(config, lambda: options.parse(words, "run", os.environ)))
+
+    def again(mode: str | None) -> Config:
+        return options.parse(words if mode is None else [*words, "--mode", mode], "run", os.environ)
+
+    ctx.exit(service.run(config, again))
 
 
 @cli.command("exec", cls=WordsCommand)

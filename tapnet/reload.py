@@ -47,6 +47,7 @@ class Instance(Protocol):
     """What a reload needs of ``tapnet.build.Instance``."""
 
     config: Config
+    parked: list[Net]  # that the mode keeps out
 
     @property
     def usernets(self) -> Sequence[Nat]:
@@ -158,9 +159,17 @@ def apply(instance: Instance, made: Plan) -> str:
         replace(m, name=names[id(m)]) if isinstance(m, Net) and id(m) in names else m
         for m in made.new.members
     )
+    _park(instance, members)
     instance.config = replace(made.new, members=members)
     changed = f", {len(made.forwards)} changed" if made.forwards else ""
     return f"{len(made.added)} added, {len(made.removed)} removed{changed}, {len(made.kept)} as before"
+
+
+def _park(instance: Instance, members: Sequence[object]) -> None:
+    """What the mode keeps out of the new file, and what a monitor had added."""
+    known = {net.name for net in instance.config.nets}
+    out = [replace(net, plugged=True) for net in members if isinstance(net, Net) and not net.plugged]
+    instance.parked = [net for net in instance.parked if net.name not in known] + out
 
 
 def _renamed(instance: Instance, net: Net) -> Net:

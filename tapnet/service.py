@@ -49,6 +49,7 @@ LINGER_SECONDS = 2.0  # how long the kernel of an ended guest may take to send w
 LINGER_STEP = 0.01
 
 Started = Callable[["Instance"], None]
+Again = Callable[[str | None], Config]
 
 
 _say = journal.say
@@ -62,10 +63,10 @@ def _runner() -> asyncio.Runner:
     return asyncio.Runner(loop_factory=uvloop.new_event_loop)
 
 
-def run(config: Config, again: Callable[[], Config] | None = None) -> int:
+def run(config: Config, again: Again | None = None) -> int:
     """``tapnet run``: the emulator in the foreground. Returns the exit status.
 
-    again  reads the configuration anew, for SIGHUP. Raises OptionError
+    again(mode)  reads the configuration anew, for SIGHUP, in a mode or (None) in the one that it says. Raises OptionError
     """
     found = passed.inherit()
     try:
@@ -106,7 +107,7 @@ async def _run(
     config: Config,
     prepared: Prepared,
     found: dict[str, list[int]],
-    again: Callable[[], Config] | None,
+    again: Again | None,
     account: Account | None,
 ) -> int:
     loop = asyncio.get_running_loop()
@@ -121,7 +122,7 @@ async def _run_until(
     loop: asyncio.AbstractEventLoop,
     stop: asyncio.Event,
     found: dict[str, list[int]],
-    again: Callable[[], Config] | None,
+    again: Again | None,
     account: Account | None,
 ) -> int:
     handed = handover.load(found)

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from . import handover, journal, notify, passed, reload
 from .config import Config
 from .exits import OSERR
+from .monitor.control import ControlError
 from .words import OptionError
 
 if TYPE_CHECKING:
@@ -38,8 +39,16 @@ log = logging.getLogger("tapnet.service")
 class Supervisor:
     """One instance's: ``run`` until ``stop`` is set, then ``drain`` and ``hand_over``."""
 
-    def __init__(self, instance: Instance, again: Callable[[], Config] | None, stop: asyncio.Event) -> None:
+    def __init__(
+        self, instance: Instance, again: Callable[[str | None], Config] | None, stop: asyncio.Event
+    ) -> None:
+        """``again(mode)`` reads the configuration anew, in a mode or (None) in the one that it says."""
         self.exit_status = 0
+        self._configured = (
+            instance.config.mode
+        )  # what the configuration said last; a monitor may have swapped since
+        self._reloading = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._instance = instance
         self._again = again
         self._stop = stop
@@ -105,17 +114,43 @@ class Supervisor:
             self._stop.set()
 
     def reload(self) -> None:
-        """Read the configuration again. A bad one changes nothing."""
+        """Read the configuration again, soon. A bad one changes nothing."""
+        task = self._loop.create_task(self._reload())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _reload(self) -> None:
+        async with self._reloading:
+            notify.reloading()
+            await self._apply()
+            notify.ready(self.status())
+
+    async def _new(self) -> Config:
+        """The configuration, and the instance in its mode: in the one that a monitor chose, unless the configuration has
+        changed its own since. Raises OptionError, ControlError.
+        """
         assert self._again is not None
-        notify.reloading()
+        instance = self._instance
+        new = self._again(None)
+        if new.mode != self._configured:
+            if new.mode is None:
+                instance.mode = None
+            elif new.mode != instance.mode:
+                await instance.set_mode(new.mode)
+            self._configured = new.mode
+        elif instance.mode is not None and instance.mode != new.mode:
+            new = self._again(instance.mode)
+        return new
+
+    async def _apply(self) -> None:
         try:
-            made = reload.plan(self._instance.config, self._again())
+            new = await self._new()
+            made = reload.plan(self._instance.config, new)
             log.log(journal.NOTICE, "tapnet: reload: %s", reload.apply(self._instance, made))
             for line in made.new.warnings:
                 journal.say(f"warning: {line}", logging.WARNING)
-        except (OptionError, reload.ReloadError) as error:
+        except (OptionError, ControlError, reload.ReloadError) as error:
             journal.say(f"reload: {error}; the configuration before stays", logging.ERROR)
-        notify.ready(self.status())
 
     async def drain(self) -> None:
         """End the NATs, whose flows go with this process (RST), and let frames that are on their way arrive, for a while."""

@@ -145,6 +145,7 @@ class Swap:
         self._lock = asyncio.Lock()
         self._down: dict[Port, asyncio.TimerHandle] = {}  # links that we pulled
         self.watches: list[Watch] = []
+        self._defaults: list[Net] = []  # that nobody wrote
         self._closed = False
 
     async def run(self, kind: str, vlan: int | None = None) -> dict[int, list[Member]]:
@@ -214,7 +215,10 @@ class Swap:
         names |= {parked.name for parked in self._instance.parked}
         number = next(n for n in range(len(names) + 1) if f"{kind}.{n}" not in names)
         net = replace(net, vlan=vlan, name=f"{kind}.{number}")
-        return short_leases(net) if isinstance(net, UserNet) and beside else net
+        if isinstance(net, UserNet) and beside:
+            net = short_leases(net)
+        self._defaults.append(net)
+        return net
 
     # ---- doing it ------------------------------------------------------------------------------------------
 
@@ -312,7 +316,23 @@ class Swap:
                 if its == kind and vlan in (None, number):
                     found.setdefault(number, []).append(member)
         self._instance.mode = kind if kinds == {kind} else None
+        self._note(kind)
         return found
+
+    def _note(self, kind: str) -> None:
+        """The instance's configuration is what it would be with this mode: a reload compares with it."""
+        instance = self._instance
+        config = instance.config
+        here = {m.name for members in instance.vlans.values() for m in members if m.kind == BACKEND}
+        members = [
+            replace(m, plugged=m.name in here)
+            if isinstance(m, Net) and m.vlan is not None and mode_of(m)
+            else m
+            for m in config.members
+        ]
+        known = {m.name for m in members if isinstance(m, Net)}
+        members += [replace(net, plugged=net.name in here) for net in self._defaults if net.name not in known]
+        instance.config = replace(config, mode=kind, members=tuple(members))
 
     def close(self) -> None:
         """Forget links and farewells. Idempotent."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -155,6 +156,49 @@ def test_mode_of_exec_and_of_the_environment(lan: str, tapnet: Runner) -> None:
     assert done.returncode == 0 and "192.168.77." in done.stdout, done.stderr
     done = tap.run(command, "--mode", "user", *options)
     assert done.returncode == 0 and "10.0.2.15" in done.stdout, done.stderr
+
+
+def test_reload_keeps_what_a_monitor_chose(lan: str, guest: str, tapnet: Runner) -> None:
+    """Until the file says another mode than it did."""
+    file = tapnet.home / "lab.toml"
+    nets = f'[[net]]\ntype = "nic"\nmodel = "direct"\nnetns = "/run/netns/{guest}"\n'
+    nets += '[[net]]\ntype = "user"\n[[net]]\ntype = "tap"\nifname = "tap0"\nbr = "br0"\n'
+
+    told = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    told.bind(str(tapnet.home / "notify"))
+    told.settimeout(SECONDS)
+    runner = inside(lan, tapnet)
+    runner.env["NOTIFY_SOCKET"] = str(tapnet.home / "notify")
+
+    def reloaded(text: str) -> None:
+        file.write_text(text)
+        running.process.send_signal(signal.SIGHUP)
+        while b"RELOADING=1" not in told.recv(4096):
+            pass
+        while b"READY=1" not in told.recv(4096):
+            pass
+        assert "reload" not in running.said(), "it works"
+
+    def plugged() -> list[str]:
+        shown = running.monitor("info", "network").splitlines()[1:]
+        return [line.split()[0] for line in shown if not line.startswith("  direct")]
+
+    file.write_text('mode = "user"\n' + nets)
+    with told, Running(runner, "--config", str(file)) as running:
+        running.monitor("mode", "tap")
+        index = links(lan)["tap0"]["ifindex"]
+        reloaded('mode = "user"\n' + nets)
+        assert plugged() == ["tap:"] and links(lan)["tap0"]["ifindex"] == index
+        reloaded('mode = "user"\n' + nets + '[[net]]\ntype = "user"\nvlan = 1\n')
+        reloaded('mode = "tap"\n' + nets)
+        assert plugged() == ["tap:"] and links(lan)["tap0"]["ifindex"] == index
+        reloaded('mode = "user"\n' + nets)
+        assert plugged() == ["user"] and "tap0" not in links(lan)
+        running.monitor("mode", "tap")
+        reloaded(nets)
+        assert sorted(plugged()) == ["tap:", "user"], "no mode: both"
+        running.monitor("mode", "user")
+        assert plugged() == ["user"] and "mode: user" in running.monitor("info", "instance")
 
 
 def arp_request(mac: bytes, sender: str, target: str) -> bytes:
