@@ -186,8 +186,8 @@ class Swap:
             if plan is not None:
                 plans.append(plan)
         if not swappable:
-            where = "no VLAN" if vlan is None else f"VLAN {vlan}"
-            raise ControlError(f"{where} has a NAT or a TAP that could be swapped")
+            where = "no VLAN has a NAT or a" if vlan is None else f"VLAN {vlan} has neither NAT nor"
+            raise ControlError(f"{where} TAP that could be swapped")
         return plans
 
     def _plan(self, number: int, kind: str) -> tuple[Plan | None, bool]:
