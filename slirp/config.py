@@ -36,6 +36,7 @@ BUFFERS_MIN = 1 << 20
 RESOLVERS_MAX = 8
 FIXED_MAX = 1024
 NTP_MAX = 32
+RECORDS_MAX = 4096
 IPXE = -1  # in place of an architecture: clients that are iPXE already
 SERVERS_OWN = frozenset(
     (0, 50, 51, 52, 53, 54, 55, 57, 58, 59, 61, 82, 255)
@@ -136,6 +137,7 @@ class Config:
     fixed: tuple[tuple[bytes, str, str], ...] = ()  # leases: MAC, address, name ("": none)
     ntp: tuple[str, ...] = ()
     routes: tuple[tuple[str, str], ...] = ()  # classless: net, router
+    records: tuple[tuple[str, str], ...] = ()  # names of our own: name, address
     dhcp_options: tuple[tuple[int, bytes], ...] = ()  # by number; b"": leave it out
     ftp: str = "auto"  # off: no help for FTP servers behind a redirection
     dhcp: bool = True
@@ -217,7 +219,11 @@ class Config:
                 raise ValueError(f"resolver={address}:{port}: not a port")
 
     def _check_dhcp(self) -> None:
-        for key, found, limit in (("lease", self.fixed, FIXED_MAX), ("ntp", self.ntp, NTP_MAX)):
+        for key, found, limit in (
+            ("lease", self.fixed, FIXED_MAX),
+            ("ntp", self.ntp, NTP_MAX),
+            ("record", self.records, RECORDS_MAX),
+        ):
             if len(found) > limit:
                 raise ValueError(f"{key}={found[limit]}: more than {limit} of them")
         for _, text, name in self.fixed:
@@ -256,7 +262,9 @@ class Config:
     @property
     def named(self) -> bool:
         """Whether guests can use our name server."""
-        return Rules(self.rules, self.restrict).permits(PROTO_UDP, self.dns_ip, DNS_PORT)
+        return bool(self.records) or Rules(self.rules, self.restrict).permits(
+            PROTO_UDP, self.dns_ip, DNS_PORT
+        )
 
     @property
     def own(self) -> tuple[bytes, ...]:

@@ -1,5 +1,4 @@
-"""The DNS forwarder at the ``dns`` address, over UDP. (Over TCP the NAT connects to the resolvers:
-``Stack.targets``.)
+"""The DNS forwarder at the ``dns`` address, over UDP. (Over TCP: ``dns_tcp.py``.)
 
 A query goes out as it came, transaction id and EDNS included, from a socket and thus a random port of its
 own; the answer goes back as it came, if it comes from a resolver that was asked and repeats id and
@@ -9,7 +8,8 @@ Fail-over: the resolvers are tried in order, beginning with the one that answere
 each for ``PATIENCE`` divided among the tries (one resolver is tried twice). An ICMP error, SERVFAIL or
 REFUSED moves on at once. When all have failed the guest gets the last such answer, else a SERVFAIL of our
 own, before its own 5 s are over. A repeated query does not start a second one: it is sent again to where
-the first is waiting. No resolver: SERVFAIL.
+the first is waiting. No resolver: SERVFAIL. Names of our own (``names.py``) are
+answered here, and nothing else where the rules shut the name server (``shut``).
 
 Limits: ``QUERIES`` in flight; the oldest is given up. Timers: one deadline per query.
 
@@ -23,6 +23,7 @@ from typing import Any, Protocol
 
 from .formats import end_of_question
 from .host import Address, Host, UdpSocket
+from .names import Names
 from .neighbours import Neighbour
 from .udp import Network, descriptor
 from .wire import canonical, ip_text
@@ -130,6 +131,8 @@ class Dns:
         self._queries: dict[bytes, Query] = {}
         self._good: Address | None = None
         self._good_until = 0
+        self.names: Names | None = None  # of our own
+        self.shut = False  # for the query at hand: nothing goes to the resolvers
 
     def __len__(self) -> int:
         return len(self._queries)
@@ -145,6 +148,11 @@ class Dns:
             question = message[HEADER : end_of_question(message)]
         except ValueError:
             self.network.count("dns_malformed")
+            return
+        own = self.names.answer(message, now, refuse=self.shut) if self.names is not None else None
+        if own is not None:
+            self.network.count("dns_own")
+            self._answers.datagram(self._answers.neighbour(src), dst, PORT, sport, own)
             return
         key = src + frame[off - 8 : off - 6] + message[:2]
         query = self._queries.get(key)

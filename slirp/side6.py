@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from .stack import Stack
 
 LOOPBACK = "::1"
-DNS_PORT = 53
 
 
 class Side6:
@@ -110,9 +109,7 @@ class Side6:
                 return
             sport, dport = PORTS.unpack_from(frame, off)
             service = stack.services.get((dst, dport))
-            if service is not None and (
-                service is not stack.dns or stack.permitted(PROTO_UDP, dst, DNS_PORT)
-            ):
+            if service is not None and stack.serves(service, dst):
                 service.input(frame, off + UDP_LEN, end, src, sport, dst, now)
             elif not ours:
                 stack.count("broadcast_ignored")

@@ -39,6 +39,7 @@ from .buffers import Buffers
 from .config import Config
 from .dhcp import Dhcp
 from .dns import Dns
+from .dns_tcp import DnsStream
 from .echo import Echoes
 from .family import Families, Family
 from .forward import Forwards
@@ -48,6 +49,7 @@ from .host import Address, Host, IcmpError
 from .icmp import Icmp
 from .ipv4 import TTL, Ipv4
 from .link import Path, Target
+from .names import Names
 from .rules import Rules
 from .side6 import LOOPBACK as LOOPBACK6
 from .side6 import Side6
@@ -149,6 +151,8 @@ class Stack:
             self.guests = Guests(
                 config, self.families, self.dhcp.leases, side6.dhcp.leases, lambda: side6.ndp.wanted
             )
+        memories = [self.dhcp.leases] if self.side6 is None else [self.dhcp.leases, self.side6.dhcp.leases]
+        self.names = self.dns.names = Names(config, memories, self._in_net)
         self.forwards = Forwards(config, self, host, self.families, self.guests, self.tcp, self.udp, rng)
         self.services[config.dns_ip, DNS_PORT] = self.dns
         self.guest_forwards = GuestForwards(self, host, self.families)
@@ -210,6 +214,12 @@ class Stack:
         """A guest's complaint about a datagram."""
         if not self.guest_forwards.guest_error(guest, port, remote, rport):
             self.udp.guest_error(guest, port, remote, rport, kind, code)
+
+    def _in_net(self, address: bytes) -> bool:
+        try:
+            return self.families.of(address).inside(address)
+        except LookupError:
+            return False
 
     def _inside(self, address: bytes) -> bool:
         return self.ipv4.inside(address)
@@ -273,7 +283,7 @@ class Stack:
                 return
             sport, dport = PORTS.unpack_from(frame, off)
             service = self.services.get((dst, dport))
-            if service is not None and (service is not self.dns or self.permitted(PROTO_UDP, dst, DNS_PORT)):
+            if service is not None and self.serves(service, dst):
                 service.input(frame, off + UDP_LEN, end, src, sport, dst, now)
             elif not ours or src == b"\0\0\0\0":
                 self.count("broadcast_ignored")
@@ -369,6 +379,13 @@ class Stack:
 
     # ---- the Link and Network that TCP and UDP see ---------------------------------------------------------
 
+    def serves(self, service: Service, dst: bytes) -> bool:
+        """Whether a service may be asked: where rules shut the name server, it still knows the administrator's records."""
+        if service is not self.dns:
+            return True
+        self.dns.shut = not self.permitted(PROTO_UDP, dst, DNS_PORT)
+        return not self.dns.shut or bool(self.config.records)
+
     def permitted(self, protocol: int, dst: bytes, port: int = 0) -> bool:
         """Whether the rules let a guest open a flow to ``dst``; counts those that they do not."""
         if self.rules.permits(protocol, dst, port):
@@ -381,7 +398,15 @@ class Stack:
         service = self.guest_forwards.tcp(dst, port)
         if service is not None:
             return [service]
-        return [*self._targets(dst, port)] if self.permitted(PROTO_TCP, dst, port) else []
+        if not self.permitted(PROTO_TCP, dst, port):
+            return []
+        found = self._targets(dst, port)
+        if dst in self._names:
+            return [DnsStream(self.host, address, self._own_name) for address in found]
+        return [*found]
+
+    def _own_name(self, message: bytes) -> bytes | None:
+        return self.names.answer(message, self.now)
 
     def _targets(self, dst: bytes, port: int) -> list[Address]:
         config = self.config

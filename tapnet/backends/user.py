@@ -86,6 +86,7 @@ def stack_config(net: UserNet) -> slirp.config.Config:
         ntp=tuple(str(address) for address in net.dhcp.ntp if isinstance(address, IPv4Address)),
         routes=tuple((str(to), str(router)) for to, router in net.dhcp.routes),
         dhcp_options=net.dhcp.options,
+        records=tuple((name, str(address)) for name, address in net.records),
     )
 
 

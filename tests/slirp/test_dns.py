@@ -277,8 +277,8 @@ def test_info_and_close(net: Net) -> None:
 
 
 def test_tcp_goes_to_the_resolvers(net: Net) -> None:
-    assert net.stack.targets(net.stack.config.dns_ip, 53) == [ONE, TWO, THREE]
-    assert net.stack.targets(net.stack.config.dns_ip, 80) == []
+    assert [target.remote for target in net.stack.targets(net.stack.config.dns_ip, 53)] == [ONE, TWO, THREE]
+    assert [target.remote for target in net.stack.targets(net.stack.config.dns_ip, 80)] == []
 
 
 @given(st.binary(max_size=100), st.binary(max_size=100))
