@@ -2,7 +2,7 @@
 
     host 10.77.0.1 -- 10.77.0.2 r1 10.77.1.1 -- 10.77.1.2 r2 10.77.2.1 -- ... -- 10.77.N.2 server
 
-and the same in IPv6 with fd77:N::. All belongs to namespaces of its own and goes with them. Nothing of it is limited in
+and the same in IPv6 with fd77:1:N+1::. All belongs to namespaces of its own and goes with them. Nothing of it is limited in
 how many ICMP errors it sends.
 """
 
@@ -66,7 +66,7 @@ class Internet:
 
 def address(family: int, wire: int, side: int) -> str:
     """Of the left (1) or right (2) end of a wire."""
-    return f"10.77.{wire}.{side}" if family == 4 else f"fd77:{wire}::{side}"
+    return f"10.77.{wire}.{side}" if family == 4 else f"fd77:1:{wire + 1}::{side}"
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from tests.netns.internet import Internet, internet
 
 SECONDS = 120.0
 GATEWAY = "10.0.2.2"
+GATEWAYS = {4: GATEWAY, 6: "fec0::2"}
 HOWS = {
     "tr": ("", "-I", "-T"),
     "mt": ("", "-u", "-T"),
@@ -108,7 +109,7 @@ def play(net: Internet, runner: Runner, command: str, *options: str) -> tuple[st
 
 def hops(text: str) -> list[str]:
     """Who answered, hop by hop."""
-    return re.findall(r"^ *\d+(?:\.\|--)? +(\d+\.\d+\.\d+\.\d+)", text, re.MULTILINE)
+    return re.findall(r"^ *\d+(?:\.\|--)? +([0-9a-f]+[.:][0-9a-f.:]+) ", text, re.MULTILINE)
 
 
 @pytest.fixture
@@ -116,8 +117,9 @@ def tapnet(tmp_path: object) -> Runner:
     return root_runner(tmp_path)  # type: ignore[arg-type]
 
 
-def test_traces_show_the_true_path(net: Internet, tapnet: Runner) -> None:
-    server = net.address()
+@pytest.mark.parametrize("family", [4, 6])
+def test_traces_show_the_true_path(net: Internet, tapnet: Runner, family: int) -> None:
+    server = net.address(family)
     tools = [
         f"{tool} {how}"
         for tool in ("traceroute -n -q1 -w5", "mtr -n -r -c2 -i0.2 -G2")
@@ -128,7 +130,7 @@ def test_traces_show_the_true_path(net: Internet, tapnet: Runner) -> None:
         net, tapnet, f"{words} wait; for n in $(seq 0 {len(tools) - 1}); do cat $n; echo =; done"
     )
     found = dict(zip(tools, map(hops, out.split("=\n"))))
-    assert found == {key: [GATEWAY, *net.hops()] for key in tools}, out + said
+    assert found == {key: [GATEWAYS[family], *net.hops(family)] for key in tools}, out + said
 
 
 def test_ping_keeps_what_it_was_sent_with(net: Internet, tapnet: Runner) -> None:
@@ -186,6 +188,25 @@ def test_path_mtu_discovery(tapnet: Runner) -> None:
         assert free.endswith("datagram echoed\n"), out
         assert forbidden.endswith("Message too long\n"), out
         assert tcp == "tcp both ways\n"
+
+
+def test_path_mtu_discovery_in_ipv6(net: Internet, tapnet: Runner) -> None:
+    """Routers of IPv6 cut nothing: the guest is told, and cuts itself."""
+    net.mtu(2, 1400)
+    try:
+        server, near = net.address(6), net.hops(6)[1]
+        words = (
+            f"ping -6 -n -c1 -W10 -M do -s 1352 {server}; ping -6 -n -c1 -W10 -M do -s 1353 {server};"
+            f"ip -6 route flush cache; ping -6 -n -i 0.3 -c3 -w30 -s 3000 {server};"
+            f"ip -6 route flush cache; tracepath -6 -n {server}"
+        )
+        out, said = play(net, tapnet, words)
+        assert "1360 bytes from" in out, out + said
+        assert f"From {near} icmp_seq=1 Packet too big: mtu=1400" in out
+        assert out.count("3008 bytes from") == 3
+        assert "pmtu 1400" in out and "reached" in out
+    finally:
+        net.mtu(2, 1500)
 
 
 def test_an_uplink_that_is_smaller_than_the_guests_wire(tapnet: Runner) -> None:
