@@ -22,12 +22,12 @@ LOAD = {
 class Pair:
     """Two VMs, an RTL8139C+ and a PCnet, on one hub with the NAT."""
 
-    def __init__(self, lab: vm.Lab) -> None:
+    def __init__(self, lab: vm.Lab, user: str = "user") -> None:
         self.lab = lab
         self.tapnet = lab.tapnet(
             *("-net", "nic,model=rtl8139,vfio-user=a.sock"),
             *("-net", "nic,model=pcnet,vfio-user=b.sock"),
-            *("-net", "user"),
+            *("-net", user),
         )
         self.vms = {path: lab.vm(path, wait=False) for path in SOCKETS}
         for path in SOCKETS:
