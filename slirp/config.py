@@ -15,7 +15,7 @@ Ref: QEMU 7.2 qapi/net.json, NetdevUserOptions; RFC 1123 2.1 (host names); RFC 2
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from ipaddress import IPv4Address, IPv4Network, ip_address
 
 from .config6 import Config6
@@ -103,6 +103,41 @@ def parse_resolver(value: str) -> list[Address]:
             raise ValueError(f"resolver={value}: {port} is not a port")
         found.append((host, int(port)))
     return found
+
+
+# What can change under a running stack: the rest shapes the net itself, and flows would not survive.
+LIVE = frozenset(
+    (
+        "hostname",
+        "domainname",
+        "dnssearch",
+        "lease_time",
+        "renew_time",
+        "restrict",
+        "rules",
+        "hostloopback",
+        "resolver",
+        "buffers",
+        "tftp_write",
+        "tftp_server_name",
+        "bootfile",
+        "bootfiles",
+        "next_server",
+        "ntp",
+        "routes",
+        "dhcp_options",
+        "ftp",
+    )
+)
+
+
+def changes_live(old: Config, new: Config) -> bool:
+    """Whether a stack of ``old`` can become one of ``new`` and keep its flows and leases (``Stack.reconfigure``)."""
+    return all(
+        one.name in LIVE or getattr(old, one.name) == getattr(new, one.name)
+        for one in fields(Config)
+        if one.name != "warnings"
+    )
 
 
 @dataclass(frozen=True)

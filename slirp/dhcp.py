@@ -94,6 +94,11 @@ class Dhcp:
         own = frozenset(map(ip_int, config.own))
         fixed = {mac: Fixed(ip_bytes(address), name) for mac, address, name in config.fixed}
         self.leases = Leases(ip_int(config.dhcp_first), last, own, self._in_use, fixed=fixed)
+        self.reconfigure(config)
+
+    def reconfigure(self, config: Config) -> None:
+        """From now on clients hear this; leases stay."""
+        self._config = config
         self._boot_server = ip_bytes(config.next_server) if config.next_server else self._server
         self._forced = [code for code, value in config.dhcp_options if value]
         self._values = self._fixed()

@@ -76,6 +76,10 @@ class Dhcp6:
         first, last = v6.pool
         self.leases = Leases(first, last, frozenset(map(ip_int, v6.own)), self._in_use, 16)
 
+    def reconfigure(self, config: Config) -> None:
+        """For clients to come; leases stay."""
+        self._config = config
+
     def _in_use(self, address: bytes, mac: bytes) -> bool:
         entry = self._ndp.table.get(address)
         return entry is not None and entry.mac not in (mac, NO_MAC)

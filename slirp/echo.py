@@ -264,6 +264,11 @@ class Echoes:
             flow.close()
         self._sweep = None
 
+    def ask_again(self) -> None:
+        """What is permitted has changed: forget what is remembered of it."""
+        for flow in self._flows.values():
+            flow.targets.clear()
+
     def close(self) -> None:
         """End all flows."""
         for flow in self._flows.values():

@@ -221,6 +221,10 @@ class Forwards:
 
     # ---- rules ---------------------------------------------------------------------------------------------
 
+    def reconfigure(self, config: Config) -> None:
+        """For clients that come from now on."""
+        self._config = config
+
     def add(self, rule: Rule) -> Forward:
         """Listen. Raises ForwardError; then nothing of the rule is left."""
         if sum(len(forward.ports) for forward in self.rules.values()) + rule.count > PORTS:

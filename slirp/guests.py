@@ -58,6 +58,10 @@ class Guests:
         self._wanted = wanted
         self._since: dict[Guest, int] = {}  # when a guest's IPv6 address was asked for in vain
 
+    def reconfigure(self, config: Config) -> None:
+        """Nothing of it moves a guest."""
+        self._config = config
+
     def find(self, guest: Guest, now: int, prefer: int = 4) -> bytes | None:
         """The address of the guest that a rule names, if it is there; else None, and it is being asked for."""
         if isinstance(guest, bytes) and len(guest) != 6:

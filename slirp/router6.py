@@ -76,6 +76,10 @@ class Router:
         self._sent = 0
         self._next = now + INITIAL_INTERVAL * SECOND
 
+    def reconfigure(self, config: Config) -> None:
+        """For advertisements to come."""
+        self._config = config
+
     def solicited(self, frame: bytes, body: bytes, hops: int, src: bytes, now: int) -> str:
         """A router solicitation with a good checksum; what to count."""
         try:

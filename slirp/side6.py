@@ -11,6 +11,7 @@ from __future__ import annotations
 from random import Random
 from typing import TYPE_CHECKING
 
+from .config import Config
 from .config6 import Config6
 from .dhcpv6 import PORT as DHCP6_PORT
 from .dhcpv6 import Dhcp6
@@ -64,6 +65,12 @@ class Side6:
         for group in (ALL_DHCP, ALL_DHCP_SERVERS, v6.host_ip, LINK_LOCAL):
             stack.services[group, DHCP6_PORT] = self.dhcp
         self.parts = (self.ndp, self.ip, self.router)
+
+    def reconfigure(self, config: Config, now: int) -> None:
+        """What guests are told from now on, beginning with an advertisement."""
+        self.router.reconfigure(config)
+        self.dhcp.reconfigure(config)
+        self.router.announce(now)
 
     def adopt(self, address: bytes) -> bytes:
         """One more address is ours; its MAC."""

@@ -36,7 +36,7 @@ from typing import Any, Protocol
 from . import wire6
 from .arp import Arp
 from .buffers import Buffers
-from .config import Config
+from .config import Config, changes_live
 from .dhcp import Dhcp
 from .dns import Dns
 from .dns_tcp import DnsStream
@@ -502,6 +502,27 @@ class Stack:
         """Count an event by its class."""
         counters = self.counters
         counters[reason] = counters.get(reason, 0) + 1
+
+    def reconfigure(self, config: Config) -> bool:
+        """Become a stack of ``config`` with all flows and leases. False: that cannot be (``changes_live``), nothing is done.
+
+        Connections that exist go on; datagrams and pings of flows that exist are judged anew.
+        """
+        if not changes_live(self.config, config):
+            return False
+        self.config = config
+        self.rules = Rules(config.rules, config.restrict)
+        self.tcp.buffers.cap = config.buffers
+        self.dhcp.reconfigure(config)
+        self.forwards.reconfigure(config)
+        self.guests.reconfigure(config)
+        self.udp.ask_again()
+        self.echoes.ask_again()
+        if self.tftp is not None:
+            self.tftp.write = config.tftp_write
+        if self.side6 is not None:
+            self.side6.reconfigure(config, self.now)
+        return True
 
     # ---- time, life ----------------------------------------------------------------------------------------
 

@@ -448,6 +448,12 @@ class Udp:
                 soonest = ends
         self._sweep = None if soonest is None else max(soonest, now + SWEEP)
 
+    def ask_again(self) -> None:
+        """Where destinations lead has changed: forget what is remembered of it."""
+        for flow in self._flows.values():
+            flow.remotes.clear()
+            flow.sources.clear()
+
     def close(self) -> None:
         """End all flows."""
         for flow in self._flows.values():

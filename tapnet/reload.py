@@ -3,8 +3,8 @@
     plan(old, new) ─► Plan ─► apply(instance, plan)
 
 Backends on a VLAN come and go; those that both files have stay as they are, with their connections, flows and leases,
-wherever in the file they stand now. Of a NAT whose redirections alone have changed, only those change. Everything else
-(cards, private wires, monitors, the machine) takes a restart: then nothing is changed, and one line says why.
+wherever in the file they stand now. Of a NAT that stays the same net, only what has changed changes (redirections, rules, name
+servers, what DHCP says, ...; ``backends.user.changes_live``): its flows and leases stay. Everything else (cards, private wires, monitors, the machine) takes a restart: then nothing is changed, and one line says why.
 
 Old backends go before new ones come, because both may want one address or interface. If a new one cannot be made, those
 before it go again and the old ones come back.
@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Protocol
 
+from .backends.user import changes_live
 from .config import Config, HostForward, Net, Nic, UserNet
 from .monitor.control import UserNet as Nat
 from .prepare import BuildError
@@ -71,15 +72,13 @@ class Plan:
     removed: list[Net] = field(default_factory=list)
     added: list[Net] = field(default_factory=list)
     kept: list[tuple[Net, Net]] = field(default_factory=list)  # (as it was, as the new file has it)
-    forwards: list[tuple[UserNet, UserNet]] = field(default_factory=list)  # the same, but for redirections
+    changed: list[tuple[UserNet, UserNet]] = field(
+        default_factory=list
+    )  # the same, but for what can change live
 
 
 def _same(net: Net, name: str = "") -> Net:
     return replace(net, origin="", name=name)
-
-
-def _but_forwards(net: Net, name: str = "") -> Net:
-    return _same(replace(net, forwards=()) if isinstance(net, UserNet) else net, name)
 
 
 def plan(old: Config, new: Config) -> Plan:
@@ -101,10 +100,10 @@ def plan(old: Config, new: Config) -> Plan:
                 after.remove(net)
     for net in list(after):
         for other in before:
-            if not isinstance(net, UserNet) or not isinstance(other, UserNet) or not other.plugged:
+            if not isinstance(net, UserNet) or not isinstance(other, UserNet):
                 continue
-            if _but_forwards(other, other.name) == _but_forwards(net, net.name):
-                made.forwards.append((other, net))
+            if _changes_live(other, net):
+                made.changed.append((other, net))
                 before.remove(other)
                 after.remove(net)
                 break
@@ -114,6 +113,19 @@ def plan(old: Config, new: Config) -> Plan:
     made.removed = [net for net in before if net.plugged]
     made.added = [net for net in after if net.plugged]
     return made
+
+
+def _changes_live(old: UserNet, new: UserNet) -> bool:
+    try:
+        return (
+            old.plugged
+            and new.plugged
+            and old.vlan == new.vlan
+            and old.impair == new.impair
+            and changes_live(old, new)
+        )
+    except ValueError:
+        return False  # the new one says why when it is made
 
 
 def _find(nets: list[Net], net: Net, by_name: bool) -> Net | None:
@@ -136,11 +148,16 @@ def apply(instance: Instance, made: Plan) -> str:
     """Carry it out; a line that says what was done. Raises ReloadError: all is as it was, or the line says what not."""
     undo: list[tuple[str, Net]] = []  # last done last
     forwards: list[tuple[Nat, HostForward, bool]] = []
-    pairs: list[tuple[Net, Net]] = [*made.kept, *made.forwards]
+    before: list[tuple[Nat, UserNet]] = []  # NATs, with what they were made from
+    pairs: list[tuple[Net, Net]] = [*made.kept, *made.changed]
     names = {id(new): old.name for old, new in pairs}  # net of the new file -> its name here
     try:
-        for was, now in made.forwards:
-            _change_forwards(instance, was, now, forwards)
+        for was, now in made.changed:
+            nat = next((one for one in instance.usernets if one.name == was.name), None)
+            if nat is not None:
+                _change_forwards(nat, was, now, forwards)
+                nat.reconfigure(now)
+                before.append((nat, was))
         for net in made.removed:
             if instance.remove_net(net.name):
                 undo.append(("add", net))
@@ -150,6 +167,8 @@ def apply(instance: Instance, made: Plan) -> str:
             instance.add_net(fresh)
             undo.append(("remove", fresh))
     except BuildError as error:
+        for nat, was in before:
+            nat.reconfigure(was)
         raise ReloadError(_back(instance, undo, forwards, str(error))) from error
     for old, new in pairs:
         member = instance.backend(old.name)
@@ -161,7 +180,7 @@ def apply(instance: Instance, made: Plan) -> str:
     )
     _park(instance, members)
     instance.config = replace(made.new, members=members)
-    changed = f", {len(made.forwards)} changed" if made.forwards else ""
+    changed = f", {len(made.changed)} changed" if made.changed else ""
     return f"{len(made.added)} added, {len(made.removed)} removed{changed}, {len(made.kept)} as before"
 
 
@@ -181,12 +200,7 @@ def _renamed(instance: Instance, net: Net) -> Net:
     return net
 
 
-def _change_forwards(
-    instance: Instance, was: UserNet, now: UserNet, done: list[tuple[Nat, HostForward, bool]]
-) -> None:
-    nat = next((one for one in instance.usernets if one.name == was.name), None)
-    if nat is None:
-        return
+def _change_forwards(nat: Nat, was: UserNet, now: UserNet, done: list[tuple[Nat, HostForward, bool]]) -> None:
     for forward in was.forwards:
         if forward not in now.forwards:
             number = next((row.number for row in nat.forwards() if row.forward == forward), None)

@@ -90,6 +90,16 @@ def stack_config(net: UserNet) -> slirp.config.Config:
     )
 
 
+def changes_live(old: UserNet, new: UserNet) -> bool:
+    """Whether a NAT of ``old`` can become one of ``new`` and keep its flows and leases (redirections aside). Raises ValueError."""
+    return (
+        old.guest_forwards == new.guest_forwards
+        and old.smb == new.smb
+        and old.dhcp.state == new.dhcp.state
+        and slirp.config.changes_live(stack_config(old), stack_config(new))
+    )
+
+
 def forward_rule(forward: HostForward) -> slirp.forward.Rule:
     """The engine's rule. Raises ValueError."""
     listen, guest = forward.listen, forward.guest
@@ -247,6 +257,13 @@ class UserBackend:
         if deadline is not None and deadline <= now:
             self.stack.tick(now)
         self._rearm()
+
+    def reconfigure(self, net: UserNet) -> bool:
+        """Take the keys of ``net`` but for redirections; flows and leases stay. False: that cannot be. Raises ValueError."""
+        self.stack.now = self._clock()
+        done = self.stack.reconfigure(stack_config(net))
+        self._rearm()
+        return done
 
     # ---- redirections --------------------------------------------------------------------------------------
 

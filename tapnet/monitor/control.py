@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from .. import __version__, rules
 from ..capture import Captures
 from ..config import Endpoint, GuestForward, HostForward, Impairment
+from ..config import UserNet as UserConfig
 from ..events import LINK, SHUTDOWN, Events
 from ..hub import Hub
 from ..port import Port
@@ -119,6 +120,9 @@ class UserNet(Protocol):
 
     def filters(self) -> Iterable[Mapping[str, Any]]:
         """Its allow= and deny= list in order: action, text, hits; the last row, text "", is all else. Empty: no list."""
+
+    def reconfigure(self, net: UserConfig) -> bool:
+        """Take the keys of ``net`` but for redirections; flows and leases stay. False: that cannot be."""
 
     def add_forward(self, forward: HostForward) -> int:
         """Redirect; the number of the rule. Raises ValueError with the reason."""

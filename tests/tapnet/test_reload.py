@@ -15,6 +15,9 @@ from tapnet.build import Instance
 from tapnet.config import Config
 from tapnet.prepare import prepare
 from tapnet.reload import ReloadError
+from tests.slirp.fakes import arp, udp
+from tests.slirp.test_dhcp import query
+from tests.slirp.test_stack import tcp
 from tests.tapnet.wire_kit import until
 
 
@@ -53,7 +56,7 @@ def test_what_stays_and_what_goes(
     made = reload.plan(config(*old), config(*new))
     assert (names(made.removed), names(made.added)) == (removed, added)
     assert [now.name for _, now in made.kept] == kept
-    assert made.forwards == []
+    assert made.changed == []
 
 
 def test_a_mode_in_the_file_swaps() -> None:
@@ -66,7 +69,7 @@ def test_redirections_alone() -> None:
     made = reload.plan(
         config("-net", "user,hostfwd=tcp::7001-:80"), config("-net", "user,hostfwd=tcp::7002-:80")
     )
-    assert made.removed == made.added == made.kept == [] and len(made.forwards) == 1
+    assert made.removed == made.added == made.kept == [] and len(made.changed) == 1
 
 
 @pytest.mark.parametrize(
@@ -134,6 +137,70 @@ def test_a_connection_lives_through_it_and_names_never_collide() -> None:
             socket.create_connection(("127.0.0.1", first)).close()
 
     play(scene, "-net", f"socket,listen=127.0.0.1:{first}", "-net", f"socket,listen=127.0.0.1:{second}")
+
+
+@pytest.mark.parametrize(
+    ("key", "live"),
+    [
+        ("restrict=on", True),
+        ("deny=192.0.2.0/24", True),
+        ("hostloopback=off", True),
+        ("resolver=127.0.0.1:5353", True),
+        ("hostname=other,domainname=lab.test,dnssearch=a.test", True),
+        ("lease-time=10m", True),
+        ("bootfile=pxe.0", True),
+        ("buffers=8M", True),
+        ("ftp=off", True),
+        ("net=10.9.0.0/24", False),
+        ("dhcpstart=10.0.2.50", False),
+        ("mtu=1400", False),
+        ("ipv6=off", False),
+        ("tftp=/tmp", False),
+    ],
+)
+def test_what_changes_under_a_nat_that_stays(key: str, live: bool) -> None:
+    made = reload.plan(config("-net", "user"), config("-net", f"user,{key}"))
+    assert len(made.changed) == live and len(made.added) == (not live)
+
+
+def test_a_private_nat_changes_live() -> None:
+    wire = ("-device", "rtl8139,netdev=n")
+    made = reload.plan(
+        config("-netdev", "user,id=n", *wire), config("-netdev", "user,id=n,lease-time=5m", *wire)
+    )
+    assert len(made.changed) == 1 and made.added == made.removed == []
+
+
+def test_flows_and_leases_of_a_nat_live_through_a_change() -> None:
+    async def scene(instance: Instance) -> None:
+        nat: Any = instance.usernets[0]
+        stack = nat.stack
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+            put = lambda frame: stack.input(frame, b"", time.monotonic_ns())  # noqa: E731
+            put(arp(1, "10.0.2.15", "10.0.2.2"))
+            put(query(1))
+            put(query(3, {50: bytes((10, 0, 2, 15)), 54: bytes((10, 0, 2, 2))}))
+            put(udp("10.0.2.2", 9, b"x"))
+            put(tcp("10.0.2.2", port))
+            client, _ = await asyncio.get_running_loop().run_in_executor(None, listener.accept)
+            with client:
+                before = (len(stack.tcp), len(stack.udp), nat.leases())
+                assert before[:2] == (1, 1) and len(before[2]) == 1
+                said = apply(instance, "-net", "user,deny=0.0.0.0/0,hostname=changed,buffers=8M")
+                assert said == "0 added, 0 removed, 1 changed, 0 as before"
+                assert instance.usernets[0] is nat and nat.stack is stack
+                assert (len(stack.tcp), len(stack.udp)) == before[:2]
+                assert [row["address"] for row in nat.leases()] == ["10.0.2.15"]
+                assert stack.tcp.buffers.cap == 8 << 20
+                refused = stack.counters.get("udp_prohibited", 0)
+                put(udp("10.0.2.2", 9, b"again"))  # a flow that exists, judged anew
+                assert stack.counters["udp_prohibited"] == refused + 1
+                client.setblocking(False)
+                with pytest.raises(BlockingIOError):
+                    client.recv(1)  # the connection goes on
+
+    play(scene, "-net", "user")
 
 
 def test_one_that_cannot_be_made_puts_everything_back() -> None:
