@@ -312,6 +312,20 @@ def bridge_show(ctx: click.Context, as_json: bool) -> None:
     ctx.exit(commands.bridge_show(as_json))
 
 
+@cli.command()
+@click.argument("tap", metavar="TAP")
+@click.option("--uplink", metavar="IF", required=True, help="The interface to the LAN.")
+@click.pass_context
+def route(ctx: click.Context, tap: str, uplink: str) -> None:
+    """Bring TAP's guest to the LAN of an uplink that cannot be bridged (Wi-Fi), until SIGINT or SIGTERM.
+
+    By proxy ARP and neighbour discovery, with a DHCP relay; the guest has an address of that LAN.
+    """
+    from .lan import commands
+
+    ctx.exit(commands.route(tap, uplink))
+
+
 @cli.command(context_settings={"ignore_unknown_options": True})
 @click.argument("words", metavar="", nargs=-1, type=click.UNPROCESSED)
 @click.pass_context

@@ -471,7 +471,7 @@ def show() -> list[dict[str, Any]]:
 @contextlib.contextmanager
 def _opened(name: str) -> Any:
     """The file of one bridge, locked. Raises BridgeError."""
-    if not _may():
+    if not may():
         raise BridgeError(f"{name}: needs CAP_NET_ADMIN: run as root", NOPERM)
     try:
         with Journal(KIND, name) as found:
@@ -480,7 +480,7 @@ def _opened(name: str) -> Any:
         raise BridgeError(str(error), UNAVAILABLE) from None
 
 
-def _may() -> bool:
+def may() -> bool:
     from ..doctor import check_capabilities
 
     return check_capabilities().ok

@@ -64,6 +64,22 @@ def bridge_confirm(name: str) -> int:
     return tell(lambda: bridge.confirm(_named(name, "bridge")))
 
 
+def route(tap: str, uplink: str) -> int:
+    """``tapnet route``."""
+    from . import route as routing
+
+    status = 0
+
+    def serve() -> Outcome:
+        nonlocal status
+        status = routing.run(
+            _named(tap, "TAP"), _named(uplink, "--uplink"), lambda text: print(printable(text), flush=True)
+        )
+        return Outcome()
+
+    return tell(serve) or status
+
+
 def bridge_show(as_json: bool) -> int:
     """``tapnet bridge show``."""
     shown = bridge.show()

@@ -1,4 +1,8 @@
-"""Per-interface settings below /proc/sys/net: what one interface has, given to another; values saved and put back.
+"""Settings below /proc/sys/net: what one interface has, given to another; values lent and given back.
+
+A ``Loan`` is a value that somebody wants for a while. Several may want the same one (two routed TAPs on one uplink): the
+first one's change is written down with what was before, the last one's end puts that back, unless somebody else has
+changed the value in between. What a killed process has borrowed stands in the file, under its name.
 
 Ref: Documentation/networking/ip-sysctl.rst.
 """
@@ -6,7 +10,12 @@ Ref: Documentation/networking/ip-sysctl.rst.
 from __future__ import annotations
 
 import contextlib
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+from .journal import Busy, Journal
 
 ROOT = Path("/proc/sys/net")
 # Not to be copied: an MTU of its own; a secret that belongs to a name; what only the kernel counts.
@@ -54,3 +63,64 @@ def link_local(link: str, mode: str) -> None:
     """How the kernel makes an interface's link-local address (addr_gen_mode); nothing where there is no IPv6."""
     with contextlib.suppress(OSError):
         write(path(6, link, LINK_LOCAL), mode)
+
+
+# ---- loans -------------------------------------------------------------------------------------------------
+
+_KIND, _NAME = "sysctl", "loans"
+_BUSY_S, _PAUSE_S = 10.0, 0.02
+
+
+@contextlib.contextmanager
+def _loans() -> Iterator[dict[str, Any]]:
+    """What is lent in this namespace: file -> {before, now, who}; what the block makes of it is written. Raises Busy."""
+    end = time.monotonic() + _BUSY_S
+    while True:
+        try:
+            found = Journal(_KIND, _NAME)
+            break
+        except Busy:
+            if time.monotonic() > end:
+                raise
+            time.sleep(_PAUSE_S)
+    with found:
+        loans: dict[str, Any] = (found.read() or {}).get("loans", {})
+        try:
+            yield loans
+        finally:
+            if loans:
+                found.write({"loans": loans})
+            else:
+                found.erase()
+
+
+def borrow(who: str, wanted: list[tuple[Path, str]]) -> None:
+    """Have these values until ``give_back(who)``. Raises OSError that names the file; what was lent stays lent."""
+    with _loans() as loans:
+        for place, value in wanted:
+            now = read(place)
+            if now is None:
+                continue  # no IPv6 here, say
+            loan = loans.get(str(place))
+            if loan is None and now == value:
+                continue
+            if loan is None:
+                loan = loans[str(place)] = {"before": now, "now": value, "who": []}
+            if who not in loan["who"]:
+                loan["who"].append(who)
+            if now != value:
+                write(place, value)
+
+
+def give_back(who: str) -> None:
+    """End what ``who`` has borrowed, in the reverse order. Idempotent."""
+    with _loans() as loans:
+        for name in reversed(list(loans)):
+            loan = loans[name]
+            if who in loan["who"]:
+                loan["who"].remove(who)
+            if not loan["who"]:
+                del loans[name]
+                if read(Path(name)) == loan["now"]:
+                    with contextlib.suppress(OSError):
+                        write(Path(name), loan["before"])

@@ -32,6 +32,8 @@ def lan_host() -> Iterator[tuple[str, str]]:
     """A host on a LAN: (host, LAN). The LAN's router is 192.168.77.1, with DHCP and router advertisements."""
     with namespace("host") as host, namespace("lan") as lan:
         sh(f"ip -n {host} link add eth0 type veth peer name port0 netns {lan}")
+        # a router says in its neighbour advertisements that it is one
+        sh(f"ip netns exec {lan} sysctl -qw net.ipv6.conf.all.forwarding=1")
         for line in ("link add br9 type bridge", "link set port0 master br9 up", "link set br9 up"):
             sh(f"ip -n {lan} {line}")
         sh(f"ip -n {lan} addr add 192.168.77.1/24 dev br9")
