@@ -14,10 +14,12 @@ Ref: udp(7) UDP_SEGMENT; RFC 768.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .host import Address
-from .wire import ETH_IPV4_LEN, IP, UDP_LEN, VNET_NEEDS_CSUM
+from .wire import ETH_IPV4_LEN, IP, TYPE_IPV6, UDP_LEN, VNET_NEEDS_CSUM
+from .wire6 import ETH_IPV6_LEN
 
 if TYPE_CHECKING:
     from .udp import Flow, Udp
@@ -30,6 +32,8 @@ _CHECKSUM = IP + 10
 _ADDRESSES = IP + 12  # both addresses, both ports, the UDP length
 _SUM = ETH_IPV4_LEN + 6
 _DATA = ETH_IPV4_LEN + UDP_LEN
+_SUM6 = ETH_IPV6_LEN + 6
+_DATA6 = ETH_IPV6_LEN + UDP_LEN
 
 
 class Train:
@@ -49,12 +53,16 @@ class Train:
         "_udp",
         "_vnet",
         "_where",
+        "extend",
         "open",
     )
 
     def __init__(self, udp: Udp) -> None:
         self._udp = udp
         self.open = False  # ``extend`` may be asked
+        self.extend: Callable[[bytes, bytes], bool] = (
+            self._extend4
+        )  # takes a frame like the first; False: not taken
         self._parts: list[bytes] = []
         self._first = self._before = self._between = self._where = self._vnet = b""
         self._size = self._end = self._limit = self._how = 0
@@ -65,13 +73,21 @@ class Train:
         self, flow: Flow, frame: bytes, vnet: bytes, off: int, end: int, target: Address, how: int
     ) -> bool:
         """Begin with the datagram of ``frame``; False: it is none that others could follow."""
-        size = end - _DATA
-        if off != ETH_IPV4_LEN or size <= 0 or not vnet or vnet[0] != VNET_NEEDS_CSUM or vnet[1]:
+        data = off + UDP_LEN
+        size = end - data
+        if size <= 0 or not vnet or vnet[0] != VNET_NEEDS_CSUM or vnet[1]:
+            return False
+        if off == ETH_IPV4_LEN:
+            self._before = frame[:_TOTAL]
+            self._between = frame[_FRAGMENT:_CHECKSUM]
+            self._where = frame[_ADDRESSES:_SUM]
+            self.extend = self._extend4
+        elif off == ETH_IPV6_LEN and frame[12:14] == TYPE_IPV6:
+            self._before = frame[:_SUM6]
+            self.extend = self._extend6
+        else:
             return False
         self._first = frame
-        self._before = frame[:_TOTAL]
-        self._between = frame[_FRAGMENT:_CHECKSUM]
-        self._where = frame[_ADDRESSES:_SUM]
         self._vnet = vnet
         self._size = len(frame)
         self._end = end
@@ -79,14 +95,24 @@ class Train:
         self._flow = flow
         self._target = target
         self._how = how
-        self._parts.append(frame[_DATA:end])
+        self._parts.append(frame[data:end])
         self.open = True
         if self._limit <= 1:
             self.end()
         return True
 
-    def extend(self, frame: bytes, vnet: bytes) -> bool:
-        """Take a frame that differs from the first in identification and payload only. False: it is not taken."""
+    def _extend6(self, frame: bytes, vnet: bytes) -> bool:
+        """IPv6: all but the payload is the same."""
+        if frame[:_SUM6] != self._before or vnet != self._vnet or len(frame) != self._size:
+            return False
+        parts = self._parts
+        parts.append(frame[_DATA6 : self._end])
+        if len(parts) >= self._limit:
+            self._send()
+        return True
+
+    def _extend4(self, frame: bytes, vnet: bytes) -> bool:
+        """IPv4: identification, header checksum and payload may differ."""
         if (
             frame[_ADDRESSES:_SUM] != self._where
             or frame[:_TOTAL] != self._before

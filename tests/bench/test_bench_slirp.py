@@ -1,4 +1,4 @@
-"""One frame through the user-mode network, on a fake host: ARP, ICMP echo, UDP both ways, DHCP; and the checksum.
+"""One frame through the user-mode network, on a fake host: ARP, ICMP echo, UDP both ways, DHCP, the same over IPv6; and the checksum.
 
 Each round moves ``ROUND`` frames, so that the clock's own cost does not count.
 """
@@ -12,6 +12,7 @@ import pytest
 from slirp import checksum
 from slirp.wire import TUN_F_CSUM, TUN_F_USO4
 from tests.slirp.fakes import Net, arp, ping, udp
+from tests.slirp.fakes6 import REMOTE, ROUTER, Net6, ns, ping6, udp6
 from tests.slirp.test_dhcp import query
 
 ROUND = 256
@@ -42,7 +43,7 @@ class Sink:
 
 def bench_net(payload: bytes = b"") -> tuple[Net, Sink]:
     """A stack whose frames go nowhere, with one UDP flow on a sink."""
-    net = Net()
+    net = Net6()
     sink = Sink(payload)
     net.host.udp = lambda family, events: sink  # type: ignore[method-assign,assignment,return-value]
     net.put(udp("192.0.2.1", 9, b"x"))
@@ -57,6 +58,10 @@ FRAMES = {
     "udp 64": udp("192.0.2.1", 9, os.urandom(64)),
     "udp 1400": udp("192.0.2.1", 9, os.urandom(1400)),
     "not ours": ping("10.0.2.2", to=b"\x52\x54\x00\x00\x00\x09"),
+    "ns": ns(ROUTER),
+    "ping6 56": ping6(ROUTER, bytes(56)),
+    "udp6 64": udp6(REMOTE, 9, os.urandom(64)),
+    "udp6 1400": udp6(REMOTE, 9, os.urandom(1400)),
     "dhcp discover": query(1, {55: b"\x01\x03\x06\x0f\x1a\x77"}),
 }
 

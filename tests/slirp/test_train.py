@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slirp import train
+from slirp.host import NO_FRAGMENT
 from slirp.wire import GSO_UDP_L4
 from tests.slirp.fakes import FakeUdp, Net, ping, udp
+from tests.slirp.fakes6 import REMOTE, Net6, udp6
 
 OWED = struct.pack("<BBHHHH", 1, 0, 0, 0, 34, 6)
 TARGET = ("192.0.2.1", 9)
@@ -165,3 +167,51 @@ def test_the_host_sees_what_it_would_see_one_by_one(items: list[tuple]) -> None:
     assert [(f.sent, f.key) for f in many.stack.udp._flows.values()] == [
         (f.sent, f.key) for f in one.stack.udp._flows.values()
     ]
+
+
+# ---- IPv6 --------------------------------------------------------------------------------------------------
+
+OWED6 = struct.pack("<BBHHHH", 1, 0, 0, 0, 54, 6)
+TARGET6 = (REMOTE, 9)
+
+
+def gathering6() -> Net6:
+    net = Net6()
+    net.stack.gather()
+    return net
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.sampled_from([8, 8, 8, 9, 100]), st.booleans()), max_size=40),
+    st.integers(2, 8),
+)
+def test_ipv6_the_host_sees_the_same(script: list[tuple[int, int, bool]], limit: int) -> None:
+    frames = []
+    for number, (flow, size, options) in enumerate(script):
+        data = number.to_bytes(2, "big") * (size // 2) + bytes(size % 2)
+        more = [(60, b"\0\0\1\4\0\0\0\0")] if options else []
+        frames.append(udp6(REMOTE, 9, data, sport=4000 + flow // 2, hops=64 - flow % 2, extensions=more))
+    seen = []
+    for net in (gathering6(), Net6()):
+        net.put(*frames, vnet=OWED6)
+        net.stack.settle()
+        seen.append([sock.sent for sock in net.host.udps])
+    assert seen[0] == seen[1]
+
+
+def test_ipv6_a_row_is_one_call_and_leaves_as_one_by_one() -> None:
+    net = gathering6()
+    frames = [udp6(REMOTE, 9, n.to_bytes(2, "big") * 50, hops=9) for n in range(20)]
+    net.put(*frames, vnet=OWED6)
+    net.stack.settle()
+    (sock,) = net.host.udps
+    assert sock.calls == 1
+    assert sock.sent == [(frame[62:], TARGET6, 8 | NO_FRAGMENT) for frame in frames]
+
+
+def test_the_families_do_not_mix() -> None:
+    net = gathering6()
+    four, six = row(3), [udp6(REMOTE, 9, bytes(10)) for _ in range(3)]
+    net.put(four[0], six[0], four[1], six[1], six[2], four[2], vnet=OWED)
+    net.stack.settle()
+    assert [len(sock.sent) for sock in net.host.udps] == [3, 3]
