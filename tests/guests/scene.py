@@ -129,13 +129,14 @@ class Scene:
             said = re.sub(r".*NETDEV WATCHDOG.*", "", said, count=self.driver.patience)
         assert not COMPLAINTS.search(said), said[-3000:]
 
-    def url(self, size: int) -> str:
+    def url(self, size: int, family: int = 4) -> str:
         """Where the host serves that many bytes."""
-        return f"http://10.0.2.2:{self.host.port}/{size}"
+        host = f"[fec0::2]:{self.host.port6}" if family == 6 else f"10.0.2.2:{self.host.port}"
+        return f"http://{host}/{size}"
 
-    def download(self, size: int, seconds: float = 120) -> None:
+    def download(self, size: int, seconds: float = 120, family: int = 4) -> None:
         """To /tmp/f, checked."""
-        said = self.vm.run(f"wget -q -O /tmp/f {self.url(size)} && md5sum < /tmp/f", seconds)
+        said = self.vm.run(f"wget -q -O /tmp/f {self.url(size, family)} && md5sum < /tmp/f", seconds)
         assert said.split()[0] == hashlib.md5(self.host.content[:size]).hexdigest(), said
 
     def upload(self, size: int, seconds: float = 120) -> None:

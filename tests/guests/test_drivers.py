@@ -64,6 +64,18 @@ def test_transfer(up: Scene) -> None:
     up.upload(up.driver.size)
 
 
+def test_ipv6(up: Scene) -> None:
+    """The kernel configures itself by what the router advertises; ping, a name and a page by IPv6."""
+    up.vm.run(
+        "i=0; until ip -6 addr show dev eth0 | grep fec0::5054:ff:fe12:3456/64 | grep -qv tentative; do "
+        "i=$((i+1)); [ $i -lt 300 ] || exit 1; sleep 0.1; done"
+    )
+    assert "default via fe80::2" in up.vm.run("ip -6 route")
+    assert "3 packets received" in up.vm.run("ping6 -c 3 -W 10 fec0::2")
+    assert vm.Host.ADDRESS in up.vm.run("nslookup guest6.tapnet.test fec0::3")
+    up.download(up.driver.size // 4, family=6)
+
+
 def flood(scene: Scene, count: int) -> None:
     before = scene.interrupts()
     scene.ping(count=count)

@@ -373,7 +373,7 @@ class Vm:
 
 
 class Host:
-    """A web server and a resolver on the host's loopback.
+    """A web server (for each family) and a resolver on the host's loopback.
 
     ``GET /N`` has N bytes of ``content``, or one of ``pages``; a POST is kept in ``uploads``; ``served`` lists
     what was sent whole. The resolver knows every name as
@@ -410,12 +410,17 @@ class Host:
             def log_message(self, *_words: object) -> None:
                 pass
 
+        class Six(http.server.ThreadingHTTPServer):
+            address_family = socket.AF_INET6
+
         self.web = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.port = self.web.server_address[1]
+        self.web6 = Six(("::1", 0), Handler)
+        self.port6 = self.web6.server_address[1]
         self.dns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.dns.bind(("127.0.0.1", 0))
         self.dns_port = self.dns.getsockname()[1]
-        for serve in (self.web.serve_forever, self._resolve):
+        for serve in (self.web.serve_forever, self.web6.serve_forever, self._resolve):
             threading.Thread(target=serve, daemon=True).start()
 
     def _resolve(self) -> None:
@@ -439,8 +444,9 @@ class Host:
 
     def close(self) -> None:
         """Stop serving."""
-        self.web.shutdown()
-        self.web.server_close()
+        for web in (self.web, self.web6):
+            web.shutdown()
+            web.server_close()
         self.dns.close()
 
 

@@ -214,9 +214,7 @@ def test_curl_and_iperf3(tapnet: Runner) -> None:
     assert done.stdout.split() == [digest, "-", digest, "-", "ok", "ok"], done.stdout + done.stderr
 
 
-@pytest.mark.parametrize(
-    ("keys", "reached"), [(",hostloopback=off", False), (",restrict=on", False)]
-)
+@pytest.mark.parametrize(("keys", "reached"), [(",hostloopback=off", False), (",restrict=on", False)])
 def test_the_hosts_loopback(root: Runner, keys: str, reached: bool) -> None:
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as server:
         port = server.getsockname()[1]
