@@ -16,7 +16,7 @@ from .config import Chardev, Endpoint, UnixPath
 from .monitor import guard
 from .unixsocket import UnixFile, alive, bind_private
 
-BACKLOG = 128  # a storm of connects must not make an honest one wait for TCP to try again
+BACKLOG = 1024  # a storm of connects must not make an honest one wait for TCP to try again
 CONNECT_S = 10.0
 _FLAGS = socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 

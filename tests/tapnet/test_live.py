@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import uvloop
 
+from tapnet.guest import vfio_wire as wire
+from tests.tapnet import vfio_kit
 from tests.tapnet.live_kit import Lab, Peer, descriptors, lab, play, until
 
 BUS = "-net nic -net user -qtest unix:{path},server=on,wait=off"
@@ -310,13 +312,28 @@ def test_a_vfio_user_card_takes_its_socket_away(tmp_path: Path) -> None:
             with socket.socket(socket.AF_UNIX) as client:
                 client.connect(str(path))
                 await until(lambda: "(no client)" not in one.hmp.execute("info cards").text)
+                client.setblocking(False)
+                assert await asked_of(client, wire.VERSION, vfio_kit.version())
+                answer = await asked_of(client, wire.REGION_READ, wire.ACCESS.pack(0, wire.CONFIG_REGION, 4))
+                assert answer[wire.ACCESS.size :] == bytes.fromhex("ec103981")
                 await one.say("device_del v")
                 assert not path.exists()
-                client.settimeout(30)
-                assert client.recv(100) == b""
+                assert await asyncio.get_running_loop().sock_recv(client, 100) == b""
             await until(lambda: descriptors() == before)
 
     play(scene)
+
+
+async def asked_of(client: socket.socket, command: int, body: bytes) -> bytes:
+    """A vfio-user request's answer."""
+    loop = asyncio.get_running_loop()
+    head = wire.HEADER.pack(1, command, wire.HEADER.size + len(body), 0, 0)
+    await loop.sock_sendall(client, head + body)
+    data = b""
+    while len(data) < wire.HEADER.size or len(data) < wire.HEADER.unpack_from(data)[2]:
+        data += await loop.sock_recv(client, 4096)
+    assert wire.HEADER.unpack_from(data)[3:] == (wire.REPLY, 0)
+    return data[wire.HEADER.size :]
 
 
 def test_a_receive_filter_that_changes_is_told_once_until_somebody_asks(tmp_path: Path) -> None:
