@@ -122,7 +122,8 @@ class Stack:
         self.features = 0
         self.counters: dict[str, int] = {}
         self.notice: Callable[[str], None] = lambda text: None  # what the owner should know, each text once
-        self._tx = tx
+        self._tx = self._plain_tx = tx
+        self._heard: Callable[[str], None] | None = None  # of what is counted, while somebody traces
         self._train: Train | None = None
         self._queue: deque[tuple[bytes, bytes]] = deque()
         own = config.own
@@ -502,6 +503,24 @@ class Stack:
         """Count an event by its class."""
         counters = self.counters
         counters[reason] = counters.get(reason, 0) + 1
+        if self._heard is not None:
+            self._heard(reason)
+
+    def trace(self, heard: Callable[[str], None] | None, sent: Callable[[bytes], None] | None) -> None:
+        """Tell of what is counted, and of frames that the VLAN has taken; None: no more."""
+        self._heard = heard
+        plain = self._plain_tx
+        if sent is None:
+            self._tx = plain
+            return
+
+        def tx(frame: bytes, vnet: bytes) -> bool:
+            taken = plain(frame, vnet)
+            if taken:
+                sent(frame)
+            return taken
+
+        self._tx = tx
 
     def reconfigure(self, config: Config) -> bool:
         """Become a stack of ``config`` with all flows and leases. False: that cannot be (``changes_live``), nothing is done.

@@ -43,6 +43,7 @@ from .monitor.hmp import Hmp
 from .port import Port
 from .prepare import BuildError, Prepared
 from .swap import Swap
+from .tracing import Tracer
 
 # TCP states in which a guest's side has not been closed by its end: its kernel still sends
 UNFINISHED = frozenset(("SYN_RECEIVED", "ESTABLISHED", "FIN_WAIT_1", "FIN_WAIT_2"))
@@ -95,6 +96,12 @@ class Instance:
         self.register_bus: RegisterBus | None = None  # for -qtest
         self.prepared = prepared
         self.events = Events(wall)
+        try:
+            self.tracer = Tracer(
+                config.log_file, lambda: [place.hub for place in self.patchbay.vlans.values()]
+            )
+        except OSError as error:
+            raise BuildError(f"-D {config.log_file}: {error.strerror}") from None
         self.patchbay = Patchbay(loop.call_soon, self.events, now, config.switches)
         self.live = Live(self)
         self.control = Control(self)
@@ -114,9 +121,11 @@ class Instance:
             self.captures.close,
             self.swap.close,
             self.filter_watch.close,
+            self.tracer.close,
         ]
         try:
             self._wire()
+            self.tracer.set(config.log_items)
         except BaseException:
             self.close()
             raise
@@ -420,6 +429,8 @@ class Instance:
             except ValueError as error:
                 raise BuildError(f"{net.origin}: {error}") from None
             self.usernets.append(user)
+            self.tracer.add(user)
+            self._closers.append(lambda: self.tracer.remove(user))
             self._starters.append(user.start)
             self._closers.append(user.close)
             return Member(net.name, BACKEND, user.info_line, user.port, backend=user)

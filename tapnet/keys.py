@@ -284,6 +284,7 @@ LOG_ITEMS = {
     "tap": "TAP devices and bridges",
     "monitor": "monitor commands",
 }
+LOG_LATER = ("nic", "regs", "tap", "monitor")  # known, and without an engine yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,8 +326,8 @@ OPTIONS: dict[str, Option] = {
         Option("qmp", "DEV", "machine monitor (QMP), DEV as above"),
         Option("qtest", "DEV", "serve that bus by QEMU's qtest (DEV: -monitor)"),
         Option("metrics", "[HOST]:PORT", "serve counters to Prometheus"),
-        Option("d", "ITEM[,ITEM]...", "trace these (-d help lists them)", later=True),
-        Option("D", "FILE", "write traces to FILE", later=True),
+        Option("d", "ITEM[,ITEM]...", "trace these (-d help lists them)"),
+        Option("D", "FILE", "write traces to FILE"),
         Option("ready-fd", "N", "write one byte to descriptor N when all is up"),
         Option("runas", "USER", "drop privilege to USER after set-up", commands=("run",)),
         Option("keep-uid", "", "COMMAND keeps your uid (otherwise it is uid 0)", commands=("exec",)),
@@ -393,4 +394,12 @@ def machines_help() -> str:
 
 def log_help() -> str:
     """What ``-d help`` prints."""
-    return "\n".join(["Items of -d:", *(f"  {name:9}{what}" for name, what in LOG_ITEMS.items())])
+    return "\n".join(
+        [
+            "Items of -d:",
+            *(
+                f"  {name:9}{what}{' (not built yet)' if name in LOG_LATER else ''}"
+                for name, what in LOG_ITEMS.items()
+            ),
+        ]
+    )

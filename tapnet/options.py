@@ -175,6 +175,8 @@ def _log(setup: Setup, raw: Raw) -> None:
         if item not in keys.LOG_ITEMS:
             near = words.nearest(item, keys.LOG_ITEMS) or f" (known: {' '.join(keys.LOG_ITEMS)})"
             raise OptionError(f"{raw.origin}: unknown item {shown(item)}{near}")
+        if item in keys.LOG_LATER:
+            setup.later.append(f"-d {item}: not built yet")
         if item not in setup.log_items:
             setup.log_items.append(item)
 

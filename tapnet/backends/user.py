@@ -27,6 +27,7 @@ import slirp.rules
 from slirp.farewell import Farewell
 from slirp.hostio import AsyncHost
 from slirp.stack import Stack
+from slirp.trace import event_class, frame_line
 from slirp.wire import ip_text
 
 from ..config import GuestForward, HostForward, UnixPath, UserNet
@@ -336,6 +337,33 @@ class UserBackend:
             GuestForwardRow(number, forward, ip_text(rules[number].rule.address))
             for number, forward in self._guest_forwards.items()
         ]
+
+    # ---- traces --------------------------------------------------------------------------------------------
+
+    def trace(self, line: Callable[[str, str], None] | None, wants: Callable[[str], bool]) -> None:
+        """Tell ``line(class, text)`` of frames and events of the classes that it ``wants``; None: no more."""
+        stack = self.stack
+        if line is None:
+            self._input = stack.input
+            stack.trace(None, None)
+            return
+
+        def say(way: str, frame: bytes) -> None:
+            which, text = frame_line(frame)
+            if wants(which):
+                line(which, f"{way} {text}")
+
+        def heard(reason: str) -> None:
+            which = event_class(reason)
+            if wants(which):
+                line(which, f"--- {reason}")
+
+        def received(frame: bytes, vnet: bytes, now: int) -> None:
+            say("in ", frame)
+            stack.input(frame, vnet, now)
+
+        self._input = received
+        stack.trace(heard, lambda frame: say("out", frame))
 
     # ---- reports -------------------------------------------------------------------------------------------
 

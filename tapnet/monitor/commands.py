@@ -16,6 +16,7 @@ from .captures import CAPTURES
 from .control import Control
 from .nat import NAT
 from .table import Arg, Arguments, Command, Kind
+from .traces import TRACES
 from .trust import names_more, rule_names_file
 
 NETDEV = Arg("netdev", optional=True, meta="netdev_id", offers="backend")
@@ -221,7 +222,7 @@ LIVE = (
 )
 
 
-TABLES: tuple[Iterable[Command], ...] = (GENERAL, NETWORK, LIVE, CABLES, CAPTURES, MODE, NAT)
+TABLES: tuple[Iterable[Command], ...] = (GENERAL, NETWORK, LIVE, CABLES, CAPTURES, MODE, NAT, TRACES)
 
 COMMANDS: tuple[Command, ...] = tuple(command for table in TABLES for command in table)
 BY_WORD = {name: command for command in COMMANDS if not command.info for name in command.names}

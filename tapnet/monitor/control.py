@@ -20,6 +20,7 @@ from ..config import UserNet as UserConfig
 from ..events import LINK, SHUTDOWN, Events
 from ..hub import Hub
 from ..port import Port
+from ..tracing import Tracer
 
 if TYPE_CHECKING:
     from ..filterwatch import FilterWatch
@@ -191,6 +192,10 @@ class Instance(Protocol):
     @property
     def live(self) -> Live:
         """Adds and removes."""
+
+    @property
+    def tracer(self) -> Tracer:
+        """What -d and "log" trace."""
 
     @property
     def events(self) -> Events:

@@ -11,6 +11,7 @@ from tapnet.live import parse
 from tapnet.members import Patchbay
 from tapnet.monitor.control import ACCEPTED, BACKEND, NIC, FlowRow, ForwardRow, GuestForwardRow, NotFound
 from tapnet.port import Port
+from tapnet.tracing import Tracer
 from tests.tapnet.hub_kit import Loop
 
 
@@ -114,6 +115,7 @@ class FakeInstance:
     usernets: list[FakeNat] = field(default_factory=list)
     events: Events = field(default_factory=lambda: Events(lambda: 1_000_000_000.25))
     ended: int = 0
+    tracer: Tracer = field(default_factory=Tracer)
     patchbay: Patchbay = field(
         default_factory=lambda: Patchbay(lambda _: None, Events(lambda: 0.0), lambda: 0)
     )
