@@ -28,7 +28,7 @@ def test_a_minute_of_mixed_traffic(host: vm.Host) -> None:
         begun = {}
         for path, peer in zip(SOCKETS, reversed(SOCKETS)):
             acts = {
-                "gateway": "ping -A -c 20 -W 20 10.0.2.2 | grep -q {FEW_LOST!r}",
+                "gateway": f"ping -A -c 20 -W 20 10.0.2.2 | grep -q {FEW_LOST!r}",
                 "peer": f"ping -A -c 20 -W 20 {addresses[peer]} | grep -q {FEW_LOST!r}",
                 "web": f"wget -q -O - http://10.0.2.2:{host.port}/{SIZE} | md5sum | grep -q {digest}",
                 "short": f"wget -q -O - http://10.0.2.2:{host.port}/100 | wc -c | grep -qx 100",

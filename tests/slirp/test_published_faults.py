@@ -11,7 +11,10 @@ from itertools import permutations
 import pytest
 
 from slirp import wire
+from slirp.wire6 import ETH_IPV6_LEN
 from tests.slirp.fakes import GUEST_MAC, HOST_MAC, FakeTcp, Net, arp, icmp, ip4, ping, read, udp, udp_body
+from tests.slirp.fakes6 import DNS, LINK, LOCAL, ROUTER, Net6, ip6, ping6, udp6
+from tests.slirp.fakes6 import GUEST as GUEST6
 from tests.slirp.netsim import ACK, PSH, SYN, Segment, make_frame
 from tests.slirp.test_dhcp import query
 from tests.slirp.test_dns import question
@@ -206,7 +209,7 @@ def test_cve_2020_7211(name: bytes) -> None:
     assert answer[:2] == b"\0\5" and b"yours" not in answer
 
 
-# ---- CVE-2020-10756: an ICMPv6 echo that is shorter than its header says (here as IPv4 has it) ----------------
+# ---- CVE-2020-10756: an echo request that is shorter than its header says -----------------------------------
 
 
 @pytest.mark.parametrize("claimed", [29, 100, 1500, 65535])
@@ -220,6 +223,30 @@ def test_cve_2020_10756_echo_longer_than_its_frame(net: Net, claimed: int) -> No
     net.put(bytes(frame))
     assert net.take() == []
     assert net.count("ip_malformed") == 1
+
+
+@pytest.mark.parametrize("claimed", [1, 9, 100, 1500, 65535])
+@pytest.mark.parametrize("data", [b"", b"x" * 8])
+def test_cve_2020_10756_icmpv6_echo_longer_than_its_frame(claimed: int, data: bytes) -> None:
+    """The echo request says more than the frame has: nothing of ours may come back in the reply."""
+    net = Net6()
+    for dst in (ROUTER, DNS, LINK, "ff02::1", "2001:db8::9"):
+        frame = ping6(dst, data)
+        whole = len(frame) - ETH_IPV6_LEN
+        net.put(
+            frame[:18]
+            + (whole + claimed if whole + claimed < 65536 else 65535).to_bytes(2, "big")
+            + frame[20:]
+        )
+    assert net.take() == [] and net.host.echoes == []
+    assert net.count("ip6_malformed") == 5
+
+
+@pytest.mark.parametrize("size", range(8))
+def test_cve_2020_10756_icmpv6_cut(size: int) -> None:
+    net = Net6()
+    net.put(ip6(GUEST6, ROUTER, 58, ping6(ROUTER)[54 : 54 + size]))
+    assert net.take() == [] and net.count("icmp_malformed") == 1
 
 
 # ---- CVE-2020-29129, CVE-2020-29130: NC-SI and ARP frames shorter than their structures ------------------------
@@ -287,6 +314,30 @@ def test_cve_2021_3595_tftp() -> None:
             )  # an error, or all that was asked for so far
     bench.net.run(86_400)
     assert all(file.closed for file in bench.net.host.files.opened)
+
+
+@pytest.mark.parametrize("length", [0, 1, 7, 9, 100, 65535])
+@pytest.mark.parametrize("size", [8, 4, 0])
+def test_cve_2021_3593_udp6(length: int, size: int) -> None:
+    """The length in a UDP header of IPv6 lies, or the header is cut."""
+    net = Net6()
+    for dst, dport in (("2001:db8::9", 9), (ROUTER, 69), ("ff02::1:2", 547), (DNS, 53)):
+        net.put(ip6(GUEST6, dst, 17, wire.UDP.pack(4000, dport, length, 0x1234)[:size]))
+    assert net.take() == [] and net.host.udps == []
+    assert net.count("udp_malformed") == 4
+
+
+def test_cve_2021_3593_dhcpv6_cut() -> None:
+    """Every length of a DHCPv6 message: an answer holds only what was asked, or there is none."""
+    message = bytes((1, 1, 2, 3)) + bytes.fromhex(
+        "0001000a0003000152540012345600060004001700180008000200000003000c0000000100000000000000"
+    )
+    net = Net6()
+    for size in range(len(message)):
+        net.put(udp6("ff02::1:2", 547, message[:size], src=LOCAL, sport=546))
+        for frame in net.take():
+            assert len(frame) < 400
+    net.run(86_400)
 
 
 def test_cve_2021_3593_dns_and_the_rest_cut(net: Net) -> None:
