@@ -134,6 +134,7 @@ async def _run_until(
             for guest in prepared.guests():
                 guest.watch(loop, on_exit=lambda status: _say(f"a guest's DHCP client ended ({status})"))
             supervisor = Supervisor(instance, again, stop)
+            await supervisor.settled()
             supervisor.forget_rest(handed)
             _ready(config, supervisor.status())
             await supervisor.run()

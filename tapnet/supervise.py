@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .build import Instance
 
 STATUS_SECONDS = 10.0
+SETTLE_SECONDS = 10.0
 DRAIN_SECONDS = 2.0
 DRAIN_STEP = 0.005
 log = logging.getLogger("tapnet.service")
@@ -74,6 +75,17 @@ class Supervisor:
         for address in passed.close_rest():
             log.warning("tapnet: systemd listens on %s, and nothing here does", address)
 
+    async def settled(self) -> None:
+        """Wait for what opens in the background: listening sockets whose host is a name. Peers that are away are no reason to
+        wait, nor are names that nobody knows, after ``SETTLE_SECONDS``.
+        """
+        end = self._loop.time() + SETTLE_SECONDS
+        while not self._stop.is_set() and self._loop.time() < end:
+            backends = [member.backend for member in self._instance.patchbay.members()]
+            if all(getattr(one, "address", True) != "" for one in backends):
+                return
+            await asyncio.sleep(DRAIN_STEP)
+
     async def run(self) -> None:
         """Until the end is asked for."""
         loop, wakes = self._loop, self._pause()
@@ -105,13 +117,13 @@ class Supervisor:
         if error is None:
             loop.default_exception_handler(context)
             return
+        if isinstance(error, MemoryError):  # before anything that needs some
+            self.exit_status = OSERR
+            self._stop.set()
         text = "".join(traceback.format_exception(error))
         journal.say(
             f"a mistake in tapnet: {context.get('message', '')}: {error!r}\n{text}".rstrip(), logging.ERROR
         )
-        if isinstance(error, MemoryError):
-            self.exit_status = OSERR
-            self._stop.set()
 
     def reload(self) -> None:
         """Read the configuration again, soon. A bad one changes nothing."""

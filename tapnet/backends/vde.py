@@ -16,6 +16,7 @@ Ref: vde-2 src/lib/libvdeplug.c, include/vdeplug.h (protocol version 3).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import getpass
 import grp
@@ -24,10 +25,11 @@ import logging
 import os
 import socket
 import struct
+from pathlib import Path
 
 from ..config import UnixPath, VdeNet
 from ..handover import Handover, port_data, port_state
-from ..unixsocket import UnixFile
+from ..unixsocket import UnixFile, alive
 from .address import FLAGS, WireError, bind_unix, reason
 from .dgram import Datagrams
 from .retry import Retry
@@ -157,6 +159,7 @@ class VdeWire:
     def _data_socket(self) -> tuple[socket.socket, UnixFile]:
         failure = OSError(errno.EACCES, "no directory for our socket")
         for place in (self.directory, "/tmp"):
+            _sweep(place)
             path = os.path.join(place, f".tapnet.{os.getpid():05d}-{next(_count):05d}")
             try:
                 sock, file = bind_unix(socket.SOCK_DGRAM, UnixPath(path), self._net.file_mode, self._group)
@@ -200,6 +203,13 @@ class VdeWire:
         self._retry.close()
         self._unplug()
         self._end.close()
+
+
+def _sweep(place: str) -> None:
+    """Take away the sockets of plugs whose process was killed."""
+    for path in Path(place).glob(".tapnet.*"):
+        with contextlib.suppress(OSError):
+            alive(path, socket.SOCK_DGRAM)
 
 
 def _user() -> str:

@@ -226,6 +226,14 @@ def test_a_loop_that_hangs_is_killed_by_the_watchdog(facts: dict[str, Any]) -> N
     assert "ifname=tap-dog" in facts["dog.network"]
 
 
+def test_out_of_memory(facts: dict[str, Any]) -> None:
+    """It ends (status 71 where Python could say so), and begins anew."""
+    assert facts["oom.start"] == facts["oom.limit"] == facts["oom.stop"] == DONE
+    assert "Scheduled restart job" in facts["oom.log"]
+    assert "ifname=tap-dog" in facts["oom.network"]
+    assert facts["oom.files"] == ["/run/tapnet/dog/dog.ctl"]
+
+
 def test_a_mistake_fails_once_with_status_2_and_a_line_that_names_it(facts: dict[str, Any]) -> None:
     assert facts["bad.start"] != 0
     assert facts["bad"] == ["2", "0"]
