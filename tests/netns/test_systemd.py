@@ -215,6 +215,7 @@ def test_lines_in_the_journal_have_fields(facts: dict[str, Any]) -> None:
 
 
 def test_a_killed_one_starts_again_and_finds_nothing_in_its_way(facts: dict[str, Any]) -> None:
+    """SIGKILL, which is also how the kernel ends whom it takes memory from."""
     assert facts["killed.network"] == facts["network"]
     assert facts["killed.links"] == facts["links"]
     assert facts["killed.files"] == ["/run/tapnet/lab/lab.ctl"]
@@ -224,14 +225,6 @@ def test_a_loop_that_hangs_is_killed_by_the_watchdog(facts: dict[str, Any]) -> N
     assert facts["dog.start"] == facts["dog.stop"] == DONE
     assert "Watchdog timeout" in facts["dog.log"]
     assert "ifname=tap-dog" in facts["dog.network"]
-
-
-def test_out_of_memory(facts: dict[str, Any]) -> None:
-    """It ends (status 71 where Python could say so), and begins anew."""
-    assert facts["oom.start"] == facts["oom.limit"] == facts["oom.stop"] == DONE
-    assert "Scheduled restart job" in facts["oom.log"]
-    assert "ifname=tap-dog" in facts["oom.network"]
-    assert facts["oom.files"] == ["/run/tapnet/dog/dog.ctl"]
 
 
 def test_a_mistake_fails_once_with_status_2_and_a_line_that_names_it(facts: dict[str, Any]) -> None:

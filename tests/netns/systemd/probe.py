@@ -271,33 +271,6 @@ def killed():
     facts["dog.stop"] = sh("systemctl stop tapnet@dog")
 
 
-def memory():
-    """No memory beyond what it has: a peer sends to one that does not read."""
-    config(
-        "dog",
-        '[[net]]\ntype = "tap"\nifname = "tap-dog"\n[[net]]\ntype = "socket"\nlisten = "127.0.0.1:7500"\n',
-    )
-    facts["oom.start"] = sh("systemctl start tapnet@dog")
-    pid = state("dog", "MainPID")
-    one, two = Peer(("127.0.0.1", 7500)), Peer(("127.0.0.1", 7500))
-    until(lambda: monitor("dog", "info network").count("connection from") == 2, "two peers")
-    size = int(re.search(r"VmSize:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[1]) << 10
-    facts["oom.limit"] = sh(f"prlimit --pid {pid} --as={size}")
-    one.sock.settimeout(0.2)
-    frame = struct.pack("!I", 60000) + b"\xff" * 60000
-
-    def ended():
-        with contextlib.suppress(OSError):
-            one.sock.sendall(frame)
-        return state("dog", "MainPID") not in (pid, "0") and state("dog", "ActiveState") == "active"
-
-    until(ended, "a new start")
-    two.closed()
-    facts["oom.log"] = out("journalctl -q --no-pager -o cat -u tapnet@dog")
-    facts["oom.network"], facts["oom.files"] = monitor("dog", "info network"), files("/run/tapnet/dog")
-    facts["oom.stop"] = sh("systemctl stop tapnet@dog")
-
-
 def mistakes():
     facts["bad.start"] = sh("systemctl start tapnet@bad")[0]
     facts["bad"] = [state("bad", what) for what in ("ExecMainStatus", "NRestarts")]
@@ -570,7 +543,6 @@ for scene in (
     vm_start,
     life,
     killed,
-    memory,
     mistakes,
     slow,
     activation,
