@@ -134,8 +134,10 @@ class Supervisor:
     async def _reload(self) -> None:
         async with self._reloading:
             notify.reloading()
-            await self._apply()
-            notify.ready(self.status())
+            try:
+                await self._apply()
+            finally:
+                notify.ready(self.status())
 
     async def _new(self) -> Config:
         """The configuration, and the instance in its mode: in the one that a monitor chose, unless the configuration has

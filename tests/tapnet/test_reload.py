@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import time
 from collections.abc import Awaitable, Callable
@@ -63,8 +62,7 @@ def test_what_stays_and_what_goes(
 def test_a_mode_in_the_file_swaps() -> None:
     both = ("-net", "user", "-net", "tap")
     made = reload.plan(config("--mode", "user", *both), config("--mode", "tap", *both))
-    assert [(net.name, net.plugged) for net in made.removed] == [("user.0", True), ("tap.0", False)]
-    assert [(net.name, net.plugged) for net in made.added] == [("user.0", False), ("tap.0", True)]
+    assert (names(made.removed), names(made.added)) == (["user.0"], ["tap.0"])
 
 
 def test_redirections_alone() -> None:
@@ -251,22 +249,3 @@ def test_redirections_change_under_a_nat_that_stays() -> None:
         assert [row.port for row in nat.forwards()] == [second], "back"
 
     play(scene, "-net", f"user,hostfwd=tcp:127.0.0.1:{first}-:80")
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="makes a TAP")
-def test_a_mode_in_the_file_swaps_a_running_one() -> None:
-    """By sockets in place of a TAP: what the mode keeps out is put aside, and is there for the next swap."""
-    both = ("-net", "user", "-net", "tap,ifname=tap-none")
-
-    async def scene(instance: Instance) -> None:
-        assert [net.name for net in instance.parked] == ["tap.0"] and instance.mode == "user"
-        with pytest.raises(ReloadError, match="br=no-bridge"):  # it cannot be made: the NAT stays
-            apply(instance, "--mode", "tap", "-net", "user", "-net", "tap,ifname=tap-none,br=no-bridge")
-        assert [net.name for net in instance.parked] == ["tap.0"] and instance.mode == "user"
-        assert "user redirector" in instance.monitor("info network")
-        assert apply(instance, *both) == "1 added, 0 removed, 1 as before"
-        assert instance.parked == [] and instance.mode is None
-        assert apply(instance, "--mode", "user", *both) == "0 added, 1 removed, 1 as before"
-        assert [(net.name, net.plugged) for net in instance.parked] == [("tap.0", True)]
-
-    play(scene, "--mode", "user", *both)

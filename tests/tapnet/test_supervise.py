@@ -48,7 +48,7 @@ def config(*words: str) -> Config:
 
 def play(
     scene: Callable[[Supervisor, Instance, asyncio.Event], Awaitable[Any]],
-    again: Callable[[], Config] | None = None,
+    again: Callable[[str | None], Config] | None = None,
     *words: str,
 ) -> Supervisor:
     async def main() -> Supervisor:
@@ -89,7 +89,7 @@ def test_hangup_reads_the_configuration_again(
     caplog.set_level("INFO", "tapnet")
     answers = iter((config("-net", "user", "-net", "user,vlan=1"), OptionError("bad.toml: no")))
 
-    def again() -> Config:
+    def again(_mode: str | None) -> Config:
         answer = next(answers)
         if isinstance(answer, Exception):
             raise answer
