@@ -68,6 +68,10 @@ class Connection:
 def main(instance: str | None, words: list[str] | tuple[str, ...], timeout: float = TIMEOUT_S) -> int:
     """Run one command in ``instance`` (name, pid or path; None: the only one), or talk if there are no
     words. ``timeout``: seconds for an answer."""
+    if list(words[:2]) == ["capture", "start"] and len(words) == 4 and words[3] == "-":
+        from . import live
+
+        return live.main(instance, words[2], "-")
     try:
         path = find(instance)
     except ClientError as error:
