@@ -26,6 +26,7 @@ import slirp.forward
 import slirp.rules
 from slirp.farewell import Farewell
 from slirp.hostio import AsyncHost
+from slirp.leases import Leases
 from slirp.stack import Stack
 from slirp.trace import event_class, frame_line
 from slirp.wire import ip_text
@@ -149,10 +150,11 @@ class UserBackend:
             self.host.close()
             raise ValueError(f"tftp={net.tftp.directory if net.tftp else ''}: {error.strerror}") from None
         self._smb: SmbShare | None = None
-        self._lease_file: LeaseFile | None = None
+        self._lease_files: list[LeaseFile] = []
         if net.dhcp.state is not None:
             try:
-                self._lease_file = LeaseFile(net.dhcp.state, net.name, self.stack.dhcp.leases, loop, clock)
+                for name, memory in self._memories():
+                    self._lease_files.append(LeaseFile(net.dhcp.state, name, memory, loop, clock))
             except ValueError:
                 self.close()
                 raise
@@ -176,6 +178,15 @@ class UserBackend:
             self.close()
             raise ValueError(f"{what}: {error}" if what else str(error)) from None
 
+    def _memories(self) -> list[tuple[str, Leases]]:
+        """The DHCP servers' memories, by the names of their files."""
+        found: list[tuple[str, Leases]] = []
+        if self.stack.config.ipv4:
+            found.append((self.name, self.stack.dhcp.leases))
+        if self.stack.side6 is not None:
+            found.append((f"{self.name}.ipv6", self.stack.side6.dhcp.leases))
+        return found
+
     # ---- life ----------------------------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -192,8 +203,8 @@ class UserBackend:
             self._timer.cancel()
             self._timer = None
         self.stack.close(self._clock())
-        if self._lease_file is not None:
-            self._lease_file.close()
+        for file in self._lease_files:
+            file.close()
         self.host.close()
         if self._smb is not None:
             self._smb.close()

@@ -6,6 +6,8 @@ import asyncio
 import random
 import socket
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import uvloop
@@ -190,3 +192,51 @@ def test_options_arrive_in_the_engine() -> None:
     assert (config.restrict, config.hostloopback) == (True, False)
     assert config.resolver == (("127.0.0.1", 5353),)
     assert config.lease_time == 3600
+
+
+@pytest.mark.parametrize(
+    ("words", "v4", "net"),
+    [
+        ((), True, "fec0::/64"),
+        (("ipv6=on",), False, "fec0::/64"),
+        (("ipv6=off",), True, None),
+        (("ipv4=on",), True, None),
+        (("mtu=1279",), True, None),
+        (("ipv6-net=fd00:7::/48",), True, "fd00:7::/48"),
+        (("ipv6-prefix=fd00:7::", "ipv6-prefixlen=80"), True, "fd00:7::/80"),
+        (("ipv6-ula=on",), True, "fd39:d0aa:f4cc::/64"),
+    ],
+)
+def test_families_arrive_in_the_engine(words: tuple[str, ...], v4: bool, net: str | None) -> None:
+    config = stack_config(user_net(*words))
+    assert config.ipv4 == v4
+    assert (str(config.v6.network) if config.v6 else None) == net
+
+
+def test_ipv6_addresses_arrive_in_the_engine() -> None:
+    words = ("ipv6-host=fec0::a", "ipv6-dns=fec0::b", "ntp=10.0.2.9", "ntp=2001:db8::7b")
+    config = stack_config(user_net(*words))
+    assert config.v6 is not None
+    assert [wire.ip_text(address) for address in config.v6.own] == ["fec0::a", "fec0::b", "fe80::2"]
+    assert (config.ntp, config.v6.ntp) == (("10.0.2.9",), ("2001:db8::7b",))
+
+
+def test_ipv6_alone_needs_its_mtu(loop: asyncio.AbstractEventLoop) -> None:
+    with pytest.raises(ValueError, match="ipv4=off: IPv6 needs an MTU of 1280, and a card has 1000"):
+        UserBackend(replace(user_net("ipv6=on"), mtu=1000), loop)
+
+
+def test_leases_of_ipv6_are_kept(loop: asyncio.AbstractEventLoop, tmp_path: Path) -> None:
+    address = wire.ip_bytes("fec0::1000")
+    for run in range(2):
+        bench = Bench(loop, f"state={tmp_path}")
+        side = bench.user.stack.side6
+        assert side is not None
+        if run == 0:
+            lease = side.dhcp.leases.claim(b"client", GUEST_MAC, address, 0)
+            assert lease is not None
+            side.dhcp.leases.bind(lease, 600, bench.user.stack.now)
+        else:
+            assert side.dhcp.leases.of(b"client") is not None
+        bench.user.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["user.0.ipv6.leases"]
