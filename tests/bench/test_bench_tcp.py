@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from slirp.host import PlainStream
 from slirp.tcp import Tcp
 from tests.slirp.netsim import ACK, GUEST_IP, M32, PEER_IP, SYN, FakePath, Segment, Sim, feed, make_frame
 
@@ -19,7 +20,7 @@ SUPER = 1460 * 44
 VNET = bytes(10)
 
 
-class Sink:
+class Sink(PlainStream):
     """Host and socket in one: takes everything, has as much to say as ``budget`` allows."""
 
     def __init__(self) -> None:
@@ -28,7 +29,7 @@ class Sink:
         self.blob = bytes(1 << 16)
         self.events: Any = None
 
-    def tcp(self, remote: Any, events: Any) -> Any:
+    def tcp(self, remote: Any, events: Any, how: int = 0) -> Any:
         self.events = events
         return self
 
@@ -63,6 +64,9 @@ class Out:
         self.last: tuple[bytes, bytes] = (b"", b"")
         self.frames = 0
         self.way = FakePath(PEER_IP, GUEST_IP)
+
+    def how(self, _frame: bytes) -> int:
+        return 0
 
     def send(self, frame: bytes, vnet: bytes = b"") -> bool:
         self.last = (frame, vnet)

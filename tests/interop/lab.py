@@ -181,6 +181,7 @@ class Lab:
             "PATH": PATH,
             "HOME": str(self.folder),
             "XDG_RUNTIME_DIR": str(self.folder),
+            "RUNTIME_DIRECTORY": str(self.folder),  # names of instances are this lab's own
             "PYTHONPATH": str(ROOT),
             "PYTHONDONTWRITEBYTECODE": "1",
             "LANG": "C.UTF-8",
