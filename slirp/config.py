@@ -127,6 +127,7 @@ LIVE = frozenset(
         "routes",
         "dhcp_options",
         "ftp",
+        "records",
     )
 )
 

@@ -1,4 +1,5 @@
-"""FTP servers behind a redirection: the data connections of passive mode find their way (``ftp=auto``).
+"""FTP servers behind a redirection: the data connections of passive mode find their way (``ftp=auto``). Guests' own clients in
+active mode: ``ftp_guest``.
 
 A server in a guest answers PASV and EPSV with its own address and port, where no client of the host can go. For a
 client of a redirection to guest port 21 the reply is rewritten: a port of the host's, on the address that the
@@ -20,7 +21,7 @@ Ref: RFC 959 4.1.2; RFC 2428 3; RFC 4217 (TLS); RFC 2577 3 (whom a data connecti
 from __future__ import annotations
 
 import re
-from typing import Protocol
+from typing import Any, Protocol
 
 from .host import AcceptedTcp, Address, TcpEvents
 from .wire import canonical
@@ -57,12 +58,21 @@ class Owner(Protocol):
 class Control:
     """The socket of a control connection, between the flow and the host (``AcceptedTcp`` and ``TcpEvents``)."""
 
+    _sock: Any  # AcceptedTcp; of ``ftp_guest`` a TcpSocket
+    peer: Address
+    local: Address
+
     def __init__(self, owner: Owner, sock: AcceptedTcp) -> None:
+        self._sock = sock
+        self.begin(owner)
         self.peer = sock.peer
         self.local = sock.local
+
+    def begin(self, owner: Owner) -> None:
+        """Nothing has been said yet."""
+        self.peer = self.local = ("", 0)
         self.guest = b""  # its address, once it is known
         self._owner = owner
-        self._sock = sock
         self._events: TcpEvents | None = None
         self._held = b""  # of a line that may be a reply to be rewritten
         self._inside = False  # of a line that is none
@@ -89,12 +99,13 @@ class Control:
 
     def recv(self, size: int) -> bytes | None:
         """What the client says."""
-        return self._sock.recv(size)
+        data: bytes | None = self._sock.recv(size)
+        return data
 
     @property
     def urgent(self) -> bool:
         """Whether the client has urgent data, as with ABOR."""
-        return self._sock.urgent
+        return bool(self._sock.urgent)
 
     @urgent.setter
     def urgent(self, value: bool) -> None:
@@ -102,7 +113,7 @@ class Control:
 
     def at_mark(self) -> bool:
         """Whether the client's next byte is the urgent one."""
-        return self._sock.at_mark()
+        return bool(self._sock.at_mark())
 
     def send_urgent(self, byte: bytes) -> int:
         """A server has none: in line."""
@@ -146,7 +157,7 @@ class Control:
 
     def gone(self) -> bool:
         """Whether the client has left."""
-        return self._sock.gone()
+        return bool(self._sock.gone())
 
     # ---- the host's events ---------------------------------------------------------------------------------
 
@@ -198,18 +209,30 @@ class Control:
             at += len(line)
             if self._inside:
                 self._inside = not whole
-            elif not whole and len(line) < LINE and line[:3] in (b"2", b"22", b"23", *_STARTS):
+            elif not whole and len(line) < LINE and self._may_begin(line):
                 self._held = line
                 break
-            elif whole and line[:3] in _STARTS:
+            elif whole and self._begins(line):
                 line = self._reply(line)
             else:
                 self._inside = not whole
-                if line.startswith(b"234"):
+                if self._ends_all(line):
                     self._blind = True
                     return bytes(out + line + data[at:])
             out += line
         return bytes(out)
+
+    def _may_begin(self, line: bytes) -> bool:
+        """Whether a part of a line may become one that is to be rewritten, or that ends rewriting."""
+        return line[:3] in (b"2", b"22", b"23", *_STARTS)
+
+    def _begins(self, line: bytes) -> bool:
+        """Whether a line is to be rewritten."""
+        return line[:3] in _STARTS
+
+    def _ends_all(self, line: bytes) -> bool:
+        """Whether nothing behind a line can be read."""
+        return line.startswith(b"234")
 
     def _reply(self, line: bytes) -> bytes:
         """One reply, with our port in place of the guest's."""

@@ -85,7 +85,10 @@ class AcceptedTcp(TcpSocket, Protocol):
     """A client that a ``Listener`` took in; no event comes before ``attach``."""
 
     peer: Address  # the client; ("", 0): it came by a UNIX socket
-    local: Address  # the address that it chose
+
+    @property
+    def local(self) -> Address:
+        """The address that it chose."""
 
     def attach(self, events: TcpEvents) -> None:
         """Who hears the events from now on."""

@@ -119,6 +119,12 @@ class HostTcp:
         """The descriptor; -1 when closed."""
         return self._fd
 
+    @property
+    def local(self) -> Address:
+        """The address of our end, once it is connected."""
+        name = self._sock.getsockname()
+        return (str(name[0]), int(name[1])) if isinstance(name, tuple) else ("", 0)
+
     def send(self, data: bytes | memoryview) -> int:
         """Bytes taken; 0: the buffer is full."""
         try:
@@ -280,12 +286,17 @@ class HostProgram(HostTcp):
 class HostAccepted(HostTcp):
     """A client of a listener (``slirp.host.AcceptedTcp``)."""
 
-    __slots__ = ("local", "peer")
+    __slots__ = ("_local", "peer")
+
+    @property
+    def local(self) -> Address:
+        """The address that the client chose."""
+        return self._local
 
     def __init__(self, host: AsyncHost, sock: socket.socket, peer: Address, local: Address) -> None:
         super().__init__(host, sock, _NOBODY, True)
         self.peer = peer
-        self.local = local
+        self._local = local
 
     def attach(self, events: TcpEvents) -> None:
         """Who hears the events."""

@@ -43,6 +43,8 @@ from .dns_tcp import DnsStream
 from .echo import Echoes
 from .family import Families, Family
 from .forward import Forwards
+from .ftp import PORT as FTP_PORT
+from .ftp_guest import GuestControl
 from .guestfwd import GuestForwards
 from .guests import Guests
 from .host import Address, Host, IcmpError
@@ -152,8 +154,8 @@ class Stack:
             self.guests = Guests(
                 config, self.families, self.dhcp.leases, side6.dhcp.leases, lambda: side6.ndp.wanted
             )
-        memories = [self.dhcp.leases] if self.side6 is None else [self.dhcp.leases, self.side6.dhcp.leases]
-        self.names = self.dns.names = Names(config, memories, self._in_net)
+        self._memories = [self.dhcp.leases] + ([self.side6.dhcp.leases] if self.side6 is not None else [])
+        self.names = self.dns.names = Names(config, self._memories, self._in_net)
         self.forwards = Forwards(config, self, host, self.families, self.guests, self.tcp, self.udp, rng)
         self.services[config.dns_ip, DNS_PORT] = self.dns
         self.guest_forwards = GuestForwards(self, host, self.families)
@@ -404,6 +406,8 @@ class Stack:
         found = self._targets(dst, port)
         if dst in self._names:
             return [DnsStream(self.host, address, self._own_name) for address in found]
+        if port == FTP_PORT and self.config.ftp == "on":
+            return [GuestControl(self.forwards, self.host, address) for address in found]
         return [*found]
 
     def _own_name(self, message: bytes) -> bytes | None:
@@ -533,6 +537,7 @@ class Stack:
         self.rules = Rules(config.rules, config.restrict)
         self.tcp.buffers.cap = config.buffers
         self.dhcp.reconfigure(config)
+        self.names = self.dns.names = Names(config, self._memories, self._in_net)
         self.forwards.reconfigure(config)
         self.guests.reconfigure(config)
         self.udp.ask_again()

@@ -135,6 +135,11 @@ class Flow:
 
     # -- small tools
 
+    @property
+    def guest(self) -> bytes:
+        """The guest's address."""
+        return self.key[: (len(self.key) - 4) >> 1]
+
     def move(self, event: str) -> None:
         """Take the transition of TRANSITIONS."""
         self.state = TRANSITIONS[self.state, event]

@@ -123,7 +123,7 @@ USER = _table(
     Key("allow", rules.allow, "[tcp|udp|icmp:]NET[:PORT[-PORT]]", repeat=True),
     Key("deny", rules.deny, "[tcp|udp|icmp:]NET[:PORT[-PORT]]", repeat=True),
     Key("record", rules.record, "NAME=ADDR", repeat=True),
-    Key("ftp", words.choice("on", "off", "auto"), "on|off|auto", later=True, idle=("off", "auto")),
+    Key("ftp", words.choice("on", "off", "auto"), "on|off|auto"),
     Key("mtu", words.number(576, 65520), "N"),
     Key("buffers", words.between(words.size(), 1 << 20, 1 << 36, "not between 1M and 64G"), "SIZE"),
 )
