@@ -8,6 +8,7 @@ from collections import deque
 import pytest
 
 from tapnet import offload
+from tapnet.backends.framing import RECV, Splitter
 from tapnet.hub import Hub
 from tapnet.port import Port
 from tests.tapnet.offload_slow import Packet
@@ -45,6 +46,32 @@ def test_forward(benchmark, kind: str, ports: int) -> None:
     assert members[1].counters.rx_frames == members[0].counters.tx_frames > 0
     benchmark.extra_info["ns_per_frame"] = (
         round(benchmark.stats.stats.min / ROUND * 1e9) if benchmark.stats else 0
+    )
+
+
+@pytest.mark.parametrize("size", [60, 1514])
+def test_split_and_forward_a_train(benchmark, size: int) -> None:
+    """What a stream wire does with 64 KiB that it has read, to where the next one sends them."""
+    soon: list = []
+    hub = Hub(0, soon.append)
+    ends = [Port(f"p{n}", lambda _frame, _vnet: True) for n in range(2)]
+    for port in ends:
+        port.set_train(lambda _train, _count: True)
+        hub.add(port)
+    splitter = Splitter()
+    data = ((size).to_bytes(4, "big") + bytes(size)) * (RECV // (size + 4))
+
+    def run() -> None:
+        splitter.room()[: len(data)] = data
+        assert hub.forward_train(ends[0], *splitter.took(len(data)))
+        while soon:
+            soon.pop()()
+
+    benchmark(run)
+    assert ends[1].counters.rx_frames == ends[0].counters.tx_frames > 0
+    frames = len(data) // (size + 4)
+    benchmark.extra_info["ns_per_frame"] = (
+        round(benchmark.stats.stats.min / frames * 1e9) if benchmark.stats else 0
     )
 
 

@@ -423,6 +423,36 @@ def test_slirpvde_and_our_nat_on_one_switch(host: Lab) -> None:
     assert "Directory listing" in guest.run("curl -s http://10.0.4.2:8000/")
 
 
+# ---- WebSocket ---------------------------------------------------------------------------------------------
+
+BROWSER = """
+import sys
+from websockets.sync.client import connect
+mac = bytes.fromhex("5254000000ee")
+ask = b"\\xff" * 6 + mac + bytes.fromhex("08060001080006040001") + mac + bytes((10, 0, 2, 77)) + bytes(6) + bytes((10, 0, 2, 2))
+with connect("ws://localhost:8081/", origin=sys.argv[1], proxy=None, open_timeout=60) as one:
+    one.send("hello")
+    one.send(ask)
+    while (frame := one.recv(60))[12:22] != bytes.fromhex("08060001080006040002"):
+        pass
+    print("answer from", ".".join(map(str, frame[28:32])))
+"""
+
+
+def test_a_browsers_emulator_on_our_nat(host: Lab) -> None:
+    """An address of the NAT is asked for over WebSocket; a page of another origin is shown the door."""
+    import sys
+
+    nat = host.guest("nat", "", "ws,listen=:8081,origin=https://emulator.example", "user", cards=0)
+    host.listening(8081)
+    assert "ws: listen=127.0.0.1:8081" in lines(nat)
+    good = host.program("good", sys.executable, "-c", BROWSER, "https://emulator.example")
+    assert good.wait() == 0 and good.text() == "answer from 10.0.2.2\n"
+    bad = host.program("bad", sys.executable, "-c", BROWSER, "https://evil.example")
+    assert bad.wait() == 1 and "HTTP 403" in bad.text()
+    assert "invalid Origin header: https://evil.example" in nat.text()
+
+
 # ---- strangers ---------------------------------------------------------------------------------------------
 
 STRANGER = """

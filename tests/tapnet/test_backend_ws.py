@@ -11,14 +11,20 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.protocol import OPEN
+from websockets.server import ServerProtocol
 
 from tapnet.backends import stream, ws
 from tapnet.backends.framing import FRAME_MAX
 from tapnet.backends.pipe import OUT_BYTES
 from tapnet.backends.wires import WireError
 from tapnet.config import Endpoint, WsNet
+from tapnet.port import Port
+from tapnet.train import cut
 from tests.tapnet.wire_kit import LOCAL, LOOPS, SECONDS, Room, frame, play, until, wrap
 
 REQUEST = (
@@ -281,6 +287,62 @@ def test_a_stream_client_and_a_browser_meet_on_one_hub() -> None:
             assert (await browser.recv(), await browser.recv()) == (frame(2), frame(3, 1000))
 
     play(scene)
+
+
+def messages() -> tuple[ws.Messages, Port]:
+    """A server's side after the handshake, without a socket."""
+    protocol = ServerProtocol(state=OPEN, max_size=FRAME_MAX, logger=ws._SILENT)
+    port = Port("w", lambda _frame, _vnet: True)
+    return ws.Messages(protocol, port), port
+
+
+def feed(splitter: ws.Messages, data: bytes, cuts: list[int]) -> list[bytes]:
+    """In pieces of these sizes, over and over."""
+    got: list[bytes] = []
+    at = turn = 0
+    while at < len(data):
+        piece = data[at : at + cuts[turn % len(cuts)]]
+        splitter.room()[: len(piece)] = piece
+        train, count = splitter.took(len(piece))
+        assert len(cut(train)) == count
+        got += cut(train)
+        at, turn = at + len(piece), turn + 1
+    return got
+
+
+PIECES = st.lists(st.integers(1, 700), min_size=1, max_size=20)
+SENT = st.lists(
+    st.tuples(
+        st.sampled_from(["binary", "text", "ping", "parts"]),
+        st.binary(max_size=300).filter(lambda data: data.isascii()),
+    ),
+    max_size=12,
+)
+
+
+@given(SENT, PIECES)
+def test_any_cut_gives_the_same_frames(sent: list[tuple[str, bytes]], cuts: list[int]) -> None:
+    data, want = b"", []
+    for kind, payload in sent:
+        if kind == "parts":
+            data += masked(2, payload[:3], False) + masked(9, b"between") + masked(0, payload[3:])
+        else:
+            data += masked({"binary": 2, "text": 1, "ping": 9}[kind], payload[:125])
+        if kind == "binary":
+            want.append(payload[:125])
+        elif kind == "parts":
+            want.append(payload)
+    splitter, port = messages()
+    assert feed(splitter, data, cuts) == [frame for frame in want if frame]
+    assert splitter.broken is None and splitter.empty == sum(not frame for frame in want)
+    assert port.counters.drops.get("text", 0) == sum(kind == "text" for kind, _ in sent)
+
+
+@given(st.binary(max_size=2000), PIECES)
+def test_no_bytes_do_harm(data: bytes, cuts: list[int]) -> None:
+    splitter, _port = messages()
+    feed(splitter, data, cuts)
+    assert splitter.partial <= FRAME_MAX
 
 
 def test_the_end_is_said(loop: str) -> None:
