@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from ipaddress import IPv6Address
 from typing import Any
 
 from . import cards, nets, words
@@ -40,6 +41,7 @@ __all__ = ["Entry", "Setup", "check_model", "config", "known_model"]
 
 DEFAULT_BRIDGE = "br0"
 SWAP_LEASE, SWAP_RENEW = 120, 30  # seconds
+_ANYWHERE = ("0.0.0.0", "::")  # an IPv6 listener hears IPv6 alone
 
 
 @dataclass
@@ -369,14 +371,16 @@ class Resolver:
             for forward in member.forwards:
                 listen = forward.listen
                 if isinstance(listen, Endpoint):
-                    host, ports = listen.host, range(listen.port, listen.port + forward.count)
+                    anywhere = "::" if isinstance(forward.guest, IPv6Address) else "0.0.0.0"
+                    host, ports = listen.host or anywhere, range(listen.port, listen.port + forward.count)
                     if not listen.port:
                         continue
                 else:
                     host, ports = listen.path, range(1)
                 mine = taken.setdefault((forward.protocol, ""), [])
                 for other, used, text in mine:
-                    same = other == host or (forward.protocol != "unix" and "" in (other, host))
+                    everybody = other in _ANYWHERE or host in _ANYWHERE
+                    same = other == host or (everybody and (":" in other) == (":" in host))
                     if same and ports.start < used.stop and used.start < ports.stop:
                         raise OptionError(f"{member.origin}: hostfwd={forward.text}: taken by {text}")
                 mine.append((host, ports, forward.text))

@@ -221,6 +221,10 @@ BAD = """
     -net user: ipv6-net= and ipv6-ula= exclude each other
 -net user,hostfwd=tcp::1-:1,hostfwd=tcp:127.0.0.1:1-:2
     -net user: hostfwd=tcp:127.0.0.1:1-:2: taken by tcp::1-:1
+-net user,hostfwd=tcp:[::]:1-:1,hostfwd=tcp:[::1]:1-:2
+    -net user: hostfwd=tcp:[::1]:1-:2: taken by tcp:[::]:1-:1
+-net user,hostfwd=tcp:[::1]:1-:1,hostfwd=tcp::1-[fec0::15]:2
+    -net user: hostfwd=tcp::1-[fec0::15]:2: taken by tcp:[::1]:1-:1
 -net user,hostfwd=unix:/s
     -net user: hostfwd=unix:/s: not unix:PATH-[GUEST]:PORT
 -net user,guestfwd=tcp:10.0.2.100:80

@@ -458,3 +458,10 @@ def test_one_option_by_itself():
     assert parse_option("device", "pcnet,netdev=u").given.get("netdev") == "u"
     with pytest.raises(OptionError, match="-netdev user: needs id="):
         parse_option("netdev", "user")
+
+
+def test_a_port_for_each_family():
+    net = one(
+        "-net user,hostfwd=tcp::1-:1,hostfwd=tcp:[::]:1-:1,hostfwd=udp:[::1]:1-[fec0::15]:1,hostfwd=tcp:[::1]:2-10.0.2.15:2"
+    )
+    assert [str(forward.listen) for forward in net.forwards] == [":1", "[::]:1", "[::1]:1", "[::1]:2"]
