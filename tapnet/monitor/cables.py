@@ -14,26 +14,31 @@ from .control import Control, ControlError
 from .table import Arg, Arguments, Command, Kind
 
 
-def port_named(control: Control, name: str) -> Port:
-    """A port by the name of its member. Raises ControlError."""
-    device = next((d for d in control.devices() if d.name == name and d.port is not None), None)
-    if device is None or device.port is None:
-        raise ControlError(f"Device '{name}' not found")
-    return device.port
+def ports_named(control: Control, name: str) -> list[Port]:
+    """The port of a member by its name; of a listener, those of its clients. Raises ControlError."""
+    devices = list(control.devices())
+    found = [d.port for d in devices if d.name == name and d.port is not None]
+    if not found:
+        found = [d.port for d in devices if d.name.startswith(name + ".") and d.port is not None]
+    if not found:
+        known = any(d.name == name for d in devices)
+        raise ControlError(f"'{name}' has no client" if known else f"Device '{name}' not found")
+    return found
 
 
 def _impair(control: Control, arguments: Arguments) -> None:
-    port = port_named(control, arguments["name"])
+    ports = ports_named(control, arguments["name"])
     words = [str(word) for word in arguments["effects"]]
     if words == ["off"]:
-        if not faults.straighten(port):
-            raise ControlError(f"Device '{port.name}' is not impaired")
+        if not [port for port in ports if faults.straighten(port)]:
+            raise ControlError(f"Device '{arguments['name']}' is not impaired")
         return
     try:
         impairment = impairments.parse(words)
     except ValueError as error:
-        raise ControlError(f"impair {port.name}: {error}") from None
-    control.instance.impair(port, impairment)
+        raise ControlError(f"impair {arguments['name']}: {error}") from None
+    for port in ports:
+        control.instance.impair(port, impairment)
 
 
 def _reports(control: Control) -> list[faults.Report]:
