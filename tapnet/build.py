@@ -12,28 +12,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 
-from nic_models import models
-from nic_models.machine import Machine, Slot
+from nic_models.machine import Machine
 
-from . import faults, swap
+from . import faults
 from .backends import wires
 from .backends.address import peer_address
 from .backends.user import UserBackend
 from .capture import CaptureError, Captures
 from .clock import Clock
 from .config import Config, Filter, Impairment, Net, Nic, TapNet, UserNet, VxlanNet
-from .device import Device
 from .events import CONNECTED, DISCONNECTED, Events
 from .filterwatch import FilterWatch
-from .guest.attach import DirectAttachment, RegisterAttachment
-from .guest.board import Board
-from .guest.drivers import DRIVERS, DriverError
+from .guest.cards import Cards
 from .guest.namespace import NamespaceGuest
 from .guest.qtest import RegisterBus
-from .guest.vfio_user import ServeError, VfioUserServer, isa_function
 from .handover import Handed, Handover, fingerprint
 from .hub import Hub
 from .live import Live
@@ -47,20 +42,6 @@ from .tracing import Tracer
 
 # TCP states in which a guest's side has not been closed by its end: its kernel still sends
 UNFINISHED = frozenset(("SYN_RECEIVED", "ESTABLISHED", "FIN_WAIT_1", "FIN_WAIT_2"))
-
-
-def _events(card: object) -> Callable[[], Mapping[str, int]] | None:
-    """A card's own counters, looked up each time: ``restore`` may replace them."""
-    return (lambda: getattr(card, "counters", {})) if hasattr(card, "counters") else None
-
-
-def _guest_of(nic: Nic) -> str:
-    return f"{nic.ifname} of {f'netns={nic.netns}' if nic.netns is not None else 'the command'}"
-
-
-def _not_yet(_frame: bytes, _vnet: bytes) -> bool:
-    """A card's ``receive`` before there is a card: the port must exist first."""
-    return True
 
 
 class Instance:
@@ -92,8 +73,6 @@ class Instance:
         self.shutdown = shutdown
         self.usernets: list[UserBackend] = []
         self.parked: list[Net] = []  # kept out by the mode
-        self.machine: Machine | None = None
-        self.register_bus: RegisterBus | None = None  # for -qtest
         self.prepared = prepared
         self.events = Events(wall)
         try:
@@ -102,17 +81,14 @@ class Instance:
             )
         except OSError as error:
             raise BuildError(f"-D {config.log_file}: {error.strerror}") from None
+        self.cards = Cards(loop, config, prepared, now, clock or Clock(now))
         self.patchbay = Patchbay(loop.call_soon, self.events, now, config.switches)
         self.live = Live(self)
         self.control = Control(self)
         self.swap = Swap(self, loop, now)
         self._loop = loop
         self._now = now
-        self._clock = clock or Clock(now)
         self._handed = handed or Handed({})
-        self._board: Board | None = None
-        self._driven = False  # some card has a driver of ours
-        self._started = self._booted = False
         self._starters: list[Callable[[], None]] = []
         self.captures = Captures(loop)
         self.filter_watch = FilterWatch(loop, self.events, self.patchbay.members)
@@ -147,7 +123,7 @@ class Instance:
         for wanted in config.filters:
             self._filter(wanted)
         if config.qtest is not None:
-            self.register_bus = RegisterBus(self._loop, self._on_board(), self._clock, self.patchbay.hubs)
+            self.cards.serve_bus(self.patchbay.hubs)
 
     def all_hubs(self) -> list[Hub]:
         """Of the VLANs and of the private wires."""
@@ -167,6 +143,16 @@ class Instance:
     def wires(self) -> list[list[Member]]:
         """Private pairs."""
         return [place.members for place in self.patchbay.wires]
+
+    @property
+    def machine(self) -> Machine | None:
+        """The bus that cards sit on; None: there is none yet."""
+        return self.cards.machine
+
+    @property
+    def register_bus(self) -> RegisterBus | None:
+        """For -qtest."""
+        return self.cards.register_bus
 
     def place(self, number: int) -> Place:
         """A VLAN that there is."""
@@ -190,7 +176,10 @@ class Instance:
         """
         made, started = len(self._closers), len(self._starters)
         try:
-            member = self._nic(what) if isinstance(what, Nic) else self._net(what, place, opened)
+            if isinstance(what, Nic):
+                member = self.cards.make(what, self._closers, self._starters)
+            else:
+                member = self._net(what, place, opened)
         except BaseException:
             while len(self._closers) > made:
                 self._closers.pop()()
@@ -287,7 +276,7 @@ class Instance:
         except BaseException:
             self.patchbay.tidy()
             if guest is not None and self.prepared.attached.get(nic.name) is guest:
-                self._release(nic.name)
+                self.cards.release(nic.name)
             raise
 
     def remove_nic(self, name: str) -> bool:
@@ -323,12 +312,6 @@ class Instance:
                 self.drop(member)
             self.patchbay.tidy()
             raise
-
-    def _release(self, name: str) -> None:
-        """End the guest of a card."""
-        guest = self.prepared.attached.pop(name, None)
-        if guest is not None:
-            guest.close()
 
     def _filter(self, wanted: Filter) -> None:
         """Begin a -object filter-dump."""
@@ -471,143 +454,14 @@ class Instance:
         nics += [member.what for member in place.members if isinstance(member.what, Nic)]
         return net.mtu or min((nic.mtu or 1500 for nic in nics), default=1500)
 
-    def _nic(self, nic: Nic) -> Member:
-        device = self.prepared.device(nic)
-        mac = nic.mac.hex(":")
-        if nic.name in self.prepared.attached:
-            self._closers.append(lambda: self._release(nic.name))
-        if nic.model == "direct":
-            if device is None:
-                raise BuildError(f"{nic.origin}: model=direct needs a namespace: netns=, or tapnet exec")
-            direct = DirectAttachment(self._loop, device, nic.name)
-            self._starters.append(direct.start)
-
-            def lost(device: Device = device) -> dict[str, int]:
-                return {"overflow": device.overflow()}
-
-            self._closers.append(direct.close)
-            made = Member(
-                nic.name, NIC, lambda: f"direct macaddr={mac}", direct.port, events=lost, blink=swap.BLINK
-            )
-            made.where = lambda: _guest_of(nic)
-            return made
-        port = Port(nic.name, _not_yet, features=models.MODELS[nic.model].features)
-        if nic.vfio_user is not None:
-            return self._serve_nic(nic, port)
-        slot = self._plug(nic, port)
-        info = models.MODELS[nic.model].info
-        made = Member(nic.name, NIC, lambda: f"{info} macaddr={mac}", port, events=_events(slot.card))
-        made.card, made.blink = slot.card, swap.blink(nic.model, device is not None)
-        made.where = lambda: str(slot.location) + (f", {_guest_of(nic)}" if device is not None else "")
-        if device is not None:
-            self._driven = True
-            self._starters.append(lambda: self._drive(nic, slot, made, device))
-        return made
-
-    def _plug(self, nic: Nic, port: Port) -> Slot:
-        """A card on the machine's bus."""
-        machine = self._machine()
-        try:
-            slot = models.plug(
-                machine,
-                nic.model,
-                nic.mac,
-                port.send,
-                port.flush,
-                name=nic.name,
-                addr=nic.slot,
-                iobase=nic.iobase,
-                irq=nic.irq,
-                rev=nic.rev,
-            )
-        except ValueError as error:
-            raise BuildError(f"{nic.origin}: {error}") from None
-        port.receive = slot.receive
-        port.ready = slot.tx_ready
-        port.on_link = slot.card.set_link
-        if self.register_bus is not None:
-            self.register_bus.plug(slot)
-
-        def unplug() -> None:
-            if self.register_bus is not None:
-                self.register_bus.unplug(slot)
-            machine.unplug(slot)
-
-        self._closers.append(unplug)
-        return slot
-
-    def _serve_nic(self, nic: Nic, port: Port) -> Member:
-        """Offer a card on a vfio-user socket."""
-        entry = models.MODELS[nic.model]
-        mac = nic.mac.hex(":")
-        assert nic.vfio_user is not None
-        try:
-            if entry.bus == "isa":
-                function = isa_function(nic.model, nic.mac, port.send, port.flush, self._now)
-            else:
-                function = models.pci_function(
-                    nic.model, nic.mac, port.send, port.flush, self._now, rev=nic.rev
-                )
-            server = VfioUserServer(self._loop, nic.vfio_user, function, self._now)
-        except (ValueError, ServeError) as error:
-            raise BuildError(f"{nic.origin}: {error}") from None
-        self._closers.append(server.close)
-        port.receive = server.receive
-        port.ready = server.tx_ready
-        port.on_link = server.set_link
-        made = Member(
-            nic.name, NIC, lambda: f"{entry.info} macaddr={mac}", port, events=_events(function.card)
-        )
-        made.card, made.blink = function.card, swap.blink(nic.model, False)
-        made.where = lambda: f"vfio-user={nic.vfio_user}" + ("" if server.session else " (no client)")
-        return made
-
-    def _drive(self, nic: Nic, slot: Slot, member: Member, device: Device) -> None:
-        """Put a register-level driver between the guest's device and its card."""
-        if self._started and not self._booted:
-            self._boot()
-        elif self._started:
-            self._machine().boot(slot)
-        try:
-            attachment = RegisterAttachment(
-                self._loop, device, self._on_board(), DRIVERS[nic.model], slot.location
-            )
-            member.undo.append(attachment.close)
-            attachment.start()
-        except DriverError as error:
-            raise BuildError(f"{nic.origin}: {error}") from None
-
-        def on_link(up: bool) -> None:
-            slot.card.set_link(up)
-            attachment.set_link(up)
-
-        assert member.port is not None
-        member.port.on_link = on_link
-
-    def _machine(self) -> Machine:
-        if self.machine is None:
-            self.machine = Machine(self.config.machine, self.config.memory, now=self._clock.now)
-        return self.machine
-
-    def _on_board(self) -> Board:
-        if self._board is None:
-            self._board = Board(self._loop, self._machine())
-            self._closers.append(self._board.close)
-        return self._board
-
     # ---- running -------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Let frames flow. Raises BuildError if a card's driver does not find its card."""
-        if self.machine is not None and (self._driven or self.register_bus is None):
-            self._boot()  # for our drivers; a client of the register bus is its own firmware, as on QEMU
+        self.cards.boot()
         for start in self._starters:
             start()
-        self._started = True
-
-    def _boot(self) -> None:
-        self._booted = True
-        self._machine().boot()
+        self.cards.running = True
 
     def monitor(self, line: str) -> str:
         """Answer one line of the human monitor."""
@@ -623,6 +477,7 @@ class Instance:
 
     def close(self) -> None:
         """Give everything back, last made first. Idempotent."""
+        self.cards.close()
         while self._closers:
             with contextlib.suppress(OSError):
                 self._closers.pop()()
