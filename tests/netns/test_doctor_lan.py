@@ -166,51 +166,51 @@ def test_mtu(host: str) -> None:
     assert here.check("check_mtu")[0]
 
 
-@pytest.mark.parametrize(
-    ("tables", "drops"),
-    [
-        ("", []),
-        ("table ip t {; chain c {; type filter hook forward priority 0; policy accept; }; }", []),
-        (
-            "table ip t {; chain c {; type filter hook forward priority 0; policy drop; }; }",
-            ["ip t c (policy drop)"],
-        ),
-        ("table ip t {; chain c {; type filter hook forward priority 0; policy drop; accept; }; }", []),
-        ("table ip t {; chain c {; type filter hook input priority 0; policy drop; }; }", []),
-        ("table ip t {; chain c {; drop; }; }", []),
-        (
-            "table inet t {; chain c {; type filter hook forward priority 0; iifname x accept; counter log reject; }; }",
-            ["inet t c (ends with reject)"],
-        ),
-        (
-            "table ip6 t {; chain c {; type filter hook forward priority 0; drop; }; }",
-            ["ip6 t c (ends with drop)"],
-        ),
-        (
-            "table bridge t {; chain c {; type filter hook forward priority 0; iifname x drop; policy drop; }; }",
-            ["bridge t c (policy drop)"],
-        ),
-        ("table ip t {; chain c {; type filter hook forward priority 0; iifname x drop; }; }", []),
-    ],
-)
-def test_firewall(host: str, tables: str, drops: list[str]) -> None:
-    ruleset(host, tables)
+CHAINS: list[tuple[str, list[str]]] = [
+    ("", []),
+    ("table ip t {; chain c {; type filter hook forward priority 0; policy accept; }; }", []),
+    (
+        "table ip t {; chain c {; type filter hook forward priority 0; policy drop; }; }",
+        ["ip t c (policy drop)"],
+    ),
+    ("table ip t {; chain c {; type filter hook forward priority 0; policy drop; accept; }; }", []),
+    ("table ip t {; chain c {; type filter hook input priority 0; policy drop; }; }", []),
+    ("table ip t {; chain c {; drop; }; }", []),
+    (
+        "table inet t {; chain c {; type filter hook forward priority 0; iifname x accept; counter log reject; }; }",
+        ["inet t c (ends with reject)"],
+    ),
+    (
+        "table ip6 t {; chain c {; type filter hook forward priority 0; drop; }; }",
+        ["ip6 t c (ends with drop)"],
+    ),
+    (
+        "table bridge t {; chain c {; type filter hook forward priority 0; iifname x drop; policy drop; }; }",
+        ["bridge t c (policy drop)"],
+    ),
+    ("table ip t {; chain c {; type filter hook forward priority 0; iifname x drop; }; }", []),
+]
+
+
+def test_firewall(host: str) -> None:
     here = Inside(host)
-    routed = [what for what in drops if not what.startswith("bridge")]
-    bridged = [what for what in drops if what.startswith("bridge")]
-    for which, expected in (("check_firewall", routed), ("check_bridge_firewall", bridged)):
-        ok, text, command = here.check(which)
-        assert ok is (not expected), text
-        for words in expected:
-            assert words in text and command.startswith("nft insert rule ")
-            sh(f"ip netns exec {host} sh -c '{command}'")  # nft takes it
-    for switch in ("bridge-nf-call-iptables", "bridge-nf-call-ip6tables"):
-        sh(f"ip netns exec {host} sysctl -qw net.bridge.{switch}=1")
-    ruleset(host, tables)
-    assert here.check("check_bridge_netfilter")[0] is (not routed)
-    for switch in ("bridge-nf-call-iptables", "bridge-nf-call-ip6tables"):
-        sh(f"ip netns exec {host} sysctl -qw net.bridge.{switch}=0")
-    assert here.check("check_bridge_netfilter")[0]
+    for tables, drops in CHAINS:
+        ruleset(host, tables)
+        routed = [what for what in drops if not what.startswith("bridge")]
+        bridged = [what for what in drops if what.startswith("bridge")]
+        for which, expected in (("check_firewall", routed), ("check_bridge_firewall", bridged)):
+            ok, text, command = here.check(which)
+            assert ok is (not expected), text
+            for words in expected:
+                assert words in text and command.startswith("nft insert rule ")
+                sh(f"ip netns exec {host} sh -c '{command}'")  # nft takes it
+        for switch in ("bridge-nf-call-iptables", "bridge-nf-call-ip6tables"):
+            sh(f"ip netns exec {host} sysctl -qw net.bridge.{switch}=1")
+        ruleset(host, tables)
+        assert here.check("check_bridge_netfilter")[0] is (not routed)
+        for switch in ("bridge-nf-call-iptables", "bridge-nf-call-ip6tables"):
+            sh(f"ip netns exec {host} sysctl -qw net.bridge.{switch}=0")
+        assert here.check("check_bridge_netfilter")[0]
 
 
 def test_the_older_iptables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -349,6 +349,10 @@ BAD = """
     -net vxlan: group= needs dev=
 -net vxlan,id=1,group=10.1.1.1,dev=eth0
     -net vxlan: group=10.1.1.1: not a multicast address
+-net vxlan,id=1,remote=1.2.3.4,remote=1.2.3.4
+    -net vxlan: remote=1.2.3.4: twice
+-net vxlan,id=1,remote=1.2.3.4,remote=fd00::1
+    -net vxlan: remote=fd00::1: not of the family of 1.2.3.4
 -net vxlan,id=16777216,remote=1.2.3.4
     -net vxlan: vni=16777216: not in 1..16777215
 -net hubport
