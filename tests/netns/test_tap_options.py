@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from tapnet import options
+from tapnet.backends import tap_open
+from tapnet.config import TapNet
 from tests.netns.exec_kit import UID, Runner, user_runner
 from tests.netns.lan_kit import Running, inside, lan, links, tapnet, within
 from tests.netns.support import sh, until_sync
@@ -58,8 +61,28 @@ def bridge_conf(folder: Path, text: str) -> Path:
     return conf
 
 
+def net(text: str) -> TapNet:
+    """What -net tap,TEXT means."""
+    made = options.parse_option("net", f"tap,{text}").net
+    assert isinstance(made, TapNet)
+    return made
+
+
+def fails(lan: str, text: str) -> str:
+    """Why -net tap,TEXT cannot be opened in the namespace."""
+    with pytest.raises(tap_open.TapError) as caught:
+        within(lan, lambda: tap_open.open_tap(net(text)))
+    return str(caught.value)
+
+
 def link(name: str, ifname: str) -> dict[str, object]:
     return links(name).get(ifname, {})
+
+
+@pytest.fixture(scope="module")
+def user() -> Runner:
+    """An ordinary user."""
+    return user_runner(Path())
 
 
 # ---- scripts ----------------------------------------------------------------------------------------------
@@ -94,13 +117,11 @@ def test_no_script_means_none(lan: str, tapnet: Runner, tmp_path: Path) -> None:
         (None, "No such file or directory"),
     ],
 )
-def test_a_script_that_fails(lan: str, tapnet: Runner, tmp_path: Path, body: str | None, said: str) -> None:
+def test_a_script_that_fails(lan: str, tmp_path: Path, body: str | None, said: str) -> None:
     path = tmp_path / "up"
     if body is not None:
         program(path, body)
-    done = inside(lan, tapnet).run("true", "-net", "nic", "-net", f"tap,ifname=tap0,br=br0,script={path}")
-    assert done.returncode == 2
-    assert done.stderr == f"tapnet: -net tap: script={path}: {said}\n"
+    assert fails(lan, f"ifname=tap0,script={path}") == f"script={path}: {said}"
     assert not link(lan, "tap0"), "nothing is left"
 
 
@@ -140,31 +161,26 @@ def test_a_descriptor_that_we_inherit(lan: str, tapnet: Runner, flags: int) -> N
     ("fd", "said"),
     [
         ("0", "fd=0: not a TAP that can be used"),
-        ("77", "fd=77: Bad file descriptor"),
+        ("977", "fd=977: Bad file descriptor"),
     ],
 )
-def test_a_descriptor_that_is_no_tap(tapnet: Runner, fd: str, said: str) -> None:
-    done = tapnet.run("true", "-net", "nic", "-net", f"tap,fd={fd}")
-    assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert said in done.stderr
+def test_a_descriptor_that_is_no_tap(lan: str, fd: str, said: str) -> None:
+    assert fails(lan, f"fd={fd}").startswith(said)
 
 
-def test_a_tun_is_no_tap(lan: str, tapnet: Runner) -> None:
+def test_a_tun_is_no_tap(lan: str) -> None:
     fd = open_tap(lan, "tun9", 0x1001)
     try:
-        done = subprocess.run(
-            tapnet.argv("run", "-net", "nic", "-net", f"tap,fd={fd}"),
-            env=tapnet.env, capture_output=True, text=True, timeout=SECONDS, pass_fds=[fd],
-        )  # fmt: skip
-        assert done.returncode == 2
-        assert f"fd={fd}: not a TAP that can be used (not a TAP device without" in done.stderr
+        assert fails(lan, f"fd={fd}").startswith(
+            f"fd={fd}: not a TAP that can be used (not a TAP device without"
+        )
+        assert fails(lan, "ifname=tun9") == "ifname=tun9: exists, but is no TAP interface that can be used"
     finally:
         os.close(fd)
 
 
-def test_qemus_helper_serves_an_ordinary_user(lan: str) -> None:
+def test_qemus_helper_serves_an_ordinary_user(lan: str, user: Runner) -> None:
     """-net bridge: qemu-bridge-helper, setuid root as its package's README has it, makes the TAP."""
-    user = user_runner(Path())
     helper = user.home / "helper"
     shutil.copy(HELPER, helper)
     helper.chmod(0o4755)
@@ -200,25 +216,22 @@ def test_a_helper_of_ones_own(lan: str, tapnet: Runner, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        ("echo no such bridge >&2; exit 1\n", "failed with status 1 (no such bridge)"),
-        ("exit 0\n", "handed no TAP over"),
+        ("echo no such bridge >&2; exit 1\n", "br=br0: failed with status 1 (no such bridge)"),
+        ("exit 0\n", "br=br0: handed no TAP over"),
         (None, "No such file or directory"),
     ],
 )
-def test_a_helper_that_fails(tapnet: Runner, tmp_path: Path, body: str | None, said: str) -> None:
+def test_a_helper_that_fails(lan: str, tmp_path: Path, body: str | None, said: str) -> None:
     path = tmp_path / "help"
     if body is not None:
         program(path, body)
-    done = tapnet.run("true", "-net", "nic", "-net", f"bridge,helper={path}")
-    assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert done.stderr.startswith(f"tapnet: -net bridge: helper={path}: ") and said in done.stderr
+    assert fails(lan, f"helper={path}") == f"helper={path}: {said}"
 
 
 # ---- made by others ---------------------------------------------------------------------------------------
 
 
-def test_a_users_persistent_tap_needs_no_capability(lan: str) -> None:
-    user = user_runner(Path())
+def test_a_users_persistent_tap_needs_no_capability(lan: str, user: Runner) -> None:
     sh(f"ip -n {lan} tuntap add dev tap8 mode tap user {UID}")
     sh(f"ip -n {lan} link set tap8 master br0 up")
     for model in ("ne2k_pci", "direct"):
@@ -238,8 +251,7 @@ def test_a_users_persistent_tap_needs_no_capability(lan: str) -> None:
     assert link(lan, "tap8")["master"] == "br0"
 
 
-def test_a_users_tap_that_is_down_is_one_line(lan: str) -> None:
-    user = user_runner(Path())
+def test_a_users_tap_that_is_down_is_one_line(lan: str, user: Runner) -> None:
     sh(f"ip -n {lan} tuntap add dev tap8 mode tap user {UID}")
     words = user.argv("exec", "-net", "nic", "-net", "tap,ifname=tap8", "--", "true")
     said = among_private_mounts(lan, words, user)
@@ -309,8 +321,8 @@ def test_macvtap_without_its_device(lan: str, tapnet: Runner, other: bool) -> No
     assert said == f"2 tapnet: -net tap: ifname=mv0: {why}\n"
 
 
-def test_privilege_without_a_name(tmp_path: Path) -> None:
-    done = user_runner(tmp_path).run("true", "-net", "nic", "-net", "tap")
+def test_privilege_without_a_name(user: Runner) -> None:
+    done = user.run("true", "-net", "nic", "-net", "tap")
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "%" not in done.stderr
     for word in ("CAP_NET_ADMIN", "ip tuntap add dev tap0 mode tap user", "-net bridge", "-net user"):
