@@ -288,6 +288,13 @@ def test_runas_by_hand(facts: dict[str, Any]) -> None:
     assert facts["hand.nobody"] == [2, "", "tapnet: --runas no-such-user: no such user"]
 
 
+def test_drop_ins(facts: dict[str, Any]) -> None:
+    assert facts["share.start"] == facts["share.stop"] == DONE, facts["share.log"]
+    assert facts["share.port"]
+    assert facts["share.smb"][0] == 0, (facts["share.smb"], facts["share.log"])
+    assert (facts["share.got"], facts["share.owner"]) == ("hello", "tapnet")
+
+
 def test_what_the_documentation_says_to_do(facts: dict[str, Any]) -> None:
     for block, status, said in facts["docs"]:
         assert status == 0, f"{block}\n{said}"

@@ -506,6 +506,38 @@ def by_hand():
     sh("rm -r /run/tapnet/hand; chmod 660 /dev/net/tun")
 
 
+BOX = """\
+[[net]]
+type = "nic"
+netns = "/run/netns/share"
+dhcp = true
+[[net]]
+type = "user"
+smb = "/srv/share"
+smb-user = "tapnet"
+hostfwd = ["tcp:127.0.0.1:81-:80"]
+"""
+
+
+def drop_ins():
+    """A guest in a namespace, a low port, and smbd as another user, by the drop-ins."""
+    os.makedirs("/srv/share")
+    Path("/srv/share/hello").write_text("hello\n")
+    sh("chown -R tapnet /srv/share; ip netns add share")
+    for name in ("netns", "low-ports", "smb"):
+        drop_in("share", Path(f"/usr/local/share/tapnet/drop-ins/{name}.conf").read_text())
+    config("share", BOX)
+    facts["share.start"] = sh("systemctl start tapnet@share")
+    facts["share.port"] = "127.0.0.1:81 " in out("ss -ltn")
+    until(lambda: facts["share.start"][0] or "10.0.2.15" in out("ip -n share -4 addr"), "a lease")
+    commands = "get hello /tmp/got; put /etc/hostname new"
+    facts["share.smb"] = sh(f"ip netns exec share timeout 60 smbclient -N //10.0.2.4/qemu -c '{commands}'")
+    facts["share.got"], facts["share.owner"] = out("cat /tmp/got"), out("stat -c %U /srv/share/new")
+    facts["share.stop"] = sh("systemctl stop tapnet@share")
+    facts["share.log"] = out("journalctl -q --no-pager -o cat -u tapnet@share")
+    sh("ip netns del share")
+
+
 def documented():
     """Every block of docs/service.md that is marked so, in order, each as one script."""
     facts["docs"] = []
@@ -530,7 +562,7 @@ def end():
     facts["stop"] = sh("systemctl stop tapnet@lab")
     facts["stopped"] = {
         name: [state(name, what) for what in ("ActiveState", "Result", "ExecMainStatus")]
-        for name in ("lab", "slow", "dog", "act", "wires", "card", "wire", "lan", "box")
+        for name in ("lab", "slow", "dog", "act", "wires", "card", "wire", "lan", "box", "share")
     }
     facts["after"] = links(), files("/run/tapnet")
     facts["processes"] = out("pgrep -af tapnet | grep -v probe")
@@ -549,6 +581,7 @@ for scene in (
     restart,
     by_hand,
     vm,
+    drop_ins,
     documented,
     end,
 ):
