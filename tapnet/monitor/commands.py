@@ -170,6 +170,7 @@ MODE = (
         summary="swap the NAT and the TAP of all VLANs, or of one",
         run=lambda c, a: c.set_mode(**a),
         text=lambda c, a: c.show_mode(**a),
+        trust=True,  # a TAP's scripts run
     ),
 )
 

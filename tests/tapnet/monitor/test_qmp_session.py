@@ -20,7 +20,7 @@ from tapnet.monitor import guard, qmp, server, session
 from tapnet.monitor.control import Control
 from tests.tapnet.monitor.kit import FakeInstance, seed_instance
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 @pytest.fixture(params=["asyncio", "uvloop"], autouse=True)

@@ -31,6 +31,7 @@ NAMING = [
     "device_add rtl8139,vfio-user=/tmp/x",
     "device_add rtl8139,netns=/proc/1/ns/net",
 ]
+ALWAYS = ["mode tap", "capture start 0 /tmp/x"]
 
 
 @pytest.mark.parametrize("line", HARMLESS)
@@ -46,6 +47,13 @@ def test_what_names_files_or_programs(line: str) -> None:
     reply = Hmp(Control(instance), trusted=False).execute(line)
     assert not reply.ok and "trusted=on" in reply.text and not instance.live.done
     assert "trusted=on" not in Hmp(Control(instance)).execute(line).text
+
+
+@pytest.mark.parametrize("line", ALWAYS)
+def test_what_is_never_for_strangers(line: str) -> None:
+    _, instance = seed_instance()
+    reply = Hmp(Control(instance), trusted=False).execute(line)
+    assert not reply.ok and "trusted=on" in reply.text
 
 
 def test_the_same_by_qmp() -> None:
