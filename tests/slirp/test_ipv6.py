@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from ipaddress import IPv4Network, IPv6Network
 
 import pytest
 from hypothesis import given
@@ -16,7 +17,8 @@ from slirp.host import NO_FRAGMENT
 from slirp.ipv6 import ROUTES
 from slirp.limiter import BURST
 from slirp.link import F_CSUM
-from tests.slirp.fakes import GUEST_MAC, SECOND, FakeError
+from slirp.rules import Rule
+from tests.slirp.fakes import GUEST_MAC, SECOND, FakeError, FakeTcp
 from tests.slirp.fakes6 import (
     DNS,
     GUEST,
@@ -32,6 +34,7 @@ from tests.slirp.fakes6 import (
     na,
     ping6,
     read6,
+    summed,
     udp6,
     udp6_body,
 )
@@ -214,8 +217,6 @@ def test_loopback_shut() -> None:
 
 
 def tcp(src: str, dst: str) -> bytes:
-    from tests.slirp.fakes6 import summed
-
     return summed(src, dst, 6, SYN, 16)
 
 
@@ -607,19 +608,48 @@ def test_a_stranger_cannot_shrink_others(net: Net6) -> None:
     assert net.count("icmp_error_ignored") == 1
 
 
-def test_segments_shrink(net: Net6) -> None:
-    net.put(ip6(GUEST, REMOTE, 6, tcp(GUEST, REMOTE)))
+def connected(net: Net6) -> tuple[FakeTcp, int]:
+    """A guest's connection to REMOTE with an MSS of 1440; the host's socket, and our next sequence number."""
+    syn = b"\x0f\xa0\0\x50" + bytes(8) + b"\x60\x02\xff\xff" + bytes(4) + b"\x02\x04\x05\xa0"
+    net.put(ip6(GUEST, REMOTE, 6, summed(GUEST, REMOTE, 6, syn, 16)))
     (sock,) = net.host.tcps
     sock.events.host_connected(net.now)
-    (syn,) = net.ask6()
-    seq = int.from_bytes(syn.body[4:8], "big") + 1
-    from tests.slirp.fakes6 import summed
-
+    (answer,) = net.ask6()
+    seq = int.from_bytes(answer.body[4:8], "big") + 1
     ack = b"\x0f\xa0\0\x50" + (1).to_bytes(4, "big") + seq.to_bytes(4, "big") + b"\x50\x10\xff\xff" + bytes(4)
     net.put(ip6(GUEST, REMOTE, 6, summed(GUEST, REMOTE, 6, ack, 16)))
-    sock.inbox.append(PAYLOAD[:5000])
+    return sock, seq
+
+
+def test_segments_shrink_and_go_again(net: Net6) -> None:
+    sock, seq = connected(net)
+    sock.inbox.append(PAYLOAD[:4000])
     sock.events.host_readable(net.now)
     sent = net.take()
-    assert len(sent[0]) > 590  # no option: MSS 1220
-    net.put(icmp6(GUEST, REMOTE, 2, 0, 1280, sent[0][14:1000]))
-    assert net.stack.tcp.counters["narrowed"] == 0  # 1220 fits 1280 already
+    assert [len(frame) - 74 for frame in sent] == [1440, 1440, 1120]
+    net.put(icmp6(GUEST, REMOTE, 2, 0, 1300, sent[0][14:1000]))
+    again = [read6(frame) for frame in net.take()]
+    assert net.stack.tcp.counters["narrowed"] == 1
+    assert again and all(len(segment.body) - 20 <= 1240 for segment in again)
+    assert int.from_bytes(again[0].body[4:8], "big") == seq
+    net.put(icmp6(GUEST, REMOTE, 2, 0, 1300, sent[0][14:1000]))
+    assert net.stack.tcp.counters["narrowed"] == 1  # that is nothing new
+
+
+# ---- where guests may go -----------------------------------------------------------------------------------
+
+
+def test_allow_and_deny() -> None:
+    rules = (
+        Rule(True, "udp", IPv6Network("2001:db8::/64"), (9, 9)),
+        Rule(False, None, IPv6Network("2001:db8::/32")),
+        Rule(False, None, IPv4Network("0.0.0.0/0")),
+    )
+    net = Net6(Config(v6=Config6(), rules=rules))
+    net.put(udp6(REMOTE, 9, b"x"), udp6("2001:db9::1", 9, b"x"))
+    assert [remote for _, remote, _ in net.host.udps[0].sent] == [(REMOTE, 9), ("2001:db9::1", 9)]
+    for frame in (udp6(REMOTE, 10, b"x"), udp6("2001:db8:1::9", 9, b"x"), ping6(REMOTE)):
+        assert net.ask6(frame)[0].kind == (1, 1)
+    (reset,) = net.ask6(ip6(GUEST, REMOTE, 6, tcp(GUEST, REMOTE)))
+    assert reset.body[13] & 4
+    assert [row["hits"] for row in net.stack.rules.rows()] == [1, 4, 0, 1]
