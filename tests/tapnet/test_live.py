@@ -63,6 +63,47 @@ def test_a_backend_comes_and_goes_and_leaves_nothing(tmp_path: Path) -> None:
     play(scene)
 
 
+EVERY = (
+    "user,net=10.0.7.0/24",
+    "socket,listen=127.0.0.1:{port}",
+    "socket,connect=127.0.0.1:{port}",
+    "socket,mcast=230.0.0.1:{port},localaddr=127.0.0.1",
+    "socket,udp=127.0.0.1:{port},localaddr=127.0.0.1:{port}",
+    "stream,server=on,addr.type=unix,addr.path={path}/s",
+    "stream,addr.type=unix,addr.path={path}/nobody,reconnect-ms=10",
+    "stream,addr.type=inet,addr.host=no-such-host.invalid,addr.port=1",
+    "dgram,local.type=unix,local.path={path}/a,remote.type=unix,remote.path={path}/b",
+    "vde,sock={path}/nothing",
+    "ws,listen=127.0.0.1:{port}",
+)
+
+
+@pytest.mark.parametrize("way", ["host_net_add", "netdev_add"])
+@pytest.mark.parametrize("words", EVERY)
+def test_every_kind_comes_and_goes_many_times(words: str, way: str, tmp_path: Path) -> None:
+    async def scene() -> None:
+        async with lab("-net nic -net user") as one:
+            line = f"{way} {words.format(port=free_port(), path=tmp_path)},id=it"
+            shown = await one.say("info network")
+
+            async def once() -> None:
+                await one.say(line)
+                assert "it " in await one.say("info ports")
+                await asyncio.sleep(0)
+                await one.say("netdev_del it" if way == "netdev_add" else "host_net_remove 0 it")
+                assert await one.say("info network") == shown
+
+            await once()
+            await asyncio.sleep(0)
+            before = descriptors()
+            for _ in range(10):
+                await once()
+            await until(lambda: descriptors() <= before, "descriptors given back")
+            assert list(tmp_path.iterdir()) == []
+
+    play(scene)
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
