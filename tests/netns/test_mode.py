@@ -97,6 +97,7 @@ def test_swapped_under_a_guest(lan: str, guest: str, tapnet: Runner, model: str)
             other.settimeout(SECONDS)
             assert other.recv(1) == b"x"
         index = links(guest)["eth0"]["ifindex"]
+        until_sync(lambda: "default" in sh(f"ip -n {guest} -6 route"), "a router of IPv6", SECONDS)
 
         said = running.ask("mode", "tap", "-i", running.name)
         assert said == "VLAN 0: tap: ifname=tap0 setup_script=\n"
@@ -105,6 +106,9 @@ def test_swapped_under_a_guest(lan: str, guest: str, tapnet: Runner, model: str)
         assert links(lan)["tap0"]["master"] == "br0"
         leased(guest, "192.168.77.")
         ping(guest, "192.168.77.1")
+        until_sync(
+            lambda: "default" not in sh(f"ip -n {guest} -6 route"), "the router has said goodbye", SECONDS
+        )
         assert links(guest)["eth0"]["ifindex"] == index, "the same interface"
         assert running.ask("mode", "tap", "-i", running.name) == said, "again is nothing"
 
