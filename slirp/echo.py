@@ -26,7 +26,7 @@ from .family import Family
 from .host import Address, EchoSocket, Host, IcmpError
 from .neighbours import Neighbour
 from .udp import BLOCKED, BUSY, descriptor, unreachable_code
-from .wire import ICMP, ICMP_LEN, IP, PROHIBITED, U16, UNREACHABLE, ip_text
+from .wire import ICMP, ICMP_LEN, IP, NET, PROHIBITED, U16, UNREACHABLE, ip_text
 
 SECOND = 1_000_000_000
 FLOWS = 256
@@ -210,6 +210,8 @@ class Echoes:
                 family.error(frame, UNREACHABLE, PROHIBITED)
                 return None
             except OSError as error:
+                if error.errno == errno.EAFNOSUPPORT:  # a host without IPv6
+                    family.error(frame, UNREACHABLE, NET)
                 if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS) or not self._flows:
                     break
                 self._evict()

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 UNREACHABLE_CODES = {
     errno.ENETUNREACH: CODE_NET,
     errno.ENETDOWN: CODE_NET,
+    errno.EAFNOSUPPORT: CODE_NET,  # a host without IPv6
     errno.EHOSTUNREACH: CODE_HOST,
     errno.EHOSTDOWN: CODE_HOST,
     errno.EACCES: CODE_PROHIBITED,
@@ -100,6 +101,8 @@ def connect_failed(flow: Flow, error: int, why: IcmpError | None = None) -> None
     tcp.counters["connects_failed"] += 1
     flow.move(ABORT)
     flow.drop()
+    if error == errno.EADDRNOTAVAIL and flow.path.family == 6:
+        error = errno.ENETUNREACH  # ::1 of a host whose IPv6 is switched off: more likely than no port left
     if error in SILENT_ERRORS:
         return
     if why is not None and why.offender is not None:

@@ -375,6 +375,8 @@ class Udp:
                 flow.socket = self._host.udp(family.family, flow)
                 break
             except OSError as error:
+                if error.errno == errno.EAFNOSUPPORT:  # a host without IPv6
+                    family.error(frame, UNREACHABLE, NET)
                 if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS) or not self._flows:
                     break
                 self._evict()

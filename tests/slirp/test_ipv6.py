@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 from ipaddress import IPv4Network, IPv6Network
 
@@ -653,3 +654,34 @@ def test_allow_and_deny() -> None:
     (reset,) = net.ask6(ip6(GUEST, REMOTE, 6, tcp(GUEST, REMOTE)))
     assert reset.body[13] & 4
     assert [row["hits"] for row in net.stack.rules.rows()] == [1, 4, 0, 1]
+
+
+# ---- a host without IPv6 -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [errno.EAFNOSUPPORT, errno.ENETUNREACH, errno.EADDRNOTAVAIL])
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_host_without_ipv6_has_no_route(
+    net: Net6, monkeypatch: pytest.MonkeyPatch, error: int, at_once: bool
+) -> None:
+    def refuse(*_words: object) -> None:
+        raise OSError(error, "no")
+
+    if at_once:
+        monkeypatch.setattr(net.host, "tcp", refuse)
+    net.put(ip6(GUEST, ROUTER, 6, tcp(GUEST, ROUTER)))
+    if not at_once:
+        net.host.tcps[0].events.host_failed(error, net.now)
+    (answer,) = net.ask6()
+    assert (answer.src, answer.kind) == (ROUTER, (1, 0))
+
+
+def test_a_host_without_ipv6_sockets(net: Net6, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_words: object) -> None:
+        raise OSError(errno.EAFNOSUPPORT, "no")
+
+    monkeypatch.setattr(net.host, "udp", refuse)
+    monkeypatch.setattr(net.host, "echo", refuse)
+    for frame in (udp6(REMOTE, 9, b"x"), ping6(REMOTE)):
+        (answer,) = net.ask6(frame)
+        assert (answer.src, answer.kind) == (ROUTER, (1, 0))
