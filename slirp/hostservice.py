@@ -24,7 +24,6 @@ import asyncio
 import contextlib
 import errno
 import os
-import shutil
 import signal
 import socket
 import time
@@ -232,6 +231,8 @@ def spawn(service: Service, fd: int) -> int:
     """Start the program with its standard descriptors on ``fd``; its pid. Raises OSError, ValueError."""
     assert isinstance(service.to, tuple)
     argv = [str(word) for word in service.to]
+    import shutil  # here: it imports compressors, which no start should wait for
+
     path = shutil.which(argv[0])
     if path is None:
         raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))

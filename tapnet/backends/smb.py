@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import os
 import pwd
-import shutil
-import tempfile
 
 import slirp.guestfwd
 from slirp.host import Service
@@ -82,6 +80,9 @@ class SmbShare:
 
     def __init__(self, smb: Smb, v4: UserV4, runas: str | None = None) -> None:
         directory = os.path.abspath(smb.directory)
+        import shutil  # here: no start should wait for what it imports
+        import tempfile
+
         smbd = shutil.which("smbd", path=f"{os.environ.get('PATH', '')}:{BEYOND}")
         if not os.path.isdir(directory):
             reason = "Not a directory" if os.path.exists(directory) else "No such file or directory"
@@ -133,4 +134,6 @@ class SmbShare:
 
     def close(self) -> None:
         """Remove the state; no smbd runs any more. Idempotent."""
+        import shutil
+
         shutil.rmtree(self.state, ignore_errors=True)
