@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 import socket
 from ipaddress import IPv4Address
 
@@ -24,6 +23,8 @@ def default_address(v4: UserV4) -> IPv4Address:
 def _program(words: list[str], output: str | None = None) -> Service:
     if not words:
         raise ValueError("cmd: names no program")
+    import shutil  # here: it imports compressors, which no start should wait for
+
     if shutil.which(words[0]) is None:
         raise ValueError(f"cmd: {words[0]}: no such program")
     return Service("program", tuple(words), output)
