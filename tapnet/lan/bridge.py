@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import signal
 from collections.abc import Callable
@@ -443,7 +444,7 @@ def show() -> list[dict[str, Any]]:
                     "bridge": link.name,
                     "uplink": record.uplink.name if record else None,
                     "state": record.state if record else "not ours",
-                    "undone_in": round(record.left()) if record and record.deadline is not None else None,
+                    "undone_in": math.ceil(record.left()) if record and record.deadline is not None else None,
                     "members": [one.name for one in links if one.master == link.index],
                     "addresses": [
                         f"{attribute(a, 'IFA_LOCAL') or attribute(a, 'IFA_ADDRESS')}/{a['prefixlen']}"

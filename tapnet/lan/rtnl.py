@@ -42,6 +42,7 @@ ARPHRD_ETHER = 1
 _PROTO_KERNEL = 2
 _IFA_NODAD, _IFA_NOPREFIXROUTE = 0x02, 0x200
 _RTN_UNICAST = 1
+_RTM_F_CLONED = 0x200
 _IFA_SETTABLE = {2: 0x02 | 0x200 | 0x400, 10: 0x02 | 0x04 | 0x10 | 0x100 | 0x200 | 0x400}
 _NUD_PERMANENT, _NTF_PROXY = 0x80, 0x08
 _NEWADDR, _DELADDR, _NEWROUTE, _DELROUTE = 20, 21, 24, 25
@@ -118,8 +119,9 @@ class Kernel:
     def _dump(self, method: str, **options: Any) -> list[Any]:
         return list(self.call(method, lambda: list(getattr(self.ipr, method)(**options))))
 
-    def _messages(self, method: str) -> list[Message]:
-        return [message_of(m) for family in FAMILIES for m in self._dump(method, family=family)]
+    def _messages(self, method: str, keep: Callable[[Any], bool] = lambda message: True) -> list[Message]:
+        """Of both families, those that ``keep`` wants; taking the attributes out is what takes the time."""
+        return [message_of(m) for family in FAMILIES for m in self._dump(method, family=family) if keep(m)]
 
     def _neighbours(self, flags: int) -> list[Message]:
         """Of both families; with NTF_PROXY those that are answered for, which no call of pyroute2's asks for."""
@@ -135,13 +137,13 @@ class Kernel:
 
     def addresses(self, index: int) -> list[Message]:
         """Of one interface, in the kernel's order."""
-        return [a for a in self._messages("get_addr") if a["index"] == index]
+        return self._messages("get_addr", lambda m: bool(m["index"] == index))
 
     def routes(self) -> list[Message]:
-        """All routes of all tables that somebody made: not the kernel's own."""
-        return [
-            r for r in self._messages("get_routes") if r["proto"] != _PROTO_KERNEL and not r["flags"] & 0x200
-        ]
+        """All routes of all tables that somebody made: not the kernel's own, nor its cache."""
+        return self._messages(
+            "get_routes", lambda m: m["proto"] != _PROTO_KERNEL and not m["flags"] & _RTM_F_CLONED
+        )
 
     def belongings(self, link: Link) -> Belongings:
         """What ``link`` has. Raises Unmovable."""
@@ -341,13 +343,10 @@ class Kernel:
         mine, index = network(address), address["index"]
         if any(one["family"] == AF_INET6 and network(one) == mine for one in self.addresses(index)):
             return
-        for route in self._messages("get_routes"):
-            if (
-                route["proto"] == _PROTO_KERNEL
-                and route["type"] == _RTN_UNICAST
-                and hops(route) == [(index, None)]
-                and f"{attribute(route, 'RTA_DST')}/{route['dst_len']}" == mine
-            ):
+        for route in self._messages(
+            "get_routes", lambda m: m["proto"] == _PROTO_KERNEL and m["type"] == _RTN_UNICAST
+        ):
+            if hops(route) == [(index, None)] and f"{attribute(route, 'RTA_DST')}/{route['dst_len']}" == mine:
                 self.remove_route(route)
 
 
