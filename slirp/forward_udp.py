@@ -136,6 +136,12 @@ class Fan:
         """From the ordinary socket."""
         return self._plain.recv() if self._plain is not None else None
 
+    def refuse(self, remote: Address) -> bool:
+        """Tell a client, or anybody else, that the guest's port is closed."""
+        if isinstance(remote, Client):
+            return remote.port.socket.refuse(remote.remote, remote.local)
+        return self._plain is not None and self._plain.refuse(remote)
+
     def mtu(self) -> int:
         """Of whichever refused."""
         return self._asked.mtu() if self._asked is not None else 0

@@ -175,6 +175,9 @@ class UdpSocket(Protocol):
         After a failure some of them may have been sent.
         """
 
+    def refuse(self, remote: Address) -> bool:
+        """Tell ``remote`` by ICMP that its datagram found a closed port. False: the host does not permit that."""
+
     def mtu(self) -> int:
         """After EMSGSIZE: the MTU that was exceeded; 0: unknown."""
 
@@ -198,6 +201,9 @@ class UdpListener(Protocol):
 
     def sendto(self, data: bytes | memoryview, remote: Address, local: str, how: int = 64) -> int:
         """0, or the errno of a failure."""
+
+    def refuse(self, remote: Address, local: str) -> bool:
+        """Tell ``remote`` by ICMP that its datagram to ``local`` found a closed port. False: that is not permitted."""
 
     def mtu(self) -> int:
         """After EMSGSIZE: the MTU that was exceeded; 0: unknown."""

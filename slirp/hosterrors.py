@@ -18,8 +18,11 @@ import socket
 import struct
 from collections import deque
 
+from .checksum import checksum
 from .host import NO_FRAGMENT, Address, IcmpError
-from .icmp_map import to_6
+from .icmp_map import PORT6, UNREACHABLE6, to_6
+from .wire import ICMP, IPV4, IPV4_LEN, PORT, PROTO_UDP, UDP, UDP_LEN, UNREACHABLE
+from .wire6 import IPV6, VERSION
 
 ERROR_PAYLOAD = 2048
 KEPT = 64  # errors read while an MTU was looked for
@@ -83,6 +86,43 @@ def apply(sock: socket.socket, family: int, old: int, how: int) -> None:
             sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, how >> 16)
         else:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, how >> 16)
+
+
+def local_towards(family: int, remote: Address) -> str:
+    """This host's address on the way to ``remote``. Raises OSError."""
+    kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC
+    with socket.socket(socket.AF_INET if family == 4 else socket.AF_INET6, kind) as probe:
+        probe.connect(remote)
+        return str(probe.getsockname()[0])
+
+
+def refuse(family: int, remote: Address, local: str, port: int) -> bool:
+    """Send ``remote`` the ICMP error about its UDP datagram to ``local``: nobody is at ``port``. False: not permitted.
+
+    The kernel sends one for its own closed ports; this one is for a guest's, and takes CAP_NET_RAW."""
+    ports = UDP.pack(remote[1], port, UDP_LEN, 0)
+    try:
+        if family == 4:
+            source, dst = (socket.inet_pton(socket.AF_INET, text) for text in (remote[0], local))
+            header = IPV4.pack(0x45, 0, IPV4_LEN + UDP_LEN, 0, 0, 64, PROTO_UDP, 0, source, dst)
+            header = header[:10] + checksum(header).to_bytes(2, "big") + header[12:]
+            message = ICMP.pack(UNREACHABLE, PORT, 0, 0) + header + ports
+            message = message[:2] + checksum(message).to_bytes(2, "big") + message[4:]
+            kind, protocol = socket.AF_INET, socket.IPPROTO_ICMP
+        else:
+            source, dst = (
+                socket.inet_pton(socket.AF_INET6, text.partition("%")[0]) for text in (remote[0], local)
+            )
+            header = IPV6.pack(VERSION, UDP_LEN, PROTO_UDP, 64, source, dst)
+            message = ICMP.pack(UNREACHABLE6, PORT6, 0, 0) + header + ports  # the kernel sums it
+            kind, protocol = socket.AF_INET6, socket.IPPROTO_ICMPV6
+        with socket.socket(
+            kind, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, protocol
+        ) as sock:
+            sock.sendto(message, (remote[0], 0))
+    except OSError:
+        return False
+    return True
 
 
 class QueuedError:

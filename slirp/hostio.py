@@ -43,7 +43,7 @@ from typing import Protocol
 from . import hostservice
 from .host import Address, IcmpError, ListenEvents, Service, TcpEvents, UdpEvents
 from .hostecho import EchoEndpoint, HostEcho, RawEchoes
-from .hosterrors import ErrorQueue, apply, listen_for_errors, next_error
+from .hosterrors import ErrorQueue, apply, listen_for_errors, local_towards, next_error, refuse
 from .hostfiles import HostDirectory
 from .hostlisten import IP_PKTINFO, HostListener, HostUdpListener, listen
 
@@ -406,6 +406,15 @@ class HostUdp:
                 if error not in _SOFT or error in _UNSEGMENTED:
                     return error
         return error
+
+    def refuse(self, remote: Address) -> bool:
+        """Tell ``remote`` that its datagram found a closed port."""
+        try:
+            return refuse(
+                self._family, remote, local_towards(self._family, remote), self._sock.getsockname()[1]
+            )
+        except OSError:
+            return False
 
     def mtu(self) -> int:
         """What the last refusal as too long did not keep; 0: unknown."""

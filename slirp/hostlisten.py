@@ -24,7 +24,7 @@ import struct
 from typing import Protocol
 
 from .host import AcceptedTcp, Address, IcmpError, ListenEvents, UdpEvents
-from .hosterrors import ErrorQueue, apply
+from .hosterrors import ErrorQueue, apply, refuse
 
 BACKLOG = 256
 DATAGRAM = 65536
@@ -268,6 +268,10 @@ class HostUdpListener:
                 if failed not in _SOFT:  # else perhaps the report of an earlier datagram: once more
                     return failed
         return failed
+
+    def refuse(self, remote: Address, local: str) -> bool:
+        """Tell ``remote`` that its datagram to ``local`` found a closed port."""
+        return refuse(self._family, remote, local, self.address[1])
 
     def mtu(self) -> int:
         """What the last refusal as too long did not keep; 0: unknown."""

@@ -3,7 +3,7 @@
 * An echo request to an own address is answered with its own payload and TOS, TTL 255, in fragments if need
   be.
 * An echo request to any other address goes out by the host's own sockets (``echo.py``).
-* A guest's "port unreachable" about a UDP datagram closes the flow that it came by, so the host's kernel
+* A guest's "port unreachable" about a UDP datagram goes on to its sender and closes the flow that it came by, so the host's kernel
   answers for the port from then on as the guest did. Other errors, and all other types, are counted and
   dropped: redirects and quenches are not obeyed (RFC 5927, RFC 6633).
 * Broadcast and multicast requests are not answered (RFC 1122 3.2.2.6 permits that).

@@ -11,8 +11,8 @@ fragments it. Where the VLAN takes UDP segmentation (USO), datagrams in a row fr
 length leave as one super-datagram, up to ``SEGMENTS``.
 
 Errors: what IP_RECVERR or ``sendto`` reports is told to the guest by ICMP, from the address that
-complained as the guest sees it, about the datagram as the guest sent it. A guest's port unreachable closes
-the flow's socket, so that the host's kernel refuses from then on, as the guest did.
+complained as the guest sees it, about the datagram as the guest sent it. A guest's port unreachable goes to whom it is for
+where the host permits raw sockets, and closes the flow's socket, so that the host's kernel refuses from then on, as the guest did.
 
 A flow ends after ``IDLE`` without traffic, ``IDLE_DNS`` after an answer from port 53, or when ``FLOWS`` is
 reached and it has been idle longest, also when the host has no descriptor left. Nothing of this file knows
@@ -403,12 +403,18 @@ class Udp:
     # ---- errors from a guest -------------------------------------------------------------------------------
 
     def guest_error(self, guest: bytes, port: int, remote: bytes, rport: int, kind: int, code: int) -> None:
-        """A guest's ICMP port unreachable about a datagram of ours: its port is closed, so close ours."""
+        """A guest's ICMP port unreachable about a datagram of ours: its port is closed, so close ours, and pass it on."""
         flow = self._flows.get(guest + U16.pack(port))
         if flow is None or not flow.received:
             self.network.count("icmp_error_ignored")
             return
         self.network.count("udp_guest_refused")
+        try:
+            target = flow.remotes[remote + U16.pack(rport)]
+        except KeyError:  # a stranger
+            target = (ip_text(remote), rport)
+        if target and target is not BLOCKED and flow.socket is not None and flow.socket.refuse(target):
+            self.network.count("udp_refusals_passed")
         self._end(flow)
 
     # ---- life of a flow ------------------------------------------------------------------------------------

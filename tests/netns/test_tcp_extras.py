@@ -1,4 +1,4 @@
-"""What crosses the NAT beside bytes: urgent data, and the guest's keep-alive. Real sockets at both ends."""
+"""What crosses the NAT beside bytes: urgent data, keep-alive, the refusal of a closed port. Real sockets at both ends."""
 
 from __future__ import annotations
 
@@ -80,3 +80,33 @@ def test_a_guests_keepalive_makes_the_hosts_socket_probe(tmp_path: Path) -> None
                 assert process.communicate(timeout=SECONDS)[0].strip() == "b'x'"
         finally:
             process.kill()
+
+
+def test_a_guests_closed_udp_port_refuses_the_hosts_client(tmp_path: Path) -> None:
+    """By a redirection: the guest's "port unreachable" goes on to the client (raw sockets: root)."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = root_runner(tmp_path).popen(
+        "echo ready; sleep 50", "-net", "nic,model=direct", "-net", f"user,hostfwd=udp:127.0.0.1:{port}-:7"
+    )
+    try:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.connect(("127.0.0.1", port))
+            client.settimeout(5)
+
+            def refused() -> bool:
+                try:
+                    client.send(b"anybody?")
+                    client.recv(10)
+                except ConnectionRefusedError:
+                    return True
+                except TimeoutError:
+                    return False
+                raise AssertionError("an answer")
+
+            until_sync(refused, "the client is refused")
+    finally:
+        process.kill()
+        process.communicate()

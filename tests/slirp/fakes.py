@@ -80,6 +80,7 @@ class FakeUdp:
         self.fail = 0
         self.limit = 0  # the MTU behind EMSGSIZE
         self.calls = 0  # of sendmany
+        self.refused: list[Address] = []
 
     def sendto(self, data: bytes | memoryview, remote: Address, ttl: int = 64) -> int:
         assert not self.closed
@@ -93,6 +94,10 @@ class FakeUdp:
         return max(
             (self.sendto(data[at : at + size], remote, ttl) for at in range(0, len(data), size)), default=0
         )
+
+    def refuse(self, remote: Address) -> bool:
+        self.refused.append(remote)
+        return self.host.raw
 
     def mtu(self) -> int:
         return self.limit
@@ -203,7 +208,12 @@ class FakeUdpListener:
         self.inbox: list[tuple[bytes, Address, str]] = []
         self.sent: list[tuple[bytes, Address, str]] = []
         self.errors: list[FakeError] = []
+        self.refused: list[tuple[Address, str]] = []
         self.closed = False
+
+    def refuse(self, remote: Address, local: str) -> bool:
+        self.refused.append((remote, local))
+        return True
 
     def mtu(self) -> int:
         return 0
@@ -306,6 +316,7 @@ class FakeHost:
         self.tcps: list[FakeTcp] = []
         self.echoes: list[FakeEcho] = []
         self.no_echo = 0  # errno
+        self.raw = True  # raw sockets are permitted
         self.udps: list[FakeUdp] = []
         self.servers: list[Address] = [("192.0.2.53", 53)]
         self.control: set[Address] = set()

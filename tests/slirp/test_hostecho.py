@@ -202,3 +202,35 @@ def refused_scene() -> None:
             rig.host.echo(family, 7, rig)
     assert len(rig.host) == 0
     rig.close()
+
+
+@root
+@pytest.mark.parametrize("family", ["4", "6"])
+@pytest.mark.parametrize("way", ["flow", "listener"])
+def test_a_refusal_reaches_the_remote(family: str, way: str) -> None:
+    in_a_namespace("refusal_scene", family, way)
+
+
+def refusal_scene(family: str, way: str) -> None:
+    """The remote's own kernel believes it: the next call fails with "connection refused"."""
+    settings("raw")
+    where, kind = ("127.0.0.1", socket.AF_INET) if family == "4" else ("::1", socket.AF_INET6)
+    rig = Rig()
+    with socket.socket(kind, socket.SOCK_DGRAM) as remote:
+        remote.bind((where, 0))
+        remote.settimeout(DEADLINE)
+        address = (where, remote.getsockname()[1])
+        if way == "flow":
+            sock = rig.udp(int(family))
+            assert sock.sendto(b"x", address) == 0
+            _, peer = remote.recvfrom(10)
+            remote.connect(peer[:2])
+            assert sock.refuse(address)
+        else:
+            listener = rig.host.listen_udp((where, 0), rig)
+            rig.socks.append(listener)  # type: ignore[arg-type]
+            remote.connect((where, listener.address[1]))
+            assert listener.refuse(address, where)
+        with pytest.raises(ConnectionRefusedError):
+            remote.recv(10)
+    rig.close()

@@ -63,6 +63,7 @@ def test_a_guest_that_refuses_closes_the_flow(net: Net) -> None:
     assert net.take() == []
     assert net.host.udps[0].closed
     assert net.count("udp_guest_refused") == 1
+    assert net.host.udps[0].refused == [("192.0.2.1", 9)] and net.count("udp_refusals_passed") == 1
 
 
 @pytest.mark.parametrize(
