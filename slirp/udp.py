@@ -413,7 +413,9 @@ class Udp:
             target = flow.remotes[remote + U16.pack(rport)]
         except KeyError:  # a stranger
             target = (ip_text(remote), rport)
-        if target and target is not BLOCKED and flow.socket is not None and flow.socket.refuse(target):
+        # only to who sent something: a guest's word alone lets no error out
+        sent = target is not None and (target in flow.sources or type(target) is not tuple)
+        if sent and target is not None and flow.socket is not None and flow.socket.refuse(target):
             self.network.count("udp_refusals_passed")
         self._end(flow)
 

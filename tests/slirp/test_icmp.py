@@ -66,6 +66,13 @@ def test_a_guest_that_refuses_closes_the_flow(net: Net) -> None:
     assert net.host.udps[0].refused == [("192.0.2.1", 9)] and net.count("udp_refusals_passed") == 1
 
 
+def test_no_error_leaves_to_who_sent_nothing(net: Net) -> None:
+    net.put(udp("192.0.2.1", 9, b"x"))
+    net.deliver(net.host.udps[0], b"answer", ("192.0.2.1", 9))
+    net.put(complaint("192.0.2.66"))
+    assert net.host.udps[0].closed and net.host.udps[0].refused == []
+
+
 @pytest.mark.parametrize(
     "frame",
     [
