@@ -118,8 +118,8 @@ def test_the_kernel_configures_itself(tapnet: Runner) -> None:
     assert rest.count("ttl=255") == 3
 
 
-def test_ipv6_alone(tapnet: Runner) -> None:
-    done = tapnet.run(
+def test_ipv6_alone(root: Runner) -> None:
+    done = root.run(
         "ip -o addr show dev eth0; cat /etc/resolv.conf", *DIRECT, "-net", "user,ipv6=on,ipv6-ula=lab7"
     )
     assert done.returncode == 0, done.stderr
@@ -193,21 +193,21 @@ def test_dhcpv6_clients(root: Runner, client: str) -> None:
 # ---- to the host's loopback, and names ---------------------------------------------------------------------
 
 
-def test_curl_and_iperf3(tapnet: Runner) -> None:
+def test_curl_and_iperf3(root: Runner) -> None:
     """A page, a TFTP transfer, and TCP both ways at whatever speed."""
     data = blob(3_000_000)
-    (tapnet.home / "www6").mkdir(exist_ok=True)
-    (tapnet.home / "www6" / "f").write_bytes(data)
+    (root.home / "www6").mkdir(exist_ok=True)
+    (root.home / "www6" / "f").write_bytes(data)
     web, perf = free_port(), free_port()
-    server = [sys.executable, "-m", "http.server", "--bind", "::1", str(web), "-d", str(tapnet.home / "www6")]
+    server = [sys.executable, "-m", "http.server", "--bind", "::1", str(web), "-d", str(root.home / "www6")]
     with daemon(server), daemon(["iperf3", "-s", "-B", "::1", "-p", str(perf)]):
         until_sync(lambda: listening(web) and listening(perf), "the servers listen", 30)
-        done = tapnet.run(
+        done = root.run(
             f"curl -6 -sS -m 60 http://[fec0::2]:{web}/f | sha256sum; curl -sS -m 60 tftp://[fec0::2]/f | sha256sum;"
             f" for way in '' -R; do iperf3 -6 -c fec0::2 -p {perf} -n 20M $way >/dev/null && echo ok; done",
             *DIRECT,
             "-net",
-            f"user,tftp={tapnet.home}/www6",
+            f"user,tftp={root.home}/www6",
             seconds=180,
         )
     digest = hashlib.sha256(data).hexdigest()
