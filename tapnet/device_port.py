@@ -116,7 +116,7 @@ class DirectAttachment(DeviceEnd):
         port: Port | None = None,
     ) -> None:
         super().__init__(loop, device, on_gone)
-        self._held: tuple[bytes, bytes] | None = None
+        self.held: tuple[bytes, bytes] | None = None  # read, and not taken by the hub
         if port is not None:
             self.port = port
             port.receive, port.ready, port.offer = self._write, self._ready, device.set_offload
@@ -136,8 +136,8 @@ class DirectAttachment(DeviceEnd):
             self.port.on_link = self.set_link
 
     def start(self) -> None:
-        """Begin to read from the device."""
-        self._read_on(True)
+        """Begin to read from the device; what is held goes first."""
+        self._ready()
 
     def _readable(self) -> None:
         read = self.device.read
@@ -148,18 +148,18 @@ class DirectAttachment(DeviceEnd):
                 if item is None:
                     return
                 if not send(*item):
-                    self._held = item
+                    self.held = item
                     self._read_on(False)
                     return
         except DeviceGone:
             self._gone()
 
     def _ready(self) -> None:
-        item = self._held
+        item = self.held
         if item is not None:
-            self._held = None
+            self.held = None
             if not self.port.send(*item):
-                self._held = item
+                self.held = item
                 return
         self._read_on(True)
 

@@ -116,7 +116,8 @@ class TapBackend:
         if opened is None or not opened.made or self.net.downscript is not None:
             return None
         state = self.port.export()
-        handed = Handover({"port": port_data(replace(state, fds={}))}, {"tap": opened.device.fileno()})
+        data = {"port": port_data(replace(state, fds={})), "held": self.attachment.held}
+        handed = Handover(data, {"tap": opened.device.fileno()})
         for fd in state.fds.values():
             os.close(fd)
         self.port.clear("restart")
@@ -128,6 +129,8 @@ class TapBackend:
         state = port_state(handed.data["port"])
         backend = cls(net, loop, OpenTap.adopt(handed.fds["tap"], state.extra))
         backend.port.adopt(state)
+        held = handed.data["held"]
+        backend.attachment.held = (held[0], held[1]) if held is not None else None
         return backend
 
     def _export(self) -> tuple[dict[str, Any], dict[str, int]]:

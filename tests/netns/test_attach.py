@@ -204,7 +204,7 @@ def test_full_hub_holds_the_sender_and_loses_nothing(kind: str, tmp_path: Path) 
         slow = Port("slow", receive, queue_frames=16)
         wire.hub.add(slow)
         assert await wire.run(0, sender(tmp_path, frame, count)) == 0
-        await until(lambda: attachment._held is not None, "sender held back")
+        await until(lambda: attachment.held is not None, "sender held back")
         gate["open"] = True
         slow.flush()
         await until(lambda: taken.count(frame) == count, f"all {count} frames")

@@ -292,6 +292,8 @@ def test_drop_ins(facts: dict[str, Any]) -> None:
     assert facts["share.start"] == facts["share.stop"] == DONE, facts["share.log"]
     assert facts["share.port"]
     assert facts["share.smb"][0] == 0, (facts["share.smb"], facts["share.log"])
+    assert facts["share.range"] == ["1", "0"], "nobody has ping sockets here"
+    assert facts["share.ping"][0] == 0, (facts["share.ping"], facts["share.log"])
     assert (facts["share.got"], facts["share.owner"]) == ("hello", "tapnet")
 
 

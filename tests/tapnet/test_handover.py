@@ -16,8 +16,9 @@ import pytest
 from tapnet import handover, notify, passed
 from tapnet.backends.pipe import OUT_BYTES
 from tapnet.backends.stream import Connector, Given, Listener, Server
+from tapnet.backends.tap import TapBackend
 from tapnet.backends.vde import VdeWire
-from tapnet.config import Endpoint, Fd, SocketNet, UnixPath, VdeNet
+from tapnet.config import Endpoint, Fd, SocketNet, TapNet, UnixPath, VdeNet
 from tapnet.handover import Handover
 from tests.tapnet.test_backend_vde import Switch
 from tests.tapnet.wire_kit import LOCAL, LOOPS, Room, frame, options, play, until, wrap
@@ -188,6 +189,27 @@ def test_a_vde_plug(loop: str, tmp_path: Path) -> None:
         assert new._retry.up and new.info_line() == f"vde: sock={tmp_path}"
         switch.control.close()
         await until(lambda: not new._retry.up)
+
+    play(scene, loop)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes a TAP")
+def test_a_tap_with_a_frame_that_the_hub_has_not_taken(loop: str) -> None:
+    async def scene(room: Room) -> None:
+        it = TapNet(origin="-net tap", name="t", id=None, vlan=0, ifname=f"tap-h-{os.getpid() % 10000}")
+        old = TapBackend(it, room.loop)
+        index = socket.if_nametoindex(it.ifname or "")
+        old.attachment.held = (frame(9, 60), b"")
+        handed = over(old.export())
+        old.close()
+        assert socket.if_nametoindex(it.ifname or "") == index, "the descriptor keeps it"
+        new = TapBackend.adopt(it, room.loop, handed)
+        room.add(new)
+        await until(lambda: frame(9, 60) in room.card.frames)
+        assert new.ifname == it.ifname
+        new.close()
+        with pytest.raises(OSError):
+            socket.if_nametoindex(it.ifname or "")
 
     play(scene, loop)
 

@@ -524,7 +524,7 @@ def drop_ins():
     os.makedirs("/srv/share")
     Path("/srv/share/hello").write_text("hello\n")
     sh("chown -R tapnet /srv/share; ip netns add share")
-    for name in ("netns", "low-ports", "smb"):
+    for name in ("netns", "low-ports", "smb", "ping"):
         drop_in("share", Path(f"/usr/local/share/tapnet/drop-ins/{name}.conf").read_text())
     config("share", BOX)
     facts["share.start"] = sh("systemctl start tapnet@share")
@@ -533,6 +533,11 @@ def drop_ins():
     commands = "get hello /tmp/got; put /etc/hostname new"
     facts["share.smb"] = sh(f"ip netns exec share timeout 60 smbclient -N //10.0.2.4/qemu -c '{commands}'")
     facts["share.got"], facts["share.owner"] = out("cat /tmp/got"), out("stat -c %U /srv/share/new")
+    sh("ip addr add 192.0.2.1/32 dev lo")
+    facts["share.range"] = out("cat /proc/sys/net/ipv4/ping_group_range").split()
+    facts["share.ping"] = sh(
+        "ip netns exec share timeout 60 sh -c 'until ping -c 1 -W 5 192.0.2.1; do sleep 1; done'"
+    )
     facts["share.stop"] = sh("systemctl stop tapnet@share")
     facts["share.log"] = out("journalctl -q --no-pager -o cat -u tapnet@share")
     sh("ip netns del share")
