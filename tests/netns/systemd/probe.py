@@ -90,6 +90,7 @@ def exposure(text):
 
 def host():
     facts["before"] = (links(), files("/run/tapnet"))
+    facts["systemd"] = out("systemctl --version").splitlines()[0]
     facts["sysusers"] = sh("systemd-sysusers")[::2]
     facts["tmpfiles"] = sh("systemd-tmpfiles --create /usr/local/lib/tmpfiles.d/tapnet.conf")[::2]
     facts["tun"] = out("stat -c '%a %U %G' /dev/net/tun")
