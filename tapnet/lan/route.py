@@ -134,7 +134,8 @@ class Router:
                 )
                 if network.prefixlen == network.max_prefixlen:
                     continue
-                networks.append(network)
+                if network not in networks:
+                    networks.append(network)
                 if isinstance(address, IPv4Address) and self._giaddr is None:
                     self._giaddr = address
         gateways = {

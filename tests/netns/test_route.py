@@ -158,6 +158,8 @@ def test_a_guest_leases_and_all_reach_each_other(scene: Scene, tmp_path: Path) -
         assert report["end"]["sum_sent"]["bytes"] >= 1 << 20
 
     routing.said("2001:db8:77:0:5054:ff:fe00:7001 is behind tap0 (seen")
+    # its own duplicate detection goes on for a second
+    until_sync(lambda: "tentative" not in scene.inside("ip -6 addr show eth0"), "the guest has its address")
     routes = scene.inside("ip -6 route")
     assert "default via fe80" in routes and "2001:db8:77::/64" not in routes  # nothing is on the link
     for target in ("2001:db8:77::1", "2001:db8:77::2", "2001:db8:77::3"):
