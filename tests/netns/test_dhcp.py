@@ -63,3 +63,32 @@ def test_dhclient_and_every_kind_of_option(tmp_path: Path) -> None:
         "option dhcp-lease-time 600;",
     ):
         assert line in done.stdout, (line, done.stdout, done.stderr)
+
+
+NETWORKD = """
+mount --bind /sys /sys; mount -o remount,bind,ro /sys; mount -t tmpfs tmpfs /run
+mkdir -p /run/systemd/network /run/systemd/netif/links /run/systemd/netif/leases /run/systemd/netif/lldp
+chown -R systemd-network /run/systemd/netif
+printf '[Match]\\nName=eth0\\n[Network]\\nDHCP=ipv4\\nIPv6AcceptRA=no\\n' > /run/systemd/network/10.network
+/lib/systemd/systemd-networkd >/dev/null 2>&1 & daemon=$!
+tries=0; until grep -qs ADDRESS /run/systemd/netif/leases/* || [ $tries = 300 ]; do sleep 0.1; tries=$((tries+1)); done
+ip -4 -br addr show dev eth0; ip route; cat /run/systemd/netif/leases/*; kill $daemon; wait $daemon
+"""
+
+
+def test_systemd_networkd(tmp_path: Path) -> None:
+    """It takes /sys for a container's, where udev has nothing to say, when that is read-only."""
+    (tmp_path / "networkd.sh").write_text(NETWORKD)
+    keys = "user,ntp=10.0.2.2,domainname=lab.test,route=192.168.0.0/16-10.0.2.9"
+    done = root_runner(tmp_path).run(
+        f"unshare -m sh {tmp_path}/networkd.sh", "-net", "nic,model=direct,dhcp=off", "-net", keys
+    )
+    for text in (
+        "10.0.2.15/24",
+        "default via 10.0.2.2",
+        "192.168.0.0/16 via 10.0.2.9",
+        "DNS=10.0.2.3",
+        "NTP=10.0.2.2",
+        "DOMAINNAME=lab.test",
+    ):
+        assert text in done.stdout, (done.stdout, done.stderr)
