@@ -61,6 +61,7 @@ def test_active_and_passive(lonely: Runner) -> None:
     assert len(set(sums)) == 1, (done.stdout, done.stderr)
 
 
+@pytest.mark.slow
 def test_without_help_active_mode_fails(lonely: Runner) -> None:
     script = f"until nc -z 10.0.2.2 21; do sleep 0.1; done; {CLIENTS['curl active']} | wc -c"
     done = lonely.run(script, "-net", "nic,model=direct", "-net", "user", seconds=120)

@@ -97,6 +97,7 @@ def test_ipv6(tapnet: Runner) -> None:
     assert done.stdout.split() == ["1", "SIX", "datagram"], done.stderr
 
 
+@pytest.mark.slow
 def test_a_stream_of_megabytes_and_a_program_for_each(tapnet: Runner) -> None:
     (tapnet.home / "big").write_bytes(blob(3_000_000))
     script = f"for n in 1 2 3 4; do (nc -N 10.0.2.4 7 < {tapnet.home}/big | sha256sum) & done; wait; nc -d 10.0.2.4 8"

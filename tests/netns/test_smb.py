@@ -69,6 +69,7 @@ def test_a_guest_reads_and_writes(user: Runner) -> None:
     (path / "sub").rmdir()
 
 
+@pytest.mark.slow
 def test_two_at_once_by_both_ports_and_elsewhere(user: Runner) -> None:
     path = share(user)
     ask = client("get hello -", server="10.0.2.9")
