@@ -77,13 +77,14 @@ def bridge(name: str, *words: str) -> subprocess.CompletedProcess[str]:
     ("command", "how", "stride"),
     [
         ("up", "kill", 1),
-        ("up", "error", 7),
-        ("up", "signal", 9),
-        ("down", "kill", 1),
-        ("down", "error", 7),
-        ("down", "signal", 9),
+        ("up", "error", 13),
+        ("up", "signal", 17),
+        ("down", "kill", 3),
+        ("down", "error", 13),
+        ("down", "signal", 13),
         pytest.param("up", "error", 1, marks=pytest.mark.slow),
         pytest.param("down", "error", 1, marks=pytest.mark.slow),
+        pytest.param("down", "kill", 1, marks=pytest.mark.slow),
     ],
 )
 def test_broken_off_at_any_step_all_is_as_it_was(host: str, command: str, how: str, stride: int) -> None:
