@@ -154,7 +154,8 @@ inb 0x80\x20
 
 
 def told(command, model, directory, lines):
-    """Every line of the server, messages too, from start to end."""
+    """Every line of the server, messages too, from start to end; but for line 0, where QEMU's PC has a timer (the 8254)
+    that ticks when it likes."""
     process = subprocess.Popen(command(model, directory), stdin=subprocess.DEVNULL)
     try:
         client = QtestClient.unix(f"{directory}/bus")
@@ -164,7 +165,8 @@ def told(command, model, directory, lines):
             answer = ""
             while not answer or answer.startswith("IRQ "):
                 answer = client.line()
-                seen.append((line, answer))
+                if answer not in ("IRQ raise 0", "IRQ lower 0"):
+                    seen.append((line, answer))
         client.close()
         return seen
     finally:

@@ -61,6 +61,12 @@ def test_ten_thousand_flows_in_half_a_gibibyte() -> None:
         server.communicate()
 
 
+def peak() -> int:
+    """The greatest resident size of this program (ru_maxrss has its parent's from before exec too)."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) << 10
+
+
 def scene(port: int) -> None:
     """Open them all, say a word on each and hear it back, close them; print the greatest resident size in bytes."""
     import asyncio
@@ -125,7 +131,7 @@ def scene(port: int) -> None:
     assert len(stack.tcp) == FLOWS == len(host)
     for sport in ports:
         assert heard[sport] == b"WORD " + struct.pack("!H", sport).hex().upper().encode()
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+    resident = peak()
     for sport in ports:
         seq, ack = answered[sport]
         give(sport, ACK | FIN, seq, ack)
