@@ -103,7 +103,7 @@ bench: apt $(VENV)/dev.stamp
 	$(PYTEST) tests/bench --benchmark-enable --benchmark-only --benchmark-save=tapnet --benchmark-disable-gc
 	$(BIN)/python -m tests.bench.end_to_end
 	$(BIN)/python -m tests.bench.wires
-	if [ "$$(id -u)" = 0 ]; then $(BIN)/python -m tests.bench.vm; $(BIN)/python -m tests.bench.tap; fi
+	if [ "$$(id -u)" = 0 ]; then $(BIN)/python -m tests.bench.vm; $(BIN)/python -m tests.bench.tap; $(BIN)/python -m tests.bench.swap; fi
 	$(BIN)/python -m tests.bench.qtest
 
 fuzz: $(VENV)/dev.stamp

@@ -78,6 +78,8 @@ USUAL = bytes(
     )
 )
 HTTP_CLIENT, PXE_CLIENT = b"HTTPClient", b"PXEClient"
+UDHCP_CLIENT = b"udhcp"  # busybox: not T1 but half of the lease counts, and it rests for 3 s after a NAK
+UDHCP_LEASE = 8, 5  # of T1: so it has asked anew within T1
 URLS = ("http://", "https://")
 
 
@@ -223,9 +225,13 @@ class Dhcp:
             lease.hostname = name.decode("ascii", "replace")
 
     def _seconds(self, message: DhcpMessage) -> int:
-        """The lease time: ours, or a shorter one that the client asks for."""
+        """The lease time: ours, or a shorter one that the client asks for. Where a T1 was set, busybox gets one that
+        makes it come back as early.
+        """
         asked = message.options.get(formats.LEASE_TIME)
-        ours = self._config.lease_time
+        ours, renew = self._config.lease_time, self._config.renew_time
+        if renew is not None and message.options.get(formats.VENDOR_CLASS, b"").startswith(UDHCP_CLIENT):
+            ours = min(ours, renew * UDHCP_LEASE[0] // UDHCP_LEASE[1])
         return ours if asked is None else min(ours, max(LEASE_MIN, ip_int(asked)))
 
     def _decline(self, message: DhcpMessage, now: int) -> None:

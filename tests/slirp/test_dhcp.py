@@ -412,6 +412,22 @@ def test_a_shorter_lease_may_be_asked_for(net: Net, asked: int, found: int) -> N
     assert int.from_bytes(offer.options[51], "big") == found
 
 
+@pytest.mark.parametrize(
+    ("vendor", "lease_time", "renew_time", "found"),
+    [
+        (b"udhcp 1.35.0", 120, 30, 48),
+        (b"udhcp 1.35.0", 0xFFFFFFFF, 30, 48),
+        (b"udhcp 1.35.0", 120, None, 120),
+        (b"MSFT 5.0", 120, 30, 120),
+    ],
+)
+def test_busybox_comes_back_as_early_as_who_heeds_t1(
+    vendor: bytes, lease_time: int, renew_time: int | None, found: int
+) -> None:
+    net = Net(Config(lease_time=lease_time, renew_time=renew_time), known=False)
+    assert int.from_bytes(ask(net, DISCOVER, {60: vendor}).options[51], "big") == found
+
+
 def test_infinite_leases_have_no_timers() -> None:
     offer = ask(Net(Config(lease_time=0xFFFFFFFF), known=False), DISCOVER)
     assert offer.options[51] == b"\xff" * 4
