@@ -315,7 +315,7 @@ def test_confirmed(host: str, tapnet: Runner) -> None:
 def test_the_watchdog_is_ended(host: str, tapnet: Runner, number: int) -> None:
     """SIGTERM: it undoes at once. SIGKILL: the next command does, when the time is over."""
     before = state(f"-n {host}")
-    seconds = "600" if number == signal.SIGTERM else "2"
+    seconds = "600" if number == signal.SIGTERM else "8"
     bridge(host, "up", "br0", "--uplink", "eth0", "--confirm-timeout", seconds)
     for pid in watchdog(host):
         os.kill(pid, number)

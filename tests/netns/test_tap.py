@@ -23,7 +23,7 @@ def test_guest_is_on_the_lan(lan: str, tapnet: Runner, model: str) -> None:
     """T1: address from the LAN's own server, the host reaches the guest and the guest the host."""
     command = (
         "ip -4 addr show eth0; ip route; ping -c 1 -w 30 192.168.77.1;"
-        "echo ready; exec timeout 20 nc -l -N -p 5000 < /etc/hostname"
+        "echo ready; exec timeout 120 nc -l -N -p 5000 < /etc/hostname"
     )
     process = inside(lan, tapnet).popen(
         command, "-net", f"nic,model={model}", "-net", "tap,ifname=tap0,br=br0"
@@ -49,7 +49,7 @@ def test_guest_is_on_the_lan(lan: str, tapnet: Runner, model: str) -> None:
 
         until_sync(fetched, "the guest's server")
         assert got == Path("/etc/hostname").read_text()
-        assert process.wait(10) == 0
+        assert process.wait(SECONDS) == 0
     finally:
         process.kill()
     assert "tap0" not in links(lan), "what we made is gone"
