@@ -283,7 +283,7 @@ def bootfile(value: str) -> tuple[int | None, str]:
     """FILE, or ARCH=FILE for a client architecture of option 93, or ipxe=FILE (-1) for clients that are iPXE."""
     if value.startswith("ipxe="):
         return -1, words.limited(127)(value[5:])
-    match = re.fullmatch(r"(0x[0-9a-fA-F]{1,4}|[0-9]{1,5})=(.+)", value, re.DOTALL)
+    match = re.fullmatch(r"(0x[0-9a-fA-F]+|[0-9]+)=(.+)", value, re.DOTALL)
     arch = words.number(0, 65535, "an architecture")(match[1]) if match else None
     return arch, words.limited(127)(match[2] if match else value)
 

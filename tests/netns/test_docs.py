@@ -36,7 +36,7 @@ def names():
 def run(words):
     command = [sys.executable, "-m", "tapnet", "exec", *words]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=40, stdin=subprocess.DEVNULL)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=90, stdin=subprocess.DEVNULL)
     except subprocess.TimeoutExpired as error:
         return str(error)
     return done.stdout + done.stderr
@@ -96,7 +96,7 @@ def test_every_example_runs(tmp_path: Path) -> None:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=220,
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr

@@ -275,6 +275,8 @@ BAD = """
     -net user: tftp-write= needs tftp=
 -net user,smbserver=10.0.2.4
     -net user: smbserver= needs smb=
+-net user,bootfile=99999=x
+    -net user: bootfile=99999=x: not an architecture 0..65535
 -net user,bootfile=a,bootfile=b
     -net user: bootfile=b: given twice for one architecture
 -net user,dhcp-option=0=x
@@ -503,7 +505,10 @@ LISTS = [
     ("-net ?", "hubport"),
     ("-netdev help", "-netdev TYPE"),
     ("-nic help", "stream"),
-    ("-net user,help", "hostfwd=[tcp|udp]:[ADDR]:PORT-[GUEST]:PORT (repeatable"),
+    (
+        "-net user,help",
+        "hostfwd=[tcp|udp]:[ADDR]:PORT[-PORT]|unix:PATH-[GUEST]:PORT (repeatable",
+    ),
     ("-netdev tap,help", "script=FILE|no"),
     ("-net nic,help", "netns=PATH|PID"),
     ("-net nic,model=help", "ne2k_isa"),
