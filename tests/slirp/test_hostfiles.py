@@ -13,7 +13,7 @@ import pytest
 
 from slirp.hostfiles import HostDirectory
 
-DEADLINE = 10.0
+DEADLINE = 60.0
 
 
 class Events:

@@ -23,7 +23,7 @@ from slirp.hosterrors import parse_error
 from slirp.hostio import AsyncHost, HostTcp, HostUdp, is_local, parse_resolv_conf
 from tapnet.monitor.guard import claim
 
-DEADLINE = 5.0
+DEADLINE = 60.0
 IP_RECVTTL = 12
 
 

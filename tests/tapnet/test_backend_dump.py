@@ -58,7 +58,7 @@ def test_tcpdump_reads_it(tmp_path):
         await until(lambda: wire.port.counters.rx_frames == 1)
 
     play(scene)
-    done = subprocess.run(["tcpdump", "-tnr", str(file)], capture_output=True, text=True, timeout=20)
+    done = subprocess.run(["tcpdump", "-tnr", str(file)], capture_output=True, text=True, timeout=100)
     assert done.returncode == 0 and "ARP, Request who-has 0.0.0.0" in done.stdout, done.stderr
 
 

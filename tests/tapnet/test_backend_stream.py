@@ -171,7 +171,9 @@ def test_a_peer_that_dies_in_the_middle_of_a_frame(loop, caplog):
     play(scene, loop)
 
 
-def test_1000_connects_and_drops_leave_nothing(loop, caplog):
+def test_1000_connects_and_drops_leave_nothing(loop, caplog, monkeypatch):
+    monkeypatch.setattr(stream, "LOG_SECONDS", 1e9)  # however long it takes
+
     async def scene(room: Room) -> None:
         wire = listener(room)
         for number in range(1000):
@@ -184,7 +186,7 @@ def test_1000_connects_and_drops_leave_nothing(loop, caplog):
         assert [p.name for p in room.hub.ports] == ["card"] and not room.infos
 
     play(scene, loop)
-    assert 1 <= sum("connection from" in record.message for record in caplog.records) <= 3 * stream.LOG_LINES
+    assert 1 <= sum("connection from" in record.message for record in caplog.records) <= stream.LOG_LINES
 
 
 def test_clients_are_bounded(monkeypatch, caplog):

@@ -229,7 +229,7 @@ async def main():
     _, instance = seed_instance()
     instance.shutdown = done.set
     one = await server.open_qmp(Chardev(origin="-qmp", address=None), Control(instance))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(100):
         await done.wait()
     one.close()
 

@@ -405,7 +405,7 @@ asyncio.run(main())
 @pytest.mark.parametrize("lines", [b"info name\nbogus\nq\n", b"x" * 9000 + b"\ninfo name\nq\n"])
 def test_stdio(lines: bytes) -> None:
     child = subprocess.run(
-        [sys.executable, "-c", STDIO], input=lines, capture_output=True, timeout=20,
+        [sys.executable, "-c", STDIO], input=lines, capture_output=True, timeout=100,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
     assert child.returncode == 0, child.stderr.decode()
@@ -515,7 +515,7 @@ def test_client_reads_lines_from_standard_input(place: Path, monkeypatch: pytest
     def play(lines: bytes) -> subprocess.CompletedProcess[bytes]:
         return subprocess.run(
             [sys.executable, "-c", script, str(place / "lab.ctl")],
-            input=lines, capture_output=True, timeout=20, env=environment,
+            input=lines, capture_output=True, timeout=100, env=environment,
         )  # fmt: skip
 
     async def scene() -> None:
