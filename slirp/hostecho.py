@@ -23,7 +23,7 @@ from typing import Protocol
 
 from .checksum import checksum
 from .host import Echo, IcmpError, UdpEvents
-from .hosterrors import ErrorQueue, apply, hops, listen_for_errors
+from .hosterrors import ErrorQueue, ErrorSocket, apply, hops, listen_for_errors
 from .wire import ECHO_REPLY, ECHO_REPLY_6, ECHO_REQUEST, ECHO_REQUEST_6, ICMP, ICMP_LEN, U16
 
 BATCH = 64
@@ -162,10 +162,10 @@ def _echo(family: int, message: bytes, remote: str, ttl: int, tos: int) -> tuple
     return rest >> 16, Echo(rest & 0xFFFF, message[ICMP_LEN:], remote, ttl, tos)
 
 
-class HostEcho:
+class HostEcho(ErrorSocket):
     """A ping socket of its own. Raises PermissionError where the host permits none."""
 
-    __slots__ = ("_errors", "_events", "_family", "_fd", "_host", "_how", "_sock", "born")
+    __slots__ = ("_family", "_how", "born")
 
     def __init__(self, host: _Set, family: int, ident: int, events: UdpEvents) -> None:
         self._sock = sock = _socket(host, family, socket.SOCK_DGRAM)
@@ -186,10 +186,6 @@ class HostEcho:
         self.born = host.enter(self._fd, self)
         host.register(self._fd, _IN)
 
-    def fileno(self) -> int:
-        """The descriptor; -1 when closed."""
-        return self._fd
-
     def send(self, seq: int, data: bytes, remote: str, how: int = 64) -> int:
         """0, or errno."""
         if self._fd < 0:
@@ -202,10 +198,6 @@ class HostEcho:
             return failure.errno or errno.EIO
         return _send(self._sock, _request(self._family, 0, seq, data), remote)
 
-    def mtu(self) -> int:
-        """What the last refusal as too long did not keep; 0: unknown."""
-        return self._errors.mtu() if self._fd >= 0 else 0
-
     def recv(self) -> Echo | None:
         """One reply; None: nothing now."""
         while self._fd >= 0:
@@ -216,24 +208,6 @@ class HostEcho:
             if echo is not None:
                 return echo[1]
         return None
-
-    def error(self) -> IcmpError | None:
-        """One error of the queue; None: none."""
-        return self._errors.next() if self._fd >= 0 else None
-
-    def close(self) -> None:
-        """Give the socket back."""
-        if self._fd < 0:
-            return
-        self._host.leave(self._fd)
-        self._fd = -1
-        self._sock.close()
-
-    def event(self, events: int, now: int) -> None:
-        """From the epoll set."""
-        if events & select.EPOLLERR:
-            self._errors.ready = True
-        self._events.host_readable(now)
 
 
 class RawEcho:

@@ -14,12 +14,14 @@ Ref: ip(7), ipv6(7); Linux uapi/linux/errqueue.h; RFC 1191; RFC 8201.
 from __future__ import annotations
 
 import errno
+import select
 import socket
 import struct
 from collections import deque
+from typing import Protocol
 
 from .checksum import checksum
-from .host import NO_FRAGMENT, Address, IcmpError
+from .host import NO_FRAGMENT, Address, IcmpError, UdpEvents
 from .icmp_map import PORT6, UNREACHABLE6, to_6
 from .wire import ICMP, IPV4, IPV4_LEN, PORT, PROTO_UDP, UDP, UDP_LEN, UNREACHABLE
 from .wire6 import IPV6, VERSION
@@ -233,3 +235,46 @@ class ErrorQueue:
                 return None
             if not found.local or found.errno != errno.EMSGSIZE:
                 return found
+
+
+class _Set(Protocol):
+    def leave(self, fd: int) -> None:
+        """Watch that descriptor no more."""
+
+
+class ErrorSocket:
+    """What datagram sockets with an error queue share. Subclasses fill the fields in; ``_fd`` -1: closed."""
+
+    __slots__ = ("_errors", "_events", "_fd", "_host", "_sock")
+
+    _errors: ErrorQueue
+    _events: UdpEvents
+    _fd: int
+    _host: _Set
+    _sock: socket.socket
+
+    def fileno(self) -> int:
+        """The descriptor; -1 when closed."""
+        return self._fd
+
+    def mtu(self) -> int:
+        """What the last refusal as too long did not keep; 0: unknown."""
+        return self._errors.mtu() if self._fd >= 0 else 0
+
+    def error(self) -> IcmpError | None:
+        """One error of the queue; None: none."""
+        return self._errors.next() if self._fd >= 0 else None
+
+    def close(self) -> None:
+        """Give the socket back."""
+        if self._fd < 0:
+            return
+        self._host.leave(self._fd)
+        self._fd = -1
+        self._sock.close()
+
+    def event(self, events: int, now: int) -> None:
+        """From the epoll set."""
+        if events & select.EPOLLERR:
+            self._errors.ready = True
+        self._events.host_readable(now)

@@ -43,7 +43,7 @@ from typing import Protocol
 from . import hostservice
 from .host import Address, IcmpError, ListenEvents, Service, TcpEvents, UdpEvents
 from .hostecho import EchoEndpoint, HostEcho, RawEchoes
-from .hosterrors import ErrorQueue, apply, listen_for_errors, local_towards, next_error, refuse
+from .hosterrors import ErrorQueue, ErrorSocket, apply, listen_for_errors, local_towards, next_error, refuse
 from .hostfiles import HostDirectory
 from .hostlisten import IP_PKTINFO, HostListener, HostUdpListener, listen
 
@@ -333,10 +333,10 @@ class _Nobody:
 _NOBODY = _Nobody()
 
 
-class HostUdp:
+class HostUdp(ErrorSocket):
     """A host UDP socket (``slirp.host.UdpSocket``)."""
 
-    __slots__ = ("_errors", "_events", "_family", "_fd", "_host", "_how", "_segment", "_sock", "born")
+    __slots__ = ("_family", "_how", "_segment", "born")
 
     def __init__(self, host: AsyncHost, sock: socket.socket, family: int, events: UdpEvents) -> None:
         self._host = host
@@ -349,10 +349,6 @@ class HostUdp:
         self._errors = ErrorQueue(sock)
         self.born = host.enter(self._fd, self)
         host.register(self._fd, _IN)
-
-    def fileno(self) -> int:
-        """The descriptor; -1 when closed."""
-        return self._fd
 
     def sendto(self, data: bytes | memoryview, remote: Address, how: int = 64) -> int:
         """0, or errno."""
@@ -416,10 +412,6 @@ class HostUdp:
         except OSError:
             return False
 
-    def mtu(self) -> int:
-        """What the last refusal as too long did not keep; 0: unknown."""
-        return self._errors.mtu() if self._fd >= 0 else 0
-
     def recv(self) -> tuple[bytes, Address] | None:
         """One datagram; None: nothing now."""
         if self._fd < 0:
@@ -434,24 +426,6 @@ class HostUdp:
                 if failure.errno not in _SOFT:
                     return None
         return None
-
-    def error(self) -> IcmpError | None:
-        """One error of the queue; None: none."""
-        return self._errors.next() if self._fd >= 0 else None
-
-    def close(self) -> None:
-        """Give the socket back."""
-        if self._fd < 0:
-            return
-        self._host.leave(self._fd)
-        self._fd = -1
-        self._sock.close()
-
-    def event(self, events: int, now: int) -> None:
-        """From the epoll set."""
-        if events & select.EPOLLERR:
-            self._errors.ready = True
-        self._events.host_readable(now)
 
 
 class AsyncHost:

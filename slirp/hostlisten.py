@@ -23,8 +23,8 @@ import stat
 import struct
 from typing import Protocol
 
-from .host import AcceptedTcp, Address, IcmpError, ListenEvents, UdpEvents
-from .hosterrors import ErrorQueue, apply, refuse
+from .host import AcceptedTcp, Address, ListenEvents, UdpEvents
+from .hosterrors import ErrorQueue, ErrorSocket, apply, refuse
 
 BACKLOG = 256
 DATAGRAM = 65536
@@ -204,10 +204,10 @@ class HostListener:
         self._events.host_acceptable(now)
 
 
-class HostUdpListener:
+class HostUdpListener(ErrorSocket):
     """A UDP socket that clients know (``slirp.host.UdpListener``)."""
 
-    __slots__ = ("_errors", "_events", "_family", "_fd", "_host", "_how", "_sock", "address", "born")
+    __slots__ = ("_family", "_how", "address", "born")
 
     def __init__(self, host: _Set, sock: socket.socket, events: UdpEvents) -> None:
         self._host = host
@@ -220,10 +220,6 @@ class HostUdpListener:
         self.address: Address = sock.getsockname()[:2]
         self.born = host.enter(self._fd, self)
         host.register(self._fd, _IN)
-
-    def fileno(self) -> int:
-        """The descriptor; -1 when closed."""
-        return self._fd
 
     def recv(self) -> tuple[bytes, Address, str] | None:
         """One datagram, its sender, and our address that it was sent to."""
@@ -272,25 +268,3 @@ class HostUdpListener:
     def refuse(self, remote: Address, local: str) -> bool:
         """Tell ``remote`` that its datagram to ``local`` found a closed port."""
         return refuse(self._family, remote, local, self.address[1])
-
-    def mtu(self) -> int:
-        """What the last refusal as too long did not keep; 0: unknown."""
-        return self._errors.mtu() if self._fd >= 0 else 0
-
-    def error(self) -> IcmpError | None:
-        """One error of the queue; None: none."""
-        return self._errors.next() if self._fd >= 0 else None
-
-    def close(self) -> None:
-        """Give the socket back."""
-        if self._fd < 0:
-            return
-        self._host.leave(self._fd)
-        self._fd = -1
-        self._sock.close()
-
-    def event(self, events: int, now: int) -> None:
-        """From the epoll set."""
-        if events & select.EPOLLERR:
-            self._errors.ready = True
-        self._events.host_readable(now)
