@@ -11,6 +11,9 @@ then DMA runs behind all accesses that came together, before their answers leave
 
 Whatever a client does wrong ends its session with one line; the card is reset then and all is given back.
 
+The end. A Unix socket closed over requests that nobody has read gives its peer ECONNRESET, on which QEMU 11.1 aborts (its
+recv_hdr sets an error twice: seen). So nothing is left in the socket: ``close`` drops it, ``finish`` answers it first.
+
 Timers: the card's own deadlines; ``GREETING_S`` for VERSION; the pause of ``vfio_irq``. Limits: ``OUT_MAX`` bytes of
 answers that the client has not read (then we stop reading from it), those of ``vfio_wire``, ``vfio_memory``, ``vfio_dma``.
 
@@ -20,6 +23,7 @@ Ref: as ``vfio_wire``.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import socket
@@ -41,6 +45,7 @@ log = logging.getLogger("tapnet.vfio-user")
 GREETING_S = 10.0
 OUT_MAX = 4 << 20
 READ_SIZE = 1 << 16
+LAST_READS = 1024  # of a socket that takes no more; one with descriptors ends a read
 _ANCILLARY = socket.CMSG_SPACE(4 * (wire.FDS_MAX + 1))
 _ACCESS = Struct("<HHIIIQII")  # header and ACCESS of a register access
 _SIZES = (1, 2, 4)
@@ -69,6 +74,7 @@ class Session:
         self._paused = False
         self._greeted = False
         self._closed = False
+        self._farewell = "the client has gone"
         self._sizes = [bar.size for bar in function.bars]
         self._due: int | None = None  # of the card, for which ``_timer`` is armed
         self._timer: asyncio.TimerHandle | None = loop.call_later(GREETING_S, self._silent)
@@ -100,7 +106,7 @@ class Session:
             fds = _descriptors(ancillary) if ancillary else ()
             if not data:
                 wire.close_all(fds)
-                self.close("the client has gone")
+                self.close(self._farewell)
                 return
             if flags & _TRUNCATED:
                 wire.close_all(fds)
@@ -213,6 +219,26 @@ class Session:
         self._timer = None
         self.close(f"no VERSION within {GREETING_S:.0f} s")
 
+    def finish(self, reason: str) -> None:
+        """``close``, but what has come is answered first: no processor of a VM waits in vain."""
+        self._farewell = reason
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RD)
+        for _ in range(LAST_READS):
+            if self._closed:
+                return
+            self._readable()
+        self.close(reason)
+
+    def _drop_rest(self) -> None:
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RD)
+            for _ in range(LAST_READS):
+                data, ancillary, _, _ = self.sock.recvmsg(READ_SIZE, _ANCILLARY, _CLOEXEC)
+                wire.close_all(_descriptors(ancillary))
+                if not data:
+                    return
+
     def close(self, reason: str) -> None:
         """End it: everything of the client's is given back, the card is reset. Idempotent."""
         if self._closed:
@@ -226,6 +252,7 @@ class Session:
             self._timer.cancel()
         self.dma.stop()
         self.irqs.close()
+        self._drop_rest()
         self.sock.close()
         self._decoder.close()
         self.function.reset()

@@ -134,6 +134,6 @@ class VfioUserServer:
         if self.session is None:
             self.loop.remove_reader(self._socket.fileno())
         else:
-            self.session.close("tapnet stops")
+            self.session.finish("tapnet stops")
         self._file.remove()
         self._socket.close()

@@ -305,8 +305,16 @@ class Vm:
         return self._text
 
     def write(self, text: str) -> None:
-        """To the console."""
-        os.write(self._in, text.encode())
+        """To the console. Raises VmError, with what was said last, when QEMU has ended."""
+        try:
+            os.write(self._in, text.encode())
+        except BrokenPipeError:
+            deadline = time.monotonic() + END_S
+            while self._more(deadline):
+                pass
+            raise VmError(
+                f"{self.name}: QEMU has ended, status {self.process.wait(END_S)}; console:\n{self._text[-3000:]}"
+            ) from None
 
     def start(self, command: str) -> str:
         """Begin a command; the token for ``finish``."""

@@ -624,6 +624,40 @@ def test_garbage_ends_the_session_in_one_line(
     rig.client().call(wire.GET_INFO, bytes(16))
 
 
+def test_the_end_drops_what_nobody_has_read(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    client = rig.client()
+    before = descriptors()
+    null = os.open("/dev/null", os.O_RDONLY)
+    client.send(b"\xff" * (vfio_session.READ_SIZE + 1000))
+    for _ in range(3):
+        client.send(client.message(wire.GET_INFO, bytes(16)), [null] * 2)
+    assert client.ended() and "bad header" in reason(caplog)
+    os.close(null)
+    client.close()
+    assert descriptors() == before - 2
+
+
+def test_what_was_asked_before_the_server_stops_is_answered(
+    rig: Rig, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = descriptors()
+    null = os.open("/dev/null", os.O_RDONLY)
+    for _ in range(20):
+        client.send(client.message(wire.GET_INFO, bytes(16)), [null])
+        client.send(client.message(wire.REGION_READ, wire.ACCESS.pack(0, 0, 1)))
+    client.send(client.message(wire.GET_INFO, bytes(16))[:20])
+    rig.server.close()
+    with pytest.raises(BrokenPipeError):
+        client.send(client.message(wire.GET_INFO, bytes(16)))
+    for _ in range(20):
+        assert client.get()[1] == wire.GET_INFO
+        assert client.get()[1] == wire.REGION_READ
+    assert client.ended() and reason(caplog).endswith("tapnet stops")
+    os.close(null)
+    client.close()
+    assert descriptors() == before - 3  # the client's end, ours and the listener
+
+
 def test_too_many_descriptors_end_it(rig: Rig, client: Client, caplog: pytest.LogCaptureFixture) -> None:
     before = descriptors()
     null = os.open("/dev/null", os.O_RDONLY)

@@ -181,11 +181,13 @@ class Client:
         return number, command, flags, error, body
 
     def _whole(self) -> bool:
-        if select.select([self.sock], [], [], 0)[0]:
+        whole = len(self.data) >= 16 and len(self.data) >= wire.HEADER.unpack_from(self.data)[2]
+        if not whole and select.select([self.sock], [], [], 0)[0]:
             got = self.sock.recv(1 << 20)
             assert got, "closed"
             self.data += got
-        return len(self.data) >= 16 and len(self.data) >= wire.HEADER.unpack_from(self.data)[2]
+            return self._whole()
+        return whole
 
     def call(self, command: int, body: bytes = b"", fds: Sequence[int] = (), flags: int = 0) -> bytes:
         """Ask; the answer's body, or OSError with its errno."""
@@ -198,15 +200,10 @@ class Client:
         return got
 
     def ended(self) -> bool:
-        """Whether the server has closed the connection."""
+        """Whether the server has closed the connection, in order: a reset makes QEMU abort."""
 
         def gone() -> bool:
-            if not select.select([self.sock], [], [], 0)[0]:
-                return False
-            try:
-                return not self.sock.recv(1 << 20)
-            except ConnectionResetError:
-                return True
+            return bool(select.select([self.sock], [], [], 0)[0]) and not self.sock.recv(1 << 20)
 
         return bool(self.rig.until(gone))
 
