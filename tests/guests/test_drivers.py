@@ -154,7 +154,9 @@ def test_guest_reboots(up: Scene) -> None:
 def test_tapnet_is_killed_and_started_while_the_vm_is_booted_anew(up: Scene) -> None:
     up.tapnet.kill()
     try:
-        assert up.vm.status("timeout 4 ping -A -c 2 -W 1 10.0.2.2") != 0  # the guest lives on, its card is dead
+        assert (
+            up.vm.status("timeout 4 ping -A -c 2 -W 1 10.0.2.2") != 0
+        )  # the guest lives on, its card is dead
     except vm.VmError as died:  # QEMU 11.1's own: its request lay unread in the socket of the killed
         assert "error_setv" in str(died)
     up.vm.close()
