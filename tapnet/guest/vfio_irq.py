@@ -6,6 +6,9 @@
 Without that pause a driver in the middle of its interrupt routine would be called again for every register that it
 reads.
 
+QEMU lowers the line only at an access that succeeds: a device that goes with its line up leaves a guest in an endless
+interrupt. So before the end nothing is fired any more, and ``pending`` says whether the last one was taken.
+
 Ref: as ``vfio_wire``; VFIO's INTx rules in <linux/vfio.h> (automasked, eventfd trigger).
 """
 
@@ -31,7 +34,8 @@ class Interrupts:
         self.touched = 0.0
         self.fired = self.unmasks = 0  # counters
         self._eventfds: dict[int, int] = {}
-        self._masked = False
+        self.pending = False  # fired, and the client has not answered by UNMASK
+        self._masked = self._retired = False
         self._refire: asyncio.TimerHandle | None = None
         function.on_intx = self._level
 
@@ -70,12 +74,12 @@ class Interrupts:
             os.set_blocking(fd, False)
             self._eventfds[index] = fd
         if index == wire.INTX:
-            self._masked = False
+            self._masked = self.pending = False
             if self.function.intx:
                 self._fire()
 
     def _unmask(self) -> None:
-        self._masked = False
+        self._masked = self.pending = False
         self.unmasks += 1
         if self.function.intx and self._refire is None:
             self._refire = self.loop.call_later(REFIRE_S, self._again)
@@ -86,8 +90,8 @@ class Interrupts:
 
     def _fire(self) -> None:
         fd = self._eventfds.get(wire.INTX)
-        if fd is not None:
-            self._masked = True
+        if fd is not None and not self._retired:
+            self._masked = self.pending = True
             self.fired += 1
             with contextlib.suppress(OSError):  # whatever the client gave us for an eventfd
                 os.write(fd, ONE)
@@ -102,6 +106,10 @@ class Interrupts:
             self._refire = self.loop.call_later(REFIRE_S - silent, self._again)
         else:
             self._fire()
+
+    def retire(self) -> None:
+        """Fire no more."""
+        self._retired = True
 
     def close(self) -> None:
         """Give the descriptors back; nothing fires any more."""

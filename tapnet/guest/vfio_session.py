@@ -12,7 +12,8 @@ then DMA runs behind all accesses that came together, before their answers leave
 Whatever a client does wrong ends its session with one line; the card is reset then and all is given back.
 
 The end. A Unix socket closed over requests that nobody has read gives its peer ECONNRESET, on which QEMU 11.1 aborts (its
-recv_hdr sets an error twice: seen). So nothing is left in the socket: ``close`` drops it, ``finish`` answers it first.
+recv_hdr sets an error twice: seen). So nothing is left in the socket: ``close`` drops it. ``finish``, when tapnet goes of
+its own will, first waits until the VM has taken its last interrupt (``vfio_irq``), then answers what was asked.
 
 Timers: the card's own deadlines; ``GREETING_S`` for VERSION; the pause of ``vfio_irq``. Limits: ``OUT_MAX`` bytes of
 answers that the client has not read (then we stop reading from it), those of ``vfio_wire``, ``vfio_memory``, ``vfio_dma``.
@@ -26,7 +27,9 @@ import asyncio
 import contextlib
 import errno
 import logging
+import select
 import socket
+import time
 from array import array
 from collections.abc import Callable
 from struct import Struct
@@ -43,6 +46,7 @@ from .vfio_wire import Message, ProtocolError
 log = logging.getLogger("tapnet.vfio-user")
 
 GREETING_S = 10.0
+FINISH_S = 0.5
 OUT_MAX = 4 << 20
 READ_SIZE = 1 << 16
 LAST_READS = 1024  # of a socket that takes no more; one with descriptors ends a read
@@ -220,8 +224,20 @@ class Session:
         self.close(f"no VERSION within {GREETING_S:.0f} s")
 
     def finish(self, reason: str) -> None:
-        """``close``, but what has come is answered first: no processor of a VM waits in vain."""
+        """``close`` when the client is at rest: no interrupt hangs, no processor of a VM waits for an answer.
+
+        Takes up to ``FINISH_S``, which a stopped VM can cost.
+        """
         self._farewell = reason
+        self.irqs.retire()
+        end = time.monotonic() + FINISH_S
+        poll = select.poll()
+        poll.register(self.sock, select.POLLIN)
+        while not self._closed and self.irqs.pending and (left := end - time.monotonic()) > 0:
+            if poll.poll(left * 1000):
+                self._readable()
+        if self._closed:
+            return
         with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_RD)
         for _ in range(LAST_READS):

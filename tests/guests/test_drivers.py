@@ -157,8 +157,8 @@ def test_tapnet_is_killed_and_started_while_the_vm_is_booted_anew(up: Scene) -> 
         assert (
             up.vm.status("timeout 4 ping -A -c 2 -W 1 10.0.2.2") != 0
         )  # the guest lives on, its card is dead
-    except vm.VmError as died:  # QEMU 11.1's own: its request lay unread in the socket of the killed
-        assert "error_setv" in str(died)
+    except vm.VmError as died:  # its question lay unread, or its interrupt was not taken: docs/vm.md
+        assert re.search(r"error_setv|vfio_region_read\(", str(died))
     up.vm.close()
     up.tapnet.start_again()
     up.boot()

@@ -9,6 +9,7 @@ import select
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -656,6 +657,41 @@ def test_what_was_asked_before_the_server_stops_is_answered(
     os.close(null)
     client.close()
     assert descriptors() == before - 3  # the client's end, ours and the listener
+
+
+def test_a_server_that_stops_waits_for_its_interrupt_to_be_taken(
+    rig: Rig, client: Client, eventfd: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """QEMU's line stays up for ever otherwise."""
+    irq(client, 1)
+    assert fired(eventfd) == 1
+    monkeypatch.setattr(vfio_session, "FINISH_S", 60.0)
+
+    def guest() -> None:
+        client.send(client.message(wire.REGION_READ, wire.ACCESS.pack(0, 0, 1)))
+        time.sleep(0.1)  # the server may see the one without the other, and must not end between them
+        client.send(client.message(wire.SET_IRQS, irq_set(0x11)))
+
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(guest)
+        rig.server.close()
+        done.result()
+    assert client.get()[1] == wire.REGION_READ
+    assert client.get()[1] == wire.SET_IRQS
+    assert client.ended() and reason(caplog).endswith("tapnet stops")
+    assert fired(eventfd) == 0  # the level is up, but nobody would answer
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_client_that_never_takes_its_interrupt_is_not_waited_for(
+    rig: Rig, client: Client, eventfd: int, monkeypatch: pytest.MonkeyPatch, gone: bool
+) -> None:
+    irq(client, 1)
+    monkeypatch.setattr(vfio_session, "FINISH_S", 60.0 if gone else 0.01)
+    if gone:
+        client.close()
+    rig.server.close()
+    assert rig.server.session is None
 
 
 def test_too_many_descriptors_end_it(rig: Rig, client: Client, caplog: pytest.LogCaptureFixture) -> None:
