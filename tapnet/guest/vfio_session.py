@@ -14,6 +14,7 @@ Whatever a client does wrong ends its session with one line; the card is reset t
 The end. A Unix socket closed over requests that nobody has read gives its peer ECONNRESET, on which QEMU 11.1 aborts (its
 recv_hdr sets an error twice: seen). So nothing is left in the socket: ``close`` drops it. ``finish``, when tapnet goes of
 its own will, first waits until the VM has taken its last interrupt (``vfio_irq``), then answers what was asked.
+``refuse`` turns a client away that never had a session.
 
 Timers: the card's own deadlines; ``GREETING_S`` for VERSION; the pause of ``vfio_irq``. Limits: ``OUT_MAX`` bytes of
 answers that the client has not read (then we stop reading from it), those of ``vfio_wire``, ``vfio_memory``, ``vfio_dma``.
@@ -246,15 +247,6 @@ class Session:
             self._readable()
         self.close(reason)
 
-    def _drop_rest(self) -> None:
-        with contextlib.suppress(OSError):
-            self.sock.shutdown(socket.SHUT_RD)
-            for _ in range(LAST_READS):
-                data, ancillary, _, _ = self.sock.recvmsg(READ_SIZE, _ANCILLARY, _CLOEXEC)
-                wire.close_all(_descriptors(ancillary))
-                if not data:
-                    return
-
     def close(self, reason: str) -> None:
         """End it: everything of the client's is given back, the card is reset. Idempotent."""
         if self._closed:
@@ -268,7 +260,7 @@ class Session:
             self._timer.cancel()
         self.dma.stop()
         self.irqs.close()
-        self._drop_rest()
+        _drop_rest(self.sock)
         self.sock.close()
         self._decoder.close()
         self.function.reset()
@@ -481,6 +473,36 @@ class Session:
         self._timer = self._due = None
         self.function.card.run(self.now())
         self._settle()
+
+
+def refuse(sock: socket.socket) -> None:
+    """Turn a client away in order, and close its socket: what it has asked is answered by ESHUTDOWN."""
+    sock.setblocking(False)
+    decoder = wire.Decoder()
+    with contextlib.suppress(OSError, ProtocolError):
+        sock.shutdown(socket.SHUT_RD)
+        for _ in range(LAST_READS):
+            data, ancillary, _, _ = sock.recvmsg(READ_SIZE, _ANCILLARY, _CLOEXEC)
+            messages = decoder.feed(data, _descriptors(ancillary))
+            wire.close_all(fd for message in messages for fd in message.fds)
+            for message in messages:
+                if message.wants_reply and not message.is_reply:
+                    sock.send(wire.failure(message, errno.ESHUTDOWN))
+            if not data:
+                break
+    decoder.close()
+    _drop_rest(sock)
+    sock.close()
+
+
+def _drop_rest(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RD)
+        for _ in range(LAST_READS):
+            data, ancillary, _, _ = sock.recvmsg(READ_SIZE, _ANCILLARY, _CLOEXEC)
+            wire.close_all(_descriptors(ancillary))
+            if not data:
+                return
 
 
 def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:

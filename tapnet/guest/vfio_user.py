@@ -9,7 +9,7 @@
 One client at a time; the next waits in the backlog. A client that comes finds the card as after power-on, so nothing of
 the last one's memory; only the cable is as it was. Whatever ends a
 session (the VM's end, kill -9, a broken message) is one log line; the card is reset, its descriptors and mappings are
-given back, and the socket listens on.
+given back, and the socket listens on. At our own end the session is finished in order, and so are those that wait.
 
 Ref: as ``vfio_wire``.
 """
@@ -17,6 +17,7 @@ Ref: as ``vfio_wire``.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import socket
@@ -27,11 +28,12 @@ from nic_models import models
 from nic_models.pci import Bar, Identity, PciFunction
 
 from ..unixsocket import alive, bind_private
-from .vfio_session import Session
+from .vfio_session import Session, refuse
 
 log = logging.getLogger("tapnet.vfio-user")
 
 BACKLOG = 8
+RETRY_S = 1.0
 BARE = Identity(vendor=0x1234, device=0x8390, revision=0, class_code=0xFF0000)  # nobody's driver matches
 
 
@@ -62,6 +64,7 @@ class VfioUserServer:
         self._new = function.snapshot()
         self.sessions = 0
         self._closed = False
+        self._retry: asyncio.TimerHandle | None = None
         self._socket = socket.socket(
             socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
         )
@@ -70,7 +73,7 @@ class VfioUserServer:
         except OSError as error:
             self._socket.close()
             raise ServeError(f"vfio-user={path}: {error.strerror or error}") from None
-        loop.add_reader(self._socket.fileno(), self._accept)
+        self._listen()
 
     def _bind(self) -> None:
         try:
@@ -85,7 +88,11 @@ class VfioUserServer:
     def _accept(self) -> None:
         try:
             sock, _ = self._socket.accept()
-        except OSError:
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return
+        except OSError:  # no descriptors: not in a busy loop
+            self.loop.remove_reader(self._socket.fileno())
+            self._retry = self.loop.call_later(RETRY_S, self._listen)
             return
         sock.setblocking(False)
         self.loop.remove_reader(self._socket.fileno())
@@ -93,6 +100,10 @@ class VfioUserServer:
         self.sessions += 1
         self.session = Session(self.loop, sock, self.function, self.now, self._ended)
         log.info("%s: a client has come", self.path)
+
+    def _listen(self) -> None:
+        self._retry = None
+        self.loop.add_reader(self._socket.fileno(), self._accept)
 
     def _power_on(self) -> None:
         """A reset alone leaves some of a card as it is: pointers, packet memory."""
@@ -104,7 +115,7 @@ class VfioUserServer:
         self.session = None
         log.warning("%s: session ended: %s", self.path, reason)
         if not self._closed:
-            self.loop.add_reader(self._socket.fileno(), self._accept)
+            self._listen()
 
     def receive(self, frame: bytes, vnet: bytes = b"") -> bool:
         """A frame from the hub."""
@@ -127,13 +138,23 @@ class VfioUserServer:
             self.session.kick()
 
     def close(self) -> None:
-        """End the session and remove the socket. Idempotent."""
+        """End the session, turn away who waits, and remove the socket. Idempotent."""
         if self._closed:
             return
         self._closed = True
+        if self._retry is not None:
+            self._retry.cancel()
         if self.session is None:
             self.loop.remove_reader(self._socket.fileno())
         else:
             self.session.finish("tapnet stops")
         self._file.remove()
+        self._turn_away()
         self._socket.close()
+
+    def _turn_away(self) -> None:
+        """Nobody comes any more; those in the backlog are refused, or closing the socket would reset them."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RD)
+            for _ in range(BACKLOG + 1):
+                refuse(self._socket.accept()[0])

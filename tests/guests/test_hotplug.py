@@ -1,8 +1,12 @@
-"""A card that comes while everything runs: device_add in tapnet's monitor, then in QEMU's; the guest's driver finds it."""
+"""A card that comes while everything runs: device_add in tapnet's monitor, then in QEMU's; the guest's driver finds it.
+And one that does not come, because tapnet ends first.
+"""
 
 from __future__ import annotations
 
 import json
+import subprocess
+import threading
 
 import pytest
 
@@ -31,3 +35,35 @@ def test_a_running_vm_gets_a_card() -> None:
         tapnet.monitor("device_del hot")
         assert tapnet.monitor("info network") == "VLAN 0 devices:\n  user redirector\n"
         assert guest.run("echo alive").strip() == "alive"
+
+
+def test_vms_outlive_a_tapnet_that_ends_while_one_waits_for_a_card() -> None:
+    """The card is in use: the second VM's QEMU has asked, nobody has read it. Reset then, QEMU 11.1 aborts."""
+    with vm.lab() as lab:
+        tapnet = lab.tapnet("-net", f"nic,model=rtl8139,vfio-user={lab.folder}/card.sock", "-net", "user")
+        has = lab.vm("card.sock", kernel=None, ready=None)
+        wants = lab.vm(kernel=None, ready=None)
+        vm.until(lambda: "no client" not in tapnet.monitor("info network -v"), "the first VM's session")
+        vm.until(wants.qmp_path.exists, "QEMU's monitor")
+        said: list[str] = []
+
+        def plug() -> None:
+            try:
+                wants.qmp("device_add", **json.loads(vm.vfio(f"{lab.inside}/card.sock")))
+            except (vm.VmError, OSError) as error:
+                said.append(str(error))
+
+        plugging = threading.Thread(target=plug)
+        plugging.start()
+        vm.until(lambda: waiting(f"{lab.folder}/card.sock"), "the second VM's request")
+        tapnet.close()
+        plugging.join(vm.END_S)
+        assert said and "shutdown" in said[0], said
+        for guest in (has, wants):
+            assert guest.qmp("query-status")["running"]
+
+
+def waiting(path: str) -> bool:
+    """Whether somebody has connected to a listening socket and has not been accepted."""
+    said = subprocess.run(["ss", "-xlnH", "src", path], capture_output=True, text=True, check=True).stdout
+    return any(int(line.split()[2]) > 0 for line in said.splitlines())

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import time
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 from nic_models import models
 from tapnet.guest import vfio_wire as wire
 from tapnet.guest.vfio_user import ServeError, VfioUserServer, isa_function
-from tests.tapnet.vfio_kit import Rig, fake
+from tests.tapnet.vfio_kit import Rig, descriptors, fake, version
 
 MAC = b"\x52\x54\0\x12\x34\x56"
 
@@ -75,6 +78,39 @@ def test_close_ends_the_client(rig: Rig) -> None:
     client = rig.client()
     rig.server.close()
     assert client.ended() and not rig.path.exists()
+
+
+def test_close_refuses_who_waits_in_order(rig: Rig) -> None:
+    """A socket closed over a VERSION that waits makes QEMU abort, and with it a running VM that was to get the card."""
+    first = rig.client()
+    waiting = [rig.client(greet=False, session=False) for _ in range(3)]
+    before = descriptors()
+    null = os.open("/dev/null", os.O_RDONLY)
+    waiting[0].send(waiting[0].message(wire.VERSION, version()))
+    waiting[1].send(waiting[1].message(wire.VERSION, version()), [null])
+    waiting[1].send(waiting[1].message(wire.GET_INFO, bytes(16)))
+    waiting[2].send(b"\xff" * 100)
+    os.close(null)
+    rig.server.close()
+    assert first.ended() and waiting[2].ended()
+    for client, asked in ((waiting[0], (wire.VERSION,)), (waiting[1], (wire.VERSION, wire.GET_INFO))):
+        for command in asked:
+            _, answered, flags, error, _ = client.get()
+            assert (answered, flags, error) == (command, wire.REPLY | wire.ERROR, errno.ESHUTDOWN)
+        assert client.ended()
+    assert descriptors() == before - 2  # the session's and the listener
+
+
+def test_without_descriptors_the_next_client_waits(rig: Rig) -> None:
+    with mock.patch.object(rig.server, "_socket", wraps=rig.server._socket) as listening:
+        listening.accept.side_effect = OSError(errno.EMFILE, "Too many open files")
+        client = rig.client(greet=False, session=False)
+        rig.until(lambda: listening.accept.called)
+        for _ in range(100):
+            rig.turn()
+        assert listening.accept.call_count == 1
+    client.call(wire.VERSION, version())  # a second later
+    assert rig.server.sessions == 1
 
 
 def test_the_cable_outlives_a_client(tmp_path: Path) -> None:
