@@ -269,6 +269,33 @@ def test_a_fault_of_ours_ends_that_client_and_is_reported():
 
 
 @on_both_loops
+@pytest.mark.parametrize("kind", ["unix", "tcp"])
+def test_a_client_that_is_ended_has_an_end_and_no_reset(loop, kind):
+    """Though lines that it has sent are still unread."""
+
+    async def scene():
+        async with rig() as (made, first):
+            first.session.close()
+            with tempfile.TemporaryDirectory() as folder:
+                where = UnixPath(f"{folder}/bus") if kind == "unix" else Endpoint("127.0.0.1", 0)
+                server = await open_qtest(
+                    Chardev(origin="-qtest", address=where, server=True, wait=False), made.bus
+                )
+                listening = server.listening.socket
+                with socket.socket(listening.family) as raw:
+                    raw.setblocking(False)
+                    await made.loop.sock_connect(raw, listening.getsockname())
+                    client = Client(made.loop, raw)
+                    assert await client.ask("endianness") == "OK little"
+                    raw.send(b"inb 0x80\n" * 10_000)  # and the loop has no turn before the end
+                    server.close()
+                    while (line := await client.line()) is not None:
+                        assert line == "OK 0x00ff"
+
+    play(loop, scene)
+
+
+@on_both_loops
 def test_answers_of_others_are_there_after_a_step(loop):
     """A frame goes out, the far end answers, the card has it: by one clock_step, every time."""
 
