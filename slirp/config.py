@@ -21,7 +21,7 @@ from ipaddress import IPv4Address, IPv4Network, ip_address
 from .config6 import Config6
 from .host import Address
 from .rules import Rule, Rules
-from .wire import PROTO_UDP, canonical
+from .wire import PROTO_UDP, canonical, is_martian
 from .wire6 import MTU_MIN as MTU_MIN6
 
 LEASE_TIME = 86400  # seconds
@@ -189,7 +189,7 @@ class Config:
         network, warning = parse_net(self.net)
         small = network.prefixlen > 27
         host = self._own("host", self.host, network, 1 if small else 2)
-        dns = self._own("dns", self.dns, network, 2 if small else 3)
+        dns = self._own("dns", self.dns, network, 2 if small else 3, self.restrict)
         first = self._own("dhcpstart", self.dhcpstart, network, 3 if small else 15)
         if dns == host:
             raise ValueError(f"dns={dns}: must differ from host")
@@ -206,9 +206,11 @@ class Config:
         self._check_dhcp()
 
     @staticmethod
-    def _own(key: str, value: str | None, network: IPv4Network, default: int) -> IPv4Address:
+    def _own(
+        key: str, value: str | None, network: IPv4Network, default: int, inside: bool = True
+    ) -> IPv4Address:
         address = _address(key, value) if value is not None else network.network_address + default
-        if address not in network:
+        if address not in network and (inside or is_martian(address.packed)):
             raise ValueError(f"{key}={address}: not in {network}")
         if address in (network.network_address, network.broadcast_address):
             raise ValueError(f"{key}={address}: is the network or broadcast address of {network}")

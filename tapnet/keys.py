@@ -133,18 +133,18 @@ USER = _table(
     Key("buffers", words.between(words.size(), 1 << 20, 1 << 36, "not between 1M and 64G"), "SIZE"),
 )
 
-_SCRIPT = Key("script", words.text, "FILE|no")
+_SCRIPT = Key("script", words.script, "FILE|no")
 _HELPER = Key("helper", words.text, "PROGRAM")
 _BR = Key("br", words.interface, "BRIDGE")
 TAP = _table(
     Key("ifname", words.tap_interface, "NAME"),
     _BR,
     _SCRIPT,
-    Key("downscript", words.text, "FILE|no"),
+    Key("downscript", words.script, "FILE|no"),
     Key("fd", words.fd, "N"),
     Key("fds", words.fds, "N:N...", later=True),
     _HELPER,
-    Key("sndbuf", words.between(words.size(), 1, 2**31 - 1, "not 1..2147483647"), "SIZE"),
+    Key("sndbuf", words.between(words.size(), 0, 2**31 - 1, "not 0..2147483647"), "SIZE"),
     _flag("vnet_hdr"),
     Key("queues", words.number(1, 256), "N", later=True),
     _flag("vhost", later=True),
@@ -170,9 +170,9 @@ VXLAN = _table(
 SOCKET = _table(
     Key("fd", words.fd, "N"),
     Key("listen", words.listen_endpoint, "[HOST]:PORT"),
-    Key("connect", words.endpoint(any_host=False), "HOST:PORT"),
+    Key("connect", words.near_endpoint, "[HOST]:PORT"),
     Key("mcast", words.multicast_endpoint, "GROUP:PORT"),
-    Key("udp", words.endpoint(any_host=False), "HOST:PORT"),
+    Key("udp", words.near_endpoint, "[HOST]:PORT"),
     Key("localaddr", words.text, "ADDR[:PORT]"),
 )
 

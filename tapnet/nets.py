@@ -19,6 +19,7 @@ from .config import (
     Endpoint,
     Fd,
     HostForward,
+    IpAddress,
     Net,
     Smb,
     SocketAddress,
@@ -42,6 +43,7 @@ HOST, DNS, FIRST = 0x0202, 0x0203, 0x020F  # QEMU's addresses, cut by the mask
 MAX_RESOLVERS, MAX_SEARCH = 8, 32
 MIN_MTU6 = 1280  # RFC 8200 5: below, IPv6 is off unless asked for
 MAX_REMOTES = 64  # of -net vxlan
+NO_LIMIT = 2**31 - 1  # what sndbuf=0 stands for
 MIN_BITS, MAX_BITS = 4, 29  # the NAT's IPv4 net: room for host, dns and a guest
 
 
@@ -125,6 +127,16 @@ def _user_net(given: Given) -> IPv4Network:
     return net
 
 
+def _foreign(given: Given, key: str, address: IpAddress, net: str) -> None:
+    """Refuse an address outside the net, but for a name server's: as in QEMU, guests find it by the router."""
+    if not key.endswith("dns"):
+        raise given.error(f"{key}={address} is not in {net}")
+    if given.get("restrict"):
+        raise given.error(f"{key}={address} is not in {net}: with restrict=on guests cannot reach it")
+    if address.is_multicast or address.is_reserved or address.is_link_local or address.packed[0] in (0, 127):
+        raise given.error(f"{key}={address}: not an address that a name server can have")
+
+
 def _user_v4(given: Given) -> UserV4:
     """QEMU's addresses where none are given; in a small net the next ones that can be."""
     net = _user_net(given)
@@ -134,7 +146,7 @@ def _user_v4(given: Given) -> UserV4:
         if key in given.values:
             found[key] = address = given.get(key)
             if address not in net:
-                raise given.error(f"{key}={address} is not in net={net}")
+                _foreign(given, key, address, f"net={net}")
             if address in edges:
                 raise given.error(f"{key}={address} is the net's own or broadcast address")
             continue
@@ -169,7 +181,7 @@ def _user_v6(given: Given) -> UserV6:
     dns: IPv6Address = given.get("ipv6-dns", IPv6Address(base | 3))
     for key, address in (("ipv6-host", host), ("ipv6-dns", dns)):
         if address not in net:
-            raise given.error(f"{key}={address} is not in ipv6-net={net}")
+            _foreign(given, key, address, f"ipv6-net={net}")
         if int(address) == base:
             raise given.error(f"{key}={address} is the net's own (subnet-router anycast) address")
     if dns == host:
@@ -328,7 +340,7 @@ def _tap(given: Given) -> TapNet:
         downscript=None if down == "no" else down,
         fds=fds,
         helper=given.get("helper"),
-        sndbuf=given.get("sndbuf"),
+        sndbuf=NO_LIMIT if given.get("sndbuf") == 0 else given.get("sndbuf"),
         vnet_hdr=given.get("vnet_hdr"),
         queues=given.get("queues"),
         mac=given.get("mac"),

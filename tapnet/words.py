@@ -113,6 +113,11 @@ def limited(limit: int, what: str = "bytes") -> Callable[[str], str]:
     return convert
 
 
+def script(value: str) -> str:
+    """A program's path; "no", or nothing as libvirt writes it: none."""
+    return text(value) if value else "no"
+
+
 TRUE = ("on", "yes", "true", "y", "1")
 FALSE = ("off", "no", "false", "n", "0")
 
@@ -418,6 +423,12 @@ def endpoint(*, any_host: bool = True, any_port: bool = False) -> Callable[[str]
         return Endpoint(host(address) if address else "", p)
 
     return convert
+
+
+def near_endpoint(value: str) -> Endpoint:
+    """[HOST]:PORT; without a host, this machine (IPv4), as QEMU's connect= and udp=."""
+    found = endpoint()(value)
+    return found if found.host else Endpoint("127.0.0.1", found.port)
 
 
 def listen_endpoint(value: str) -> Endpoint:

@@ -33,6 +33,7 @@ def test_defaults() -> None:
             {"host": "10.0.2.100", "dns": "10.0.2.101", "dhcpstart": "10.0.2.50"},
             ("10.0.2.0/24", "10.0.2.100", "10.0.2.101", "10.0.2.50"),
         ),
+        ({"dns": "192.0.2.53"}, ("10.0.2.0/24", "10.0.2.2", "192.0.2.53", "10.0.2.15")),
     ],
 )
 def test_derived(given: dict, found: tuple) -> None:
@@ -60,6 +61,8 @@ def test_a_net_without_length_is_24_with_a_warning() -> None:
         ({"host": "10.0.2.255"}, "host=10.0.2.255"),
         ({"host": "ten"}, "host=ten"),
         ({"dns": "10.0.2.2"}, "dns=10.0.2.2"),
+        ({"dns": "127.0.0.53"}, "dns=127.0.0.53"),
+        ({"dns": "192.0.2.53", "restrict": True}, "dns=192.0.2.53"),
         ({"dhcpstart": "10.0.2.3"}, "dhcpstart=10.0.2.3"),
         ({"hostname": "-x"}, "hostname=-x"),
         ({"hostname": "a b"}, "hostname=a b"),

@@ -38,6 +38,7 @@ def test_pool(net: str, first: str, last: str) -> None:
         ({"net": "::/64"}, "ipv6-net=::/64: not a net that guests can live in"),
         ({"host": "x"}, "ipv6-host=x: not an IPv6 address"),
         ({"host": "fd00::2"}, "ipv6-host=fd00::2: not in fec0::/64"),
+        ({"dns": "::1"}, "ipv6-dns=::1: not in fec0::/64"),
         ({"dns": "fec0::"}, "ipv6-dns=fec0::: is the subnet-router anycast address of fec0::/64"),
         ({"dns": "fec0::2"}, "ipv6-dns=fec0::2: must differ from ipv6-host"),
         ({"ntp": ("1.2.3.4",)}, "ntp=1.2.3.4: not an IPv6 address"),

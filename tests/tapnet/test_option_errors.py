@@ -151,6 +151,12 @@ BAD = """
     -net user: net= and ip= exclude each other
 -net user,host=10.0.3.2
     -net user: host=10.0.3.2 is not in net=10.0.2.0/24
+-net user,dns=192.0.2.53,restrict=on
+    -net user: dns=192.0.2.53 is not in net=10.0.2.0/24: with restrict=on guests cannot reach it
+-net user,dns=127.0.0.53
+    -net user: dns=127.0.0.53: not an address that a name server can have
+-net user,ipv6-dns=::1
+    -net user: ipv6-dns=::1: not an address that a name server can have
 -net user,host=10.0.2.255
     -net user: host=10.0.2.255 is the net's own or broadcast address
 -net user,dns=10.0.2.2
@@ -215,8 +221,8 @@ BAD = """
     -net user: ipv6-net=::/64: not a net that guests can live in
 -net user,ipv6-host=fec0::
     -net user: ipv6-host=fec0:: is the net's own (subnet-router anycast) address
--net user,ipv6-dns=fd00::3
-    -net user: ipv6-dns=fd00::3 is not in ipv6-net=fec0::/64
+-net user,ipv6-dns=fd00::3,restrict=on
+    -net user: ipv6-dns=fd00::3 is not in ipv6-net=fec0::/64: with restrict=on guests cannot reach it
 -net user,ipv6-ula=on,ipv6-net=fd00::/64
     -net user: ipv6-net= and ipv6-ula= exclude each other
 -net user,hostfwd=tcp::1-:1,hostfwd=tcp:127.0.0.1:1-:2
@@ -301,8 +307,6 @@ BAD = """
     -net socket: needs exactly one of fd=, listen=, connect=, mcast=, udp=
 -net socket,listen=:1,connect=h:1
     -net socket: needs exactly one of fd=, listen=, connect=, mcast=, udp=
--net socket,connect=:1234
-    -net socket: connect=:1234: needs a host before the colon
 -net socket,connect=foo
     -net socket: connect=foo: not HOST:PORT
 -net socket,mcast=10.0.0.1:1234

@@ -155,6 +155,7 @@ NETS = [
     ("net=10.0.2.32/27", "10.0.2.32/27", "10.0.2.34", "10.0.2.35", "10.0.2.47"),
     ("net=10.0.2.0/29", "10.0.2.0/29", "10.0.2.2", "10.0.2.3", "10.0.2.1"),
     ("host=10.0.2.15", "10.0.2.0/24", "10.0.2.15", "10.0.2.3", "10.0.2.16"),
+    ("dns=192.0.2.53", "10.0.2.0/24", "10.0.2.2", "192.0.2.53", "10.0.2.15"),
 ]
 
 
@@ -215,6 +216,7 @@ TAPS = [
     ("tap", {"ifname": None, "br": None, "script": None, "vnet_hdr": None}),
     ("tap,ifname=tap%d,br=br0,vnet_hdr=off,mtu=9000", {"ifname": "tap%d", "br": "br0", "vnet_hdr": False}),
     ("tap,script=no,downscript=/d,sndbuf=1M", {"script": None, "downscript": "/d", "sndbuf": 1 << 20}),
+    ("tap,script=,downscript=,sndbuf=0", {"script": None, "downscript": None, "sndbuf": 2**31 - 1}),
     ("tap,fd=7", {"fds": (7,)}),
     ("tap,fds=7:8,vhost=off", {"fds": (7, 8)}),
     ("tap,helper=/h,br=br1", {"helper": "/h", "br": "br1", "bridge": False}),
@@ -236,6 +238,8 @@ WIRES = [
     ("socket,connect=[::1]:1234", SocketNet, {"connect": Endpoint("::1", 1234)}),
     ("socket,mcast=230.0.0.1:1234,localaddr=127.0.0.1", SocketNet, {"localaddr": Endpoint("127.0.0.1", 0)}),
     ("socket,udp=h:1,localaddr=:2", SocketNet, {"udp": Endpoint("h", 1), "localaddr": Endpoint("", 2)}),
+    ("socket,connect=:1234", SocketNet, {"connect": Endpoint("127.0.0.1", 1234)}),
+    ("socket,udp=:1,localaddr=:2", SocketNet, {"udp": Endpoint("127.0.0.1", 1)}),
     ("socket,fd=4", SocketNet, {"fd": 4}),
     ("stream,addr.type=unix,addr.path=/s,server=on", StreamNet, {"address": UnixPath("/s"), "server": True}),
     ("stream,addr.type=unix,addr.path=s,addr.abstract=on", StreamNet, {"address": UnixPath("s", True)}),
