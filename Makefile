@@ -19,6 +19,9 @@ UNITS = $(DESTDIR)$(PREFIX)/lib/systemd/system
 SHARE = $(DESTDIR)$(PREFIX)/share
 UNIT_FILES = tapnet@.service tapnet@.socket tapnet.target
 
+# A .venv whose making failed is none: the next make begins anew.
+.DELETE_ON_ERROR:
+
 .PHONY: help setup run test test-long guests guests-long lint format types arch bench fuzz clean install uninstall
 
 help:

@@ -52,7 +52,9 @@ class Config6:
         host = _address("ipv6-host", self.host) if self.host is not None else IPv6Address(base | 2)
         dns = _address("ipv6-dns", self.dns) if self.dns is not None else IPv6Address(base | 3)
         for key, address in (("ipv6-host", host), ("ipv6-dns", dns)):
-            if address not in network and (key == "ipv6-host" or address.is_multicast or is_martian6(address.packed)):
+            if address not in network and (
+                key == "ipv6-host" or address.is_multicast or is_martian6(address.packed)
+            ):
                 raise ValueError(f"{key}={address}: not in {network}")
             if int(address) == base:
                 raise ValueError(f"{key}={address}: is the subnet-router anycast address of {network}")

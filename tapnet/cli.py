@@ -54,12 +54,14 @@ class WordsCommand(click.Command):
         formatter.write_usage(ctx.command_path, tail)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        marked = False
         for title, names in SECTIONS.items():
             rows = []
             for name in names:
                 option = keys.OPTIONS[name]
                 if self.name in option.commands:
                     note = " *" if option.later else ""
+                    marked = marked or option.later
                     rows.append((dashed(option), option.help + note))
             with formatter.section(title):
                 formatter.write_dl(rows, col_max=26)
@@ -74,7 +76,9 @@ class WordsCommand(click.Command):
                 col_max=26,
             )
         formatter.write_paragraph()
-        formatter.write_text("* read and checked, but not built yet. tapnet(1) has all keys.")
+        if marked:
+            formatter.write_text("* read and checked, but not built yet.")
+        formatter.write_text("tapnet(1) has all keys.")
 
 
 class Commands(click.Group):
@@ -203,7 +207,10 @@ def monitor(ctx: click.Context, instance: str | None, words: tuple[str, ...]) ->
     ctx.exit(client.main(instance, list(words)))
 
 
-@cli.command(context_settings={"ignore_unknown_options": True})
+@cli.command(
+    context_settings={"ignore_unknown_options": True},
+    short_help="Capture a VLAN or one member as pcapng.",
+)
 @INSTANCE
 @click.argument("target", metavar="VLAN|PORT")
 @click.argument("file", metavar="[FILE]", default="-")
@@ -255,12 +262,12 @@ def doctor(ctx: click.Context, kind: str | None, as_json: bool) -> None:
     ctx.exit(checks.main((kind,), as_json) if kind else checks.main(as_json=as_json))
 
 
-@cli.group(context_settings=CONTEXT)
+@cli.group(context_settings=CONTEXT, short_help="Put an uplink into a bridge, or take it out.")
 def bridge() -> None:
     """Let a bridge take over an uplink's addresses and routes, and give them back."""
 
 
-@bridge.command("up")
+@bridge.command("up", short_help="Make BR with IF in it, and move to BR what IF has.")
 @click.argument("name", metavar="BR")
 @click.option("--uplink", metavar="IF", required=True, help="The interface to the LAN.")
 @click.option(
@@ -312,7 +319,7 @@ def bridge_show(ctx: click.Context, as_json: bool) -> None:
     ctx.exit(commands.bridge_show(as_json))
 
 
-@cli.command()
+@cli.command(short_help="Bring a guest to a LAN that cannot be bridged.")
 @click.argument("tap", metavar="TAP")
 @click.option("--uplink", metavar="IF", required=True, help="The interface to the LAN.")
 @click.pass_context

@@ -10,7 +10,19 @@ import tapnet
 from tapnet import cli
 from tapnet.cli import main
 
-COMMANDS = ["run", "exec", "monitor", "ps", "mode", "doctor", "demo"]
+COMMANDS = [
+    "run",
+    "exec",
+    "monitor",
+    "capture",
+    "ps",
+    "mode",
+    "doctor",
+    "bridge",
+    "bridge up",
+    "route",
+    "demo",
+]
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
@@ -20,6 +32,13 @@ def test_help_fits_80_columns(command, capsys):
     assert out.startswith(f"Usage: tapnet {command}".rstrip())
     assert err == ""
     assert max(map(len, out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("command", ["", "bridge"])
+def test_no_line_of_a_list_of_commands_is_cut_short(command, capsys):
+    main([*command.split(), "--help"])
+    lines = capsys.readouterr().out.partition("Commands:")[2].splitlines()
+    assert lines[1:] and not [line for line in lines if line.endswith("...")]
 
 
 @pytest.mark.parametrize("command", ["run", "exec"])
