@@ -241,13 +241,15 @@ class Vm:
             words += ["-device", device if "," in device else vfio(f"{inside}/{device}")]
         words += extra
         self.words = words
-        self.process = subprocess.Popen(
-            words if here else ["chroot", str(lab.root), *words],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            preexec_fn=None if on is None else lambda: os.sched_setaffinity(0, on),
-        )
+        self._complaints = lab.folder / f"{name}.err"  # not on the console: they would split its lines
+        with self._complaints.open("wb") as complaints:
+            self.process = subprocess.Popen(
+                words if here else ["chroot", str(lab.root), *words],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=complaints,
+                preexec_fn=None if on is None else lambda: os.sched_setaffinity(0, on),
+            )
         assert self.process.stdin is not None and self.process.stdout is not None
         self._in, self._out = self.process.stdin.fileno(), self.process.stdout.fileno()
         os.set_blocking(self._out, False)
@@ -279,7 +281,7 @@ class Vm:
         """Read what has come; False at the end of the console. Raises VmError at the deadline."""
         left = deadline - time.monotonic()
         if left <= 0 or not select.select([self._out], [], [], left)[0]:
-            raise VmError(f"{self.name}: timed out; console ends with:\n{self._text[-3000:]}")
+            raise VmError(f"{self.name}: timed out; {self._last_words()}")
         data = os.read(self._out, 65536)
         self._text += data.decode(errors="replace").replace("\r", "")
         if len(self._text) > LOG_MAX:
@@ -298,7 +300,11 @@ class Vm:
                 self._mark = found.end()
                 return found
             if not self._more(deadline):
-                raise VmError(f"{self.name}: QEMU has ended; console:\n{self._text[-3000:]}")
+                raise VmError(f"{self.name}: QEMU has ended; {self._last_words()}")
+
+    def _last_words(self) -> str:
+        complaints = self._complaints.read_text(errors="replace")
+        return f"console:\n{self._text[-3000:]}\nQEMU:\n{complaints[-1500:]}"
 
     def console(self) -> str:
         """All that was said (the last ``LOG_MAX`` bytes)."""
@@ -313,7 +319,7 @@ class Vm:
             while self._more(deadline):
                 pass
             raise VmError(
-                f"{self.name}: QEMU has ended, status {self.process.wait(END_S)}; console:\n{self._text[-3000:]}"
+                f"{self.name}: QEMU has ended, status {self.process.wait(END_S)}; {self._last_words()}"
             ) from None
 
     def start(self, command: str) -> str:
