@@ -47,7 +47,7 @@ from .state import flag, number, section, unpack
 from .state import pack as pack_bytes
 
 MAX_POSTED = 256
-_IRQ, _CBR, _DUMPED = range(3)  # what follows a posted write
+_IRQ, _CBR, _DUMPED, _EARLY, _PART = range(5)  # what follows a posted write
 
 
 class Rtl8139:
@@ -116,6 +116,8 @@ class Rtl8139:
             add(r.TSD0 + 4 * index, 4, self._tsd_reader(index), self._tsd_writer(index))
             add(r.TSAD0 + 4 * index, 4, self._tsad_reader(index), self._tsad_writer(index))
         add(r.RBSTART, 4, lambda: rx.base, rx.write_base)
+        add(r.ERBCR, 2, lambda: rx.early, None)
+        add(r.ERSR, 1, lambda: rx.ersr, rx.write_ersr)
         add(r.CR, 1, self._read_command, self._write_command)
         add(r.CAPR, 2, rx.read_capr, rx.write_capr)
         add(r.CBR, 2, rx.read_cbr, None)
@@ -352,11 +354,19 @@ class Rtl8139:
         """Write the end of a packet into the receive ring, then move CBR and interrupt."""
         self.posted.append((address, data, _CBR, cbr))
 
+    def post_part(self, address: int, data: bytes) -> None:
+        """Write a piece of a packet into the receive ring."""
+        self.posted.append((address, data, _PART, 0))
+
+    def post_early(self, address: int, data: bytes, cbr: int) -> None:
+        """Write the first part of a packet into the receive ring, then move CBR and interrupt."""
+        self.posted.append((address, data, _EARLY, cbr))
+
     def abandon_packet(self) -> None:
         """The ring that a posted packet was for is no more; the engine begins its present step again."""
         if self.posted:
             self.epoch += 1
-            self.posted = deque(write for write in self.posted if write[2] != _CBR)
+            self.posted = deque(write for write in self.posted if write[2] not in (_CBR, _EARLY, _PART))
 
     def dma(self) -> Engine:
         """See ``dma.BusMaster``."""
@@ -372,6 +382,8 @@ class Rtl8139:
                 posted.popleft()
                 if then == _CBR:
                     rx.stored(value)
+                elif then == _EARLY:
+                    rx.arrived(value)
                 elif then == _DUMPED:
                     cplus.dtccr &= ~r.DTCCR_CMD
                 elif value:
@@ -462,7 +474,7 @@ class Rtl8139:
             (
                 number(item, "address", (1 << 64) - 1),
                 unpack(item, "data", limit=LONGEST),
-                number(item, "then", _DUMPED),
+                number(item, "then", _PART),
                 number(item, "value", 0xFFFF),
             )
             for item in items

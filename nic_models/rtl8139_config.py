@@ -159,7 +159,7 @@ class Config:
         self.txfce = self.txfce & ~r.MSR_TXFCE | value & r.MSR_TXFCE
 
     def write_mulint(self, value: int, mask: int) -> None:
-        """MULINT: stored, early receive is off."""
+        """MULINT: see ``rtl8139_rx``."""
         self.mulint = (self.mulint & ~mask | value & mask) & 0x0FFF
 
     def write_bmcr(self, value: int, mask: int) -> None:

@@ -99,6 +99,10 @@ INT_ROK = 1 << 0
 INT_C = 0xE07F
 INT_CPLUS = 0xE1FF
 
+# ERSR
+ERSR_GOOD = 0x08
+ERSR_EROK = 0x01
+
 # TCR
 TCR_LBK = 3 << 17
 TCR_CRC = 1 << 16  # do not append a FCS
@@ -108,6 +112,9 @@ TCR_ID_C = 0x74000000
 TCR_ID_CPLUS = 0x74800000
 
 # RCR
+RCR_ERTH_SHIFT = 24
+RCR_ERTH = 15 << RCR_ERTH_SHIFT  # sixteenths of a packet
+RCR_MULERINT = 1 << 17
 RCR_RBLEN_SHIFT = 11
 RCR_RBLEN = 3 << RCR_RBLEN_SHIFT
 RCR_WRAP = 1 << 7
@@ -128,6 +135,7 @@ RX_BAR = 1 << 13
 RX_LONG = 1 << 3
 RX_ROK = 1 << 0
 RX_LONG_BYTES = 4096
+RX_UNFINISHED = 0xFFF0  # in place of the length: an early packet, not whole yet
 
 # 9346CR
 EEM = 0xC0

@@ -15,8 +15,11 @@ frame and set RXOVW again, by which drivers wake up that acknowledged it with pa
 does, at the end of its budget); so it is set again after ``AGAIN_NS``, doubled up to ``AGAIN_LONGEST_NS``,
 while the ring stays full. Without bus mastering the FIFO overflows as on real hardware: FOVW, MPC, the frame
 is lost. Frames are padded to 60 bytes; nothing on an emulated wire is a runt or has a bad FCS, so AR and AER
-are stored and change nothing. Early receive interrupts (RCR.ERTH, MULINT) are not generated: ERBCR and ERSR
-read 0.
+are stored and change nothing.
+
+Early receive: RCR.ERTH for familiar protocols (IP, IPX, 802.3), MULINT for others and, with RCR.MulERINT, for all. The
+packet comes in two parts: at the threshold CBR moves behind the first, ERBCR counts it, EROK and ISR.ROK are set, and
+the header's length is fff0, by which drivers know that the rest is still to come; then that, ERGood and ROK again.
 
 Limits: ``FIFO_FRAMES``; ``MAX_FRAME`` bytes; a packet that can never fit is dropped, counted under
 ``oversize``.
@@ -53,6 +56,8 @@ FCS = 4
 _HEADER = Struct("<HH")
 _FCS = Struct("<I")
 _BROADCAST = b"\xff" * 6
+_LENGTHS = 0x0600  # an 802.3 length is below
+_FAMILIAR = (0x0800, 0x8137)  # IP, IPX
 
 
 class Receiver:
@@ -64,6 +69,8 @@ class Receiver:
         "cbr",
         "chip",
         "drops",
+        "early",
+        "ersr",
         "fifo",
         "mar",
         "missed",
@@ -71,6 +78,7 @@ class Receiver:
         "size",
         "stalled",
         "wait",
+        "whole",
         "wire_held",
     )
 
@@ -81,6 +89,8 @@ class Receiver:
         self.fifo: deque[tuple[bytes, int]] = deque()  # frame, header status
         self.base = self.cbr = self.read_at = self.missed = 0
         self.size = r.RING_SMALLEST
+        self.early = self.ersr = 0  # ERBCR, ERSR
+        self.whole = 0  # bytes of the packet that comes in parts
         self.stalled = False  # no room for fifo[0]
         self.wire_held = False  # receive() answered False: rx_ready is owed
         self.again: int | None = None  # when RXOVW is set again
@@ -94,7 +104,7 @@ class Receiver:
 
     def restart(self) -> None:
         """The receiver was switched on or off, or its ring changed: back to the start of the ring."""
-        self.cbr = self.read_at = 0
+        self.cbr = self.read_at = self.early = self.ersr = self.whole = 0
         self.chip.abandon_packet()
         self.flush()
 
@@ -229,17 +239,63 @@ class Receiver:
         packet = b"".join((_HEADER.pack(status, len(frame) + FCS), frame, _FCS.pack(crc32(frame))))
         chip = self.chip
         end = cbr + total
-        if end > size and not wrap:
+        if (chip.rcr & r.RCR_ERTH or chip.config.mulint) and (early := self._threshold(packet)):
+            self._store_early(packet, 4 + early, end % size, wrap)
+        elif end > size and not wrap:
             first = size - cbr
-            chip.post(self.base + cbr & 0xFFFFFFFF, packet[:first], 0)
+            chip.post_part(self.base + cbr & 0xFFFFFFFF, packet[:first])
             chip.post_ring(self.base, packet[first:], end - size)
         else:
             chip.post_ring(self.base + cbr & 0xFFFFFFFF, packet, end % size)
         chip.tally.received(status)
 
+    def _threshold(self, packet: bytes) -> int:
+        """How many bytes of a packet's frame come early; 0: it comes whole."""
+        chip = self.chip
+        length = len(packet) - 4
+        kind = packet[16] << 8 | packet[17]
+        if chip.rcr & r.RCR_MULERINT or not (kind < _LENGTHS or kind in _FAMILIAR):
+            early = chip.config.mulint
+        else:
+            early = length * (chip.rcr >> r.RCR_ERTH_SHIFT & 15) >> 4
+        early &= ~3
+        return early if early < length else 0
+
+    def _store_early(self, packet: bytes, first: int, end: int, wrap: bool) -> None:
+        """Post a packet in two parts, ``first`` bytes and the rest; its true header comes last."""
+        chip, base, cbr = self.chip, self.base, self.cbr
+        self.whole = len(packet) - 4
+        begun = _HEADER.pack(0, r.RX_UNFINISHED) + packet[4:first]
+        *before, (address, data) = self._pieces(cbr, begun, wrap)
+        for piece in before:
+            chip.post_part(*piece)
+        chip.post_early(address, data, (cbr + first) % self.size)
+        for piece in self._pieces(cbr + first, packet[first:], wrap):
+            chip.post_part(*piece)
+        chip.post_ring(base + cbr & 0xFFFFFFFF, packet[:4], end)
+
+    def _pieces(self, at: int, data: bytes, wrap: bool) -> list[tuple[int, bytes]]:
+        """Where ``data`` goes that begins at ``at`` of the ring."""
+        if not wrap:
+            at %= self.size
+            room = self.size - at
+            if len(data) > room:
+                return [(self.base + at & 0xFFFFFFFF, data[:room]), (self.base, data[room:])]
+        return [(self.base + at & 0xFFFFFFFF, data)]
+
     def stored(self, cbr: int) -> None:
         """The packet is in memory: move CBR, interrupt."""
         self.cbr = cbr
+        if self.whole:
+            self.early, self.whole = self.whole, 0
+            self.ersr = self.ersr & ~r.ERSR_EROK | r.ERSR_GOOD
+        self.chip.interrupt(r.INT_ROK)
+
+    def arrived(self, cbr: int) -> None:
+        """The first part of a packet is in memory."""
+        self.early = (cbr - self.cbr) % self.size - 4
+        self.cbr = cbr
+        self.ersr |= r.ERSR_EROK
         self.chip.interrupt(r.INT_ROK)
 
     def roomy(self) -> bool:
@@ -257,6 +313,10 @@ class Receiver:
     def write_base(self, value: int, mask: int) -> None:
         """RBSTART."""
         self.base = self.base & ~mask | value & mask
+
+    def write_ersr(self, value: int, _mask: int) -> None:
+        """ERSR: ones clear, but for EROK."""
+        self.ersr &= ~value | r.ERSR_EROK
 
     def read_capr(self) -> int:
         """CAPR: 16 less than what has been read."""
@@ -306,6 +366,9 @@ class Receiver:
             "read_at": self.read_at,
             "size": self.size,
             "missed": self.missed,
+            "early": self.early,
+            "ersr": self.ersr,
+            "whole": self.whole,
             "stalled": self.stalled,
             "wire_held": self.wire_held,
             "again": self.again,
@@ -328,6 +391,9 @@ class Receiver:
         self.cbr = number(state, "cbr", size - 1)
         self.read_at = number(state, "read_at", size - 1)
         self.missed = number(state, "missed", 0xFFFFFF)
+        self.early = number(state, "early", 0xFFFF)
+        self.ersr = number(state, "ersr", 0xFF)
+        self.whole = number(state, "whole", 0xFFFF)
         self.stalled = flag(state, "stalled")
         self.wire_held = flag(state, "wire_held")
         self.again = optional(state, "again", 1 << 80)

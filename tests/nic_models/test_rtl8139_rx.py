@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from struct import pack
 from zlib import crc32
 
@@ -404,3 +405,105 @@ def test_another_ring_while_a_packet_is_on_its_way():
         engine.send(None)
     assert kit.read(r.CBR, 2) == 0
     assert kit.read(r.CR, 1) & r.CR_BUFE
+
+
+# early receive
+
+IP = b"\x08\x00"
+IPX = b"\x81\x37"
+
+
+def typed(kind, size):
+    frame = frame_to(size=size)
+    return frame[:12] + kind + frame[14:]
+
+
+def stages(kit, frame):
+    """Receive ``frame``; what a driver sees at each move of CBR: (CBR, ERBCR, ERSR, ISR, the header's length)."""
+    card = kit.card
+    card.rx.receive(frame)
+    seen = []
+    at = 0
+    for op in card.dma():  # what is yielded next: the one before it is done
+        if card.rx.cbr != at:
+            at = card.rx.cbr
+            seen.append(state(kit))
+        assert op[0] == "write"
+        kit.poke(op[1], op[2])
+    return [*seen, state(kit)]
+
+
+def state(kit):
+    values = [
+        kit.card.read(0, offset, size) for offset, size in ((r.CBR, 2), (r.ERBCR, 2), (r.ERSR, 1), (r.ISR, 2))
+    ]
+    kit.card.write(0, r.ISR, 2, values[-1])
+    return (*values, int.from_bytes(kit.peek(RING + 2, 2), "little"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "rcr", "mulint", "early"),
+    [
+        (IP, 8, 0, 500),  # half of 1004 bytes with FCS, on a dword
+        (IP, 1, 0, 60),
+        (IPX, 15, 0, 940),
+        (b"\x01\x00", 8, 0, 500),  # an 802.3 length
+        (b"\x88\xb5", 8, 0, 0),  # not familiar: MULINT, which is 0
+        (b"\x88\xb5", 0, 200, 200),
+        (b"\x88\xb5", 8, 203, 200),
+        (IP, 8, 200, 500),
+        (IP, 0x80, 200, 200),  # MulERINT: MULINT for all
+        (IP, 0, 2000, 0),
+        (IP, 0, 0, 0),
+    ],
+)
+def test_early_receive(kind, rcr, mulint, early):
+    erth = (rcr & 15) << r.RCR_ERTH_SHIFT | (r.RCR_MULERINT if rcr & 0x80 else 0)
+    kit = Kit().start(r.RCR_APM | erth)
+    kit.write(r.MULINT, 2, mulint)
+    frame = typed(kind, 1000)
+    seen = stages(kit, frame)
+    if early:
+        first, last = seen
+        assert first == (4 + early, early, r.ERSR_EROK, r.INT_ROK, r.RX_UNFINISHED)
+        assert last == (1008, 1004, r.ERSR_GOOD, r.INT_ROK, 1004)
+    else:
+        assert seen == [(1008, 0, 0, r.INT_ROK, 1004)]
+    assert kit.packets() == [(r.RX_PAM | r.RX_ROK, frame)]
+    kit.write(r.ERSR, 1, 0xFF)
+    assert kit.read(r.ERSR, 1) == 0
+
+
+@pytest.mark.parametrize("wrap", [0, r.RCR_WRAP])
+@pytest.mark.parametrize("erth", [1, 7, 15])
+def test_early_packets_over_the_end_of_the_ring(wrap, erth):
+    kit = Kit().start(r.RCR_APM | wrap | erth << r.RCR_ERTH_SHIFT)
+    for n in range(60):
+        frame = typed(IP, 60 + 97 * n % 1455)
+        assert kit.receive(frame)
+        assert [got for _, got in kit.packets()] == [frame]
+
+
+@pytest.mark.parametrize("stop", range(4))
+def test_early_packet_that_is_cut_off(stop):
+    """By a reset, by the receiver's end, and by a snapshot: then it goes on."""
+    for cut in ("reset", "off", "snapshot"):
+        kit = Kit().start(r.RCR_APM | 8 << r.RCR_ERTH_SHIFT)
+        kit.card.rx.receive(typed(IP, 1000))
+        engine = kit.card.dma()
+        for _ in range(min(stop, 2) + 1):
+            op = next(engine)
+            kit.poke(op[1], op[2])
+        if cut == "snapshot":
+            state = json.loads(json.dumps(kit.machine.snapshot()))
+            other = Kit()
+            other.machine.restore(state)
+            assert [got for _, got in other.packets()] == [typed(IP, 1000)]
+            continue
+        kit.card.write(0, r.CR, 1, r.CR_RST if cut == "reset" else r.CR_TE)
+        with pytest.raises(StopIteration):
+            engine.send(None)
+        assert kit.read(r.ERBCR, 2) == kit.read(r.ERSR, 1) == kit.read(r.CBR, 2) == 0
+        kit.start(r.RCR_APM)
+        assert kit.receive(frame_to())
+        assert [got for _, got in kit.packets()] == [frame_to()]
