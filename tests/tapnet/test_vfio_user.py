@@ -130,6 +130,25 @@ def test_the_cable_outlives_a_client(tmp_path: Path) -> None:
     rig.close()
 
 
+def test_an_eeprom_that_a_client_wrote_is_gone_with_it(tmp_path: Path) -> None:
+    """The subsystem ids in it, too: the next client has the card of the first."""
+    function = models.pci_function(
+        "rtl8139", MAC, lambda frame, vnet=b"": True, lambda: None, time.monotonic_ns
+    )
+    rig = Rig(tmp_path, function)
+    config = rig.client().read(wire.CONFIG_REGION, 0, 64)
+    eeprom = function.card.config.eeprom
+    eeprom.words[:10] = range(0x1111, 0x111B)
+    eeprom.words[0] = 0x8129
+    rig.clients[0].call(wire.RESET)
+    assert rig.clients[0].read(wire.CONFIG_REGION, 0, 64) != config
+    rig.clients[0].close()
+    client = rig.client()
+    assert client.read(wire.CONFIG_REGION, 0, 64) == config
+    assert client.read(0, 0, 4) == MAC[:4]
+    rig.close()
+
+
 def test_frames_without_a_client_are_taken_and_lost(tmp_path: Path) -> None:
     """A hub whose VM is away does not fill up."""
     for model in ("ne2k_pci", "rtl8139", "pcnet"):
