@@ -71,6 +71,13 @@ class Config:
         words = self.eeprom.words
         return (words[3], words[4]) if words[0] == r.EEPROM_ID else (r.VENDOR_ID, r.DEVICE_ID)
 
+    def latencies(self) -> tuple[int, int]:
+        """MNGNT and MXLAT of the PCI header."""
+        words = self.eeprom.words
+        if words[0] != r.EEPROM_ID:
+            return r.MNGNT_DEFAULT, r.MXLAT_DEFAULT
+        return words[5] & 0xFF, words[5] >> 8
+
     def register(self, file: RegisterFile) -> None:
         """Put the registers into ``file``."""
         file.add(r.CR9346, 1, self.read_9346, self.write_9346)

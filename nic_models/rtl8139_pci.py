@@ -1,8 +1,9 @@
-"""The RTL8139 as a PCI function: identity, regions, bus mastering, subsystem ids out of the EEPROM.
+"""The RTL8139 as a PCI function: identity, regions, bus mastering, and what the EEPROM says of it: subsystem ids,
+MNGNT and MXLAT, fast back-to-back.
 
 BAR 0 is the I/O window, BAR 1 the memory window, 256 bytes each, the same registers. ``attach`` ties the chip
 to the function that holds it: writes to the command register switch its engine on and off, and reset loads
-the subsystem ids.
+what comes from the EEPROM.
 
 Ref: RTL8139C(L) data sheet chapter 7 (PCI configuration space).
 """
@@ -13,10 +14,18 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from . import rtl8139_regs as r
-from .pci import SUBSYSTEM, SUBSYSTEM_VENDOR, Bar, Identity, PciFunction
+from .pci import MAX_LAT, MIN_GNT, STATUS, SUBSYSTEM, SUBSYSTEM_VENDOR, Bar, Identity, PciFunction
 from .rtl8139 import Rtl8139
 
-IDENTITY = Identity(vendor=r.VENDOR_ID, device=r.DEVICE_ID, revision=r.REV_CPLUS, class_code=0x020000)
+STATUS_MEDIUM = 0x0200  # DEVSEL timing
+STATUS_FAST = 0x80  # fast back-to-back, lower byte
+IDENTITY = Identity(
+    vendor=r.VENDOR_ID,
+    device=r.DEVICE_ID,
+    revision=r.REV_CPLUS,
+    class_code=0x020000,
+    status=STATUS_MEDIUM,
+)
 IDENTITY_C = replace(IDENTITY, revision=r.REV_C)
 BARS = (Bar("io", r.WINDOW), Bar("mem", r.WINDOW))
 
@@ -30,7 +39,7 @@ class Rtl8139Pci(Rtl8139):
         """The function that this card is behind; its command register rules the engine from now on."""
         self.function = function
         function.on_write = self._config_written
-        self._load_ids()
+        self._load()
         self.set_bus_master(function.bus_master)
 
     def _config_written(self, _offset: int) -> None:
@@ -38,18 +47,21 @@ class Rtl8139Pci(Rtl8139):
         if function is not None and function.bus_master != self.bus_master:
             self.set_bus_master(function.bus_master)
 
-    def _load_ids(self) -> None:
-        """Subsystem ids from the EEPROM, as RST# loads them."""
+    def _load(self) -> None:
+        """What RST# loads from the EEPROM."""
         if self.function is not None:
             vendor, device = self.config.subsystem()
             config = self.function.config
             config[SUBSYSTEM_VENDOR : SUBSYSTEM_VENDOR + 2] = vendor.to_bytes(2, "little")
             config[SUBSYSTEM : SUBSYSTEM + 2] = device.to_bytes(2, "little")
+            config[MIN_GNT], config[MAX_LAT] = self.config.latencies()
+            fast = STATUS_FAST if self.config.config3 & r.CONFIG3_FBTBEN else 0
+            config[STATUS] = config[STATUS] & ~STATUS_FAST | fast
 
     def reset(self) -> None:
         """RST#."""
         super().reset()
-        self._load_ids()
+        self._load()
         if self.function is not None:
             self.set_bus_master(self.function.bus_master)
 

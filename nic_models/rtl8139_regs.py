@@ -153,6 +153,8 @@ CONFIG0_WRITABLE = 0x07
 CONFIG1_WRITABLE = 0xF3
 CONFIG1_MAPPED = 0x0C  # MEMMAP, IOMAP
 CONFIG3_WRITABLE = 0x70
+CONFIG3_FBTBEN = 0x01
+MNGNT_DEFAULT, MXLAT_DEFAULT = 0x20, 0x40
 CONFIG4_WRITABLE = 0xF5
 CONFIG5_WRITABLE = 0x7F
 
@@ -234,7 +236,7 @@ def eeprom_words(mac: bytes, subsystem: tuple[int, int]) -> list[int]:
     words[0] = EEPROM_ID
     words[1], words[2] = VENDOR_ID, DEVICE_ID
     words[3], words[4] = subsystem
-    words[5] = 0x4020  # MNGNT 0x20, MXLAT 0x40, in 250 ns
+    words[5] = MXLAT_DEFAULT << 8 | MNGNT_DEFAULT  # in 250 ns
     words[6] = 0x0110 | MSR_TXFCE | MSR_RXFCE  # MSRBMCR: auto-negotiation; CONFIG3: fast back-to-back
     for index in range(3):
         words[EEPROM_MAC + index] = int.from_bytes(mac[2 * index : 2 * index + 2], "little")

@@ -109,6 +109,19 @@ def test_subsystem_ids_come_from_the_eeprom():
     assert kit.function.config_read(0x2C, 4) == 0x56781234
 
 
+def test_latencies_and_fast_back_to_back_come_from_the_eeprom():
+    kit = Kit()
+    assert (kit.config_read(6, 2), kit.config_read(0x3E, 2)) == (0x0280, 0x4020)
+    eeprom = Eeprom(kit)
+    eeprom.write(5, 0x1208)
+    eeprom.write(6, 0x00D0)
+    kit.machine.reset()
+    assert (kit.config_read(6, 2), kit.config_read(0x3E, 2)) == (0x0200, 0x1208)
+    kit.card.config.eeprom.words[0] = 0xFFFF
+    kit.machine.reset()
+    assert (kit.config_read(6, 2), kit.config_read(0x3E, 2)) == (0x0280, 0x4020)
+
+
 def test_config_comes_from_the_eeprom():
     kit = Kit()
     eeprom = Eeprom(kit)
