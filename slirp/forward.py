@@ -44,7 +44,7 @@ from .tcp import Tcp
 from .tcp_flow import Flow
 from .tcp_state import OPEN_WAIT, SYN_SENT
 from .udp import Udp, descriptor
-from .wire import PROTO_TCP, U16
+from .wire import PROTO_TCP, U16, ip_text
 
 SECOND = 1_000_000_000
 PORTS = 1024
@@ -75,6 +75,15 @@ class Rule:
 
 class ForwardError(ValueError):
     """A redirection that cannot be: one line with the reason."""
+
+
+def refuse_nobodys(config: Config, address: bytes) -> None:
+    """Raise ForwardError for an address of a net that no host of it can have."""
+    if address == config.network.broadcast_address.packed:
+        raise ForwardError(f"{ip_text(address)} is the broadcast address")
+    v6 = config.v6
+    if address == (v6 if v6 is not None and len(address) == 16 else config).network.network_address.packed:
+        raise ForwardError(f"{ip_text(address)} is the net's own address")
 
 
 class Network(Protocol):
@@ -229,6 +238,11 @@ class Forwards:
         """Listen. Raises ForwardError; then nothing of the rule is left."""
         if sum(len(forward.ports) for forward in self.rules.values()) + rule.count > PORTS:
             raise ForwardError(f"more than {PORTS} redirected ports")
+        guest = rule.guest
+        if isinstance(guest, bytes) and len(guest) != 6:
+            if guest in self.families.of(guest).neighbours.own:
+                raise ForwardError(f"{ip_text(guest)} is an address of the NAT's own, and no guest's")
+            refuse_nobodys(self._config, guest)
         forward = Forward(self._last + 1, rule)
         try:
             for offset in range(rule.count):

@@ -20,11 +20,12 @@ from __future__ import annotations
 
 import errno
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from .config import Config
 from .family import Families
-from .forward import ForwardError
+from .forward import ForwardError, refuse_nobodys
 from .host import Host, Service, TcpEvents, TcpSocket
 from .neighbours import Neighbour
 from .udp import IDLE, descriptor
@@ -54,6 +55,7 @@ class Network(Protocol):
     """What the rules ask of the stack."""
 
     now: int
+    config: Config
     services: dict[tuple[bytes, int], Any]
 
     def adopt(self, address: bytes) -> None:
@@ -238,7 +240,6 @@ class GuestForward:
     def __init__(self, number: int, rule: GuestRule) -> None:
         self.number = number
         self.rule = rule
-        self.opener: _Opener | None = None
         self.udp: UdpGuestPort | None = None
 
 
@@ -250,7 +251,7 @@ class GuestForwards:
         self.host = host
         self.families = families
         self.rules: dict[int, GuestForward] = {}
-        self._tcp: dict[tuple[bytes, int], _Opener] = {}
+        self._tcp: dict[tuple[bytes, int], list[_Opener]] = {}
         self._last = 0
         self._expiry: int | None = None
 
@@ -265,6 +266,7 @@ class GuestForwards:
             raise ForwardError(str(error)) from None
         if not family.inside(rule.address):
             raise ForwardError(f"{ip_text(rule.address)} is not in the net")
+        refuse_nobodys(self.network.config, rule.address)
         guest = family.neighbours.table.get(rule.address)
         if guest is not None and guest.mac != NO_MAC:
             raise ForwardError(f"{ip_text(rule.address)} is a guest's")
@@ -273,7 +275,9 @@ class GuestForwards:
         self._last += 1
         found = self.rules[self._last] = GuestForward(self._last, rule)
         if rule.protocol == "tcp":
-            found.opener = self._tcp[place] = _Opener(self.host, rule.service)
+            service = rule.service
+            ways = (service, *(replace(service, to=to, also=()) for to in service.also))
+            self._tcp[place] = [_Opener(self.host, way) for way in ways]
         else:
             found.udp = self.network.services[place] = UdpGuestPort(self, rule)
         self.network.adopt(rule.address)
@@ -294,9 +298,9 @@ class GuestForwards:
             self.network.abandon(found.rule.address)
         return True
 
-    def tcp(self, dst: bytes, port: int) -> _Opener | None:
-        """What answers a connection there; None: nothing of ours."""
-        return self._tcp.get((dst, port))
+    def tcp(self, dst: bytes, port: int) -> list[_Opener]:
+        """What answers a connection there, best first; []: nothing of ours."""
+        return self._tcp.get((dst, port), [])
 
     def guest_error(self, guest: bytes, port: int, remote: bytes, rport: int) -> bool:
         """A guest's ICMP port unreachable. False: it is not about a datagram of a rule's."""

@@ -33,6 +33,7 @@ class Service:
     inet: bool = (
         False  # program: its socket is a TCP connection over the host's loopback, as some want to see a peer
     )
+    also: tuple[Address, ...] = ()  # tcp: tried in turn where ``to`` does not answer
 
 
 class TcpEvents(Protocol):

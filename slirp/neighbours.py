@@ -63,6 +63,7 @@ class Neighbours:
     A protocol says how to ask (``query``), what may be learnt (``learnable``), and how its counters begin."""
 
     counter = ""
+    own: tuple[bytes, ...] = ()  # addresses of ours
 
     def __init__(self, send: Callable[[bytes, bytes], bool], count: Callable[[str], None], now: int) -> None:
         self.table: dict[bytes, Neighbour] = {}

@@ -398,9 +398,9 @@ class Stack:
 
     def targets(self, dst: bytes, port: int) -> list[Target]:
         """Where a guest's connection leads; [] refuses it."""
-        service = self.guest_forwards.tcp(dst, port)
-        if service is not None:
-            return [service]
+        services = self.guest_forwards.tcp(dst, port)
+        if services:
+            return [*services]
         if not self.permitted(PROTO_TCP, dst, port):
             return []
         found = self._targets(dst, port)

@@ -382,7 +382,7 @@ class Resolver:
                     everybody = other in _ANYWHERE or host in _ANYWHERE
                     same = other == host or (everybody and (":" in other) == (":" in host))
                     if same and ports.start < used.stop and used.start < ports.stop:
-                        raise OptionError(f"{member.origin}: hostfwd={forward.text}: taken by {text}")
+                        raise OptionError(f"{member.origin}: {forward.option}{forward.text}: taken by {text}")
                 mine.append((host, ports, forward.text))
 
     # -- the end -----------------------------------------------------------------------------------------

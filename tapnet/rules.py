@@ -25,6 +25,8 @@ def unix_path(value: str) -> UnixPath:
     """A UNIX socket's path; a leading @ is the abstract name space."""
     if len(words.text(value).encode("utf-8", "surrogateescape")) > MAX_PATH:
         raise ValueError(f"a socket's path has at most {MAX_PATH} bytes")
+    if value == "@":
+        raise ValueError("an abstract socket needs a name behind @")
     return UnixPath(value[1:], True) if value.startswith("@") else UnixPath(value)
 
 
@@ -76,6 +78,12 @@ def guest(value: str) -> IpAddress | bytes | str | None:
         raise ValueError(f"bad guest address {words.shown(value)}") from None
 
 
+_DASHED = r"[0-9a-fA-F]{1,2}(?:-[0-9a-fA-F]{1,2}){5}"
+FORWARD = (  # PORT[-PORT]-[GUEST]:PORT[-PORT]; a MAC with dashes is no range of ports
+    rf"([^-:]*)(?:-(?!{_DASHED}:)(0x[0-9a-fA-F]+|[0-9]+))?-(\[[^\]]*\]|[^:\[\]]*):([^:-]*)(?:-([^:-]*))?"
+)
+
+
 def hostfwd(value: str) -> HostForward:
     """One host-to-guest rule."""
     if ":" not in value:
@@ -93,7 +101,7 @@ def hostfwd(value: str) -> HostForward:
     if address and not address.startswith("[") and ":" in address:
         raise ValueError("an IPv6 address needs brackets")
     listen = str(_address(address, "host")) if address else ""
-    match = re.fullmatch(r"([^-:]*)(?:-([0-9a-fA-Fx]+))?-(\[[^\]]*\]|[^:\[\]]*):([^:-]*)(?:-([^:-]*))?", rest)
+    match = re.fullmatch(FORWARD, rest)
     if not match:
         if "-" not in rest:
             raise ValueError(f'no "-" after the host port {words.shown(rest.partition(":")[0])}')

@@ -35,10 +35,11 @@ def _service(forward: GuestForward) -> Service:
     if isinstance(to, Endpoint):
         kind = socket.SOCK_DGRAM if forward.target == "udp" else socket.SOCK_STREAM
         try:
-            address = socket.getaddrinfo(to.host, to.port, type=kind)[0][4]
+            found = socket.getaddrinfo(to.host, to.port, type=kind)
         except OSError as error:
             raise ValueError(f"{to.host}: {error.strerror}") from None
-        return Service(forward.target, (str(address[0]), int(address[1])))
+        address, *others = dict.fromkeys((str(entry[4][0]), int(entry[4][1])) for entry in found)
+        return Service(forward.target, address, also=tuple(others) if forward.target == "tcp" else ())
     if forward.target == "unix":
         return Service("unix", "\0" + to[1:] if to.startswith("@") else to)
     if forward.target == "file":

@@ -334,7 +334,8 @@ class UserBackend:
             try:
                 self.stack.guest_forwards.add(rule)
             except ValueError as error:
-                raise ValueError(f"smb={net.smb.directory}: {error}") from None
+                what = f"smbserver={net.smb.server}" if net.smb.server else f"smb={net.smb.directory}"
+                raise ValueError(f"{what}: {error}") from None
 
     def remove_guest_forward(self, number: int) -> bool:
         """Answer there no more. False: there is no such rule."""

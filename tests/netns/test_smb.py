@@ -122,7 +122,8 @@ def test_root_says_whose_rights(tmp_path: Path, user: Runner) -> None:
         ("smb=/etc/passwd", "smb=/etc/passwd: Not a directory"),
         ("smb=/tmp,smb-user=no-such-user", "smb-user=no-such-user: no such user"),
         ("smb=/tmp,smb-user=root", "smb-user=root: only root can be another user"),
-        ("smb=/tmp,smbserver=10.0.3.4", "smb=/tmp: 10.0.3.4 is not in the net"),
+        ("smb=/tmp,smbserver=10.0.3.4", "smbserver=10.0.3.4: 10.0.3.4 is not in the net"),
+        ("smb=/tmp,smbserver=10.0.2.255", "smbserver=10.0.2.255: 10.0.2.255 is the broadcast address"),
         ("smb=/tmp,guestfwd=tcp::445-cmd:cat", "smb=/tmp: tcp port 445 of 10.0.2.4 is taken"),
     ],
 )

@@ -551,3 +551,19 @@ def test_udp_follows_a_guest_that_took_another_address() -> None:
     other(net, "10.0.2.20", GUEST_MAC)
     listener.call(net.now, b"2", ("127.0.0.1", 7000))
     assert net.ips()[0].dst == "10.0.2.20"
+
+
+@pytest.mark.parametrize(
+    ("guest", "reason"),
+    [
+        ("10.0.2.2", "10.0.2.2 is an address of the NAT's own, and no guest's"),
+        ("10.0.2.3", "10.0.2.3 is an address of the NAT's own, and no guest's"),
+        ("10.0.2.255", "10.0.2.255 is the broadcast address"),
+        ("10.0.2.0", "10.0.2.0 is the net's own address"),
+    ],
+)
+def test_an_address_that_no_guest_has(guest: str, reason: str) -> None:
+    net = Net()
+    with pytest.raises(ForwardError, match=f"^{reason}$"):
+        net.stack.forwards.add(Rule("tcp", ("127.0.0.1", 5555), wire.ip_bytes(guest), 22))
+    assert not net.stack.forwards.rules

@@ -84,6 +84,8 @@ def test_no_lease_gives_it_away() -> None:
         (rule(), f"tcp port 80 of {HERE} is taken"),
         (rule(address="10.0.3.1"), "10.0.3.1 is not in the net"),
         (rule(address="fec0::5"), "IPv6 is off"),
+        (rule(address="10.0.2.255"), "10.0.2.255 is the broadcast address"),
+        (rule(address="10.0.2.0"), "10.0.2.0 is the net's own address"),
         (rule(address="10.0.2.15"), "10.0.2.15 is a guest's"),
         (rule("udp", "10.0.2.3", 53), "udp port 53 of 10.0.2.3 is taken"),
     ],
@@ -237,9 +239,22 @@ def test_an_ipv6_address_is_ours_while_a_rule_needs_it() -> None:
     address = ip_bytes("fec0::5")
     assert stack.side6 is not None
     assert address in stack.side6.ndp.own
-    assert stack.targets(address, 80) == [stack.guest_forwards.tcp(address, 80)]
+    assert len(stack.targets(address, 80)) == 1
+    assert stack.targets(address, 80) == stack.guest_forwards.tcp(address, 80)
     assert stack.targets(address, 81) == []
     stack.guest_forwards.remove(number)
     assert address not in stack.side6.ndp.own
     with pytest.raises(ForwardError, match=r"^fec1::5 is not in the net$"):
         stack.guest_forwards.add(rule(address="fec1::5"))
+
+
+def test_a_name_with_two_addresses_is_tried_in_turn() -> None:
+    net = Net(Config())
+    service = Service("tcp", ("::1", 7), also=(("127.0.0.1", 7),))
+    net.stack.guest_forwards.add(GuestRule("tcp", ip_bytes(HERE), 80, service))
+    net.take()
+    net.put(to_us(tcp(HERE, 80)))
+    (first,) = net.host.services
+    assert first.service.to == ("::1", 7)
+    first.events.host_failed(errno.ECONNREFUSED, net.now)
+    assert net.host.services[-1].service.to == ("127.0.0.1", 7)

@@ -231,6 +231,8 @@ BAD = """
     -net user: hostfwd=tcp:[::1]:1-:2: taken by tcp:[::]:1-:1
 -net user,hostfwd=tcp:[::1]:1-:1,hostfwd=tcp::1-[fec0::15]:2
     -net user: hostfwd=tcp::1-[fec0::15]:2: taken by tcp:[::1]:1-:1
+-net user,hostfwd=unix:@-:1
+    -net user: hostfwd=unix:@-:1: an abstract socket needs a name behind @
 -net user,hostfwd=unix:/s
     -net user: hostfwd=unix:/s: not unix:PATH-[GUEST]:PORT
 -net user,guestfwd=tcp:10.0.2.100:80

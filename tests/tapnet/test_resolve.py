@@ -218,6 +218,11 @@ BAD = [
         "-net user,hostfwd=tcp::1-:1 -net user,vlan=1,hostfwd=tcp::1-:1",
         "-net user: hostfwd=tcp::1-:1: taken by tcp::1-:1",
     ),
+    (
+        "run",
+        "-net user,hostfwd=tcp::1-:1 -redir tcp:1::2",
+        "-net user: -redir tcp:1::2: taken by tcp::1-:1",
+    ),
     ("run", "-redir tcp:1:10.0.3.1:2", "-redir: tcp:1:10.0.3.1:2: guest 10.0.3.1 is not in net=10.0.2.0/24"),
 ]
 

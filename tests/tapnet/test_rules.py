@@ -22,6 +22,11 @@ FORWARDS = [
     ("tcp::80-web:80", "tcp", Endpoint("", 80), "web", 80, 1),
     ("tcp::80-my-web.lan:80", "tcp", Endpoint("", 80), "my-web.lan", 80, 1),
     ("tcp::80-[52:54:00:12:34:56]:80", "tcp", Endpoint("", 80), bytes.fromhex("525400123456"), 80, 1),
+    ("tcp::80-52-54-00-12-34-56:80", "tcp", Endpoint("", 80), bytes.fromhex("525400123456"), 80, 1),
+    ("tcp::80-81-52-54-00-12-34-56:80", "tcp", Endpoint("", 80), bytes.fromhex("525400123456"), 80, 2),
+    ("tcp::80-cafe-1:80", "tcp", Endpoint("", 80), "cafe-1", 80, 1),
+    ("tcp::80-[2-box]:80", "tcp", Endpoint("", 80), "2-box", 80, 1),
+    ("tcp::0x50-0x51-:80", "tcp", Endpoint("", 80), None, 80, 2),
     ("unix:/run/a-b.sock-10.0.2.15:22", "unix", UnixPath("/run/a-b.sock"), V4, 22, 1),
     ("unix:/s-:22", "unix", UnixPath("/s"), None, 22, 1),
 ]
