@@ -6,6 +6,7 @@ add warnings to ``given``.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
@@ -433,7 +434,10 @@ def _address(given: Given, prefix: str) -> SocketAddress | None:
     try:
         if kind == "unix":
             path = rules.unix_path(mine["path"])
-            return UnixPath(path.path, path.abstract or mine.get("abstract", False))
+            abstract = path.abstract or mine.get("abstract", False)
+            if abstract and not mine.get("tight", True):  # the name goes on with NULs to the end of sun_path
+                return UnixPath(path.path + "\0" * (rules.MAX_PATH - len(os.fsencode(path.path))), True)
+            return UnixPath(path.path, abstract)
         return Endpoint(words.host(words.unbracket(mine["host"])), mine["port"])
     except ValueError as error:
         key = "path" if kind == "unix" else "host"

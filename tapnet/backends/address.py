@@ -46,7 +46,7 @@ def shown(address: Any) -> str:
     if isinstance(address, bytes):
         address = os.fsdecode(address)
     if isinstance(address, str):
-        return "@" + address[1:] if address.startswith("\0") else address
+        return "@" + address[1:].rstrip("\0") if address.startswith("\0") else address
     if not address:
         return ""
     host, port = str(address[0]), address[1]

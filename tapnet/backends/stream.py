@@ -434,7 +434,7 @@ def _not_yet(_frame: bytes, _vnet: bytes) -> bool:
 
 def _words(address: Any) -> str:
     if isinstance(address, UnixPath):
-        return ("@" if address.abstract else "") + address.path
+        return shown(unix_name(address))
     return f"fd {address.number}" if isinstance(address, Fd) else str(address)
 
 

@@ -317,6 +317,14 @@ QEMU_ENDS = {
         "stream,id=s,server=on,addr.type=unix,addr.path=qs",
         "stream,addr.type=unix,addr.path=qs,reconnect-ms=100",
     ),
+    "stream-abstract": (
+        "stream,id=s,server=on,addr.type=unix,addr.path=qs,addr.abstract=on,addr.tight=off",
+        "stream,addr.type=unix,addr.path=qs,addr.abstract=on,addr.tight=off,reconnect-ms=100",
+    ),
+    "stream-server6": (
+        "stream,id=s,server=on,addr.type=inet,addr.host=::1,addr.port=1400",
+        "socket,connect=[::1]:1400",
+    ),
     "dgram-unix": (
         "dgram,id=s,local.type=unix,local.path=q1,remote.type=unix,remote.path=q2",
         "dgram,local.type=unix,local.path=q2,remote.type=unix,remote.path=q1",
@@ -328,7 +336,10 @@ QEMU_ENDS = {
 }
 
 
-@pytest.mark.parametrize("kind", few(QEMU_ENDS, "connect", "udp", "dgram-udp", "stream-client"))
+@pytest.mark.parametrize(
+    "kind",
+    few(QEMU_ENDS, "connect", "udp", "dgram-udp", "stream-client", "stream-abstract", "stream-server6"),
+)
 def test_a_guest_of_qemus_own_network(host: Lab, kind: str) -> None:
     """A lease, pings and TCP from QEMU's libslirp, over each kind of wire."""
     theirs, ours = QEMU_ENDS[kind]

@@ -243,6 +243,12 @@ WIRES = [
     ("socket,fd=4", SocketNet, {"fd": 4}),
     ("stream,addr.type=unix,addr.path=/s,server=on", StreamNet, {"address": UnixPath("/s"), "server": True}),
     ("stream,addr.type=unix,addr.path=s,addr.abstract=on", StreamNet, {"address": UnixPath("s", True)}),
+    ("stream,addr.type=unix,addr.path=@s,addr.tight=on", StreamNet, {"address": UnixPath("s", True)}),
+    (
+        "stream,addr.type=unix,addr.path=s,addr.abstract=on,addr.tight=off",
+        StreamNet,
+        {"address": UnixPath("s" + "\0" * 106, True)},
+    ),
     ("stream,addr.type=inet,addr.host=h,addr.port=5,reconnect=2", StreamNet, {"reconnect_ms": 2000}),
     ("stream,addr.type=inet,addr.host=::1,addr.port=5", StreamNet, {"address": Endpoint("::1", 5)}),
     ("stream,addr.type=fd,addr.str=5,reconnect-ms=30", StreamNet, {"address": Fd(5), "reconnect_ms": 30}),
