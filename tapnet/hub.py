@@ -144,12 +144,22 @@ class Hub:
 
     def rewire(self) -> None:
         """Work out anew who gets each sender's frames."""
-        for port in self.ports:
-            others = [p for p in self.ports if p is not port]
-            port.peers = tuple(p for p in others if p.link)
-            port.dark = tuple(p for p in others if not p.link)
-            port.rail = self.trains and bool(port.peers) and all(p.train is not None for p in port.peers)
-            port.only = port.peers[0] if len(others) == 1 and port.peers and port.peers[0].member else None
+        lives = tuple(port for port in self.ports if port.link)
+        darks = tuple(port for port in self.ports if not port.link)
+        slow = sum(port.train is None for port in lives)
+        pair = len(self.ports) == 2
+        up = down = 0
+        for port in self.ports:  # by slices: a storm of clients on a hub of hundreds must not hold the loop
+            port.peers, port.dark, others = lives, darks, slow
+            if port.link:
+                port.peers = lives[:up] + lives[up + 1 :]
+                others -= port.train is None
+                up += 1
+            else:
+                port.dark = darks[:down] + darks[down + 1 :]
+                down += 1
+            port.rail = self.trains and bool(port.peers) and not others
+            port.only = port.peers[0] if pair and port.peers and port.peers[0].member else None
         if self.table is not None:
             live = {port for port in self.ports if port.link}
             self.table.keep(live)
@@ -161,14 +171,26 @@ class Hub:
 
     def negotiate(self) -> None:
         """Offer each port what all other members accept (nothing where it is alone), if that has changed."""
+        counts = self._features()
         for port in list(self.ports):
-            others = [p.features for p in self.ports if p.member and p is not port]
-            common = others[0] if others else 0
-            for features in others:
-                common &= features
+            common, others = -1, False
+            for features, count in counts.items():
+                if count > (port.member and features == port.features):
+                    common &= features
+                    others = True
+            common = common if others else 0
             if common != port.offered and port.hub is self:
                 port.offered = common
                 port.offer(common)
+                counts = self._features()  # it may have changed anything
+
+    def _features(self) -> dict[int, int]:
+        """What members accept, and how many of them."""
+        counts: dict[int, int] = {}
+        for port in self.ports:
+            if port.member:
+                counts[port.features] = counts.get(port.features, 0) + 1
+        return counts
 
     def forward(self, source: Port, frame: bytes, vnet: bytes) -> bool:
         """Queue a frame for all ports but ``source``. False: all of them are full, not taken."""

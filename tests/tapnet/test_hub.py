@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -415,3 +417,52 @@ def test_alone_on_a_hub() -> None:
     assert a.port.send(number(0))
     loop.run()
     assert a.port.counters.tx_frames == 1 and a.offers == [0]
+
+
+@given(
+    st.lists(st.tuples(st.booleans(), st.booleans(), st.booleans(), st.integers(0, 7)), max_size=8),
+    st.lists(st.integers(0, 7), max_size=3),
+)
+@settings(max_examples=200, deadline=None)
+def test_who_gets_whose_frames_and_what_is_offered(
+    kinds: list[tuple[bool, bool, bool, int]], gone: list[int]
+) -> None:
+    """By the definition, port by port."""
+    hub = Hub(0, Loop())
+    for number, (link, train, member, features) in enumerate(kinds):
+        one = Endpoint(str(number), hub, member=member, features=features)
+        one.port.set_link(link)
+        one.port.set_train((lambda _train, _count: True) if train else None)
+    for number in gone:
+        if number < len(hub.ports):
+            hub.remove(hub.ports[number])
+    for port in hub.ports:
+        others = [other for other in hub.ports if other is not port]
+        peers = [other for other in others if other.link]
+        assert list(port.peers) == peers
+        assert list(port.dark) == [other for other in others if not other.link]
+        assert port.rail == (bool(peers) and all(other.train is not None for other in peers))
+        assert port.only is (peers[0] if len(others) == 1 and peers and peers[0].member else None)
+        accepted = [other.features for other in others if other.member]
+        common = 7 if accepted else 0
+        for features in accepted:
+            common &= features
+        assert port.offered == common
+
+
+def test_one_client_more_is_little_work_on_a_hub_of_hundreds() -> None:
+    """Strangers may connect and drop as they like, so the loop must not be held by each of them."""
+    _, hub, _ = hub_of(256)
+    calls = 0
+
+    def count(_frame: object, event: str, _arg: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    sys.setprofile(count)
+    try:
+        late = Endpoint("late", hub)
+        hub.remove(late.port)
+    finally:
+        sys.setprofile(None)
+    assert calls < 20 * 256
