@@ -67,4 +67,7 @@ class Card(Protocol):
         """The whole state as JSON-able data."""
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from ``snapshot()``'s data. Raises ValueError if it is not such data."""
+        """Go on from ``snapshot()``'s data. Raises ValueError if it is not such data.
+
+        A frame that the wire had not taken waits for ``tx_ready``: another wire's owner calls that once.
+        """

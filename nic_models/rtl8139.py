@@ -448,6 +448,7 @@ class Rtl8139:
             "isr": self.isr,
             "tdokla": self.tdokla,
             "dma_pending": self.dma_pending,
+            "bus_master": self.bus_master,
             "idr": self.idr.hex(),
             "posted": [
                 {"address": address, "data": pack_bytes(data), "then": then, "value": value}
@@ -495,6 +496,7 @@ class Rtl8139:
         self.isr = number(state, "isr", 0xFFFF)
         self.tdokla = number(state, "tdokla", 0xFFFF)
         self.dma_pending = flag(state, "dma_pending")
+        self.bus_master = flag(state, "bus_master")
         self.idr = idr
         self.posted = deque(posted)
         self._update_irq()

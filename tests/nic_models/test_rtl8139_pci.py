@@ -119,6 +119,32 @@ def test_machine_snapshot_round_trip():
     assert [frame for _, frame in other.packets()] == [frame_to()]
 
 
+def test_snapshot_of_a_transfer_goes_on_in_a_function_as_after_power_on():
+    """Where nobody has set the bus master bit: it comes with the snapshot."""
+    wire = []
+    first, second = (
+        pci_function("rtl8139", MAC, lambda f, v=b"": wire.append(f) or True, lambda: None, lambda: 0)
+        for _ in range(2)
+    )
+    idle = json.loads(json.dumps(second.snapshot()))
+    first.config_write(4, 2, 4)
+    for offset, size, value in ((r.CR, 1, r.CR_TE), (r.TSAD0, 4, 0x1000), (r.TSD0, 4, 60)):
+        first.card.write(0, offset, size, value)
+    assert next(first.card.dma()) == ("read", 0x1000, 60)
+    second.restore(json.loads(json.dumps(first.snapshot())))
+    assert second.card.dma_pending
+    engine = second.card.dma()
+    assert next(engine) == ("read", 0x1000, 60)
+    with pytest.raises(StopIteration):
+        engine.send(frame_to(BROADCAST))
+    assert wire == [frame_to(BROADCAST)]
+    second.card.write(0, r.TSAD0 + 4, 4, 0x1000)
+    second.card.write(0, r.TSD0 + 4, 4, 60)
+    assert second.card.dma_pending
+    second.restore(idle)
+    assert not second.bus_master and list(second.card.dma()) == []
+
+
 def test_snapshot_of_another_revision():
     with pytest.raises(ValueError, match="revision"):
         Kit(0x10).card.restore(json.loads(json.dumps(Kit().card.snapshot())))
