@@ -10,8 +10,10 @@ Ref: smb.conf(5), smbd(8); QEMU's ``smb=`` (address, ports, name of the share).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
+import signal
 
 import slirp.guestfwd
 from slirp.host import Service
@@ -21,6 +23,7 @@ from .services import default_address
 
 PORTS = (139, 445)
 SHARE = "qemu"
+HELPER = "samba-dcerpcd"
 BEYOND = "/usr/sbin:/usr/local/sbin"  # where smbd is, and an ordinary PATH does not lead
 LEGACY = "lanman auth = yes\nntlm auth = ntlmv1-permitted\n"
 CONFIG = """[global]
@@ -132,8 +135,22 @@ class SmbShare:
             for port in PORTS
         ]
 
+    def _end_helper(self) -> None:
+        """End the daemon that smbd starts for lists of shares and the like: it would stay for ever."""
+        with contextlib.suppress(OSError, ValueError):
+            with open(os.path.join(self.state, HELPER + ".pid")) as file:
+                pid = int(file.read(32).strip("\0\n "))
+            handle = os.pidfd_open(pid)  # before the look: who it is stays who it is
+            try:
+                with open(f"/proc/{pid}/cmdline", "rb") as words:
+                    if os.fsencode(self.state) in words.read(4096):
+                        signal.pidfd_send_signal(handle, signal.SIGTERM)
+            finally:
+                os.close(handle)
+
     def close(self) -> None:
-        """Remove the state; no smbd runs any more. Idempotent."""
+        """Remove the state; no smbd runs any more, and the helper that one has left behind ends here. Idempotent."""
         import shutil
 
+        self._end_helper()
         shutil.rmtree(self.state, ignore_errors=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.netns.exec_kit import UID, Runner, root_runner, user_runner
+from tests.netns.support import until_sync
 
 CARD = ("-net", "nic,model=direct")
 
@@ -54,6 +55,26 @@ def client(commands: str, *options: str, server: str = "10.0.2.4", share: str = 
 
 def states() -> set[str]:
     return {name for name in os.listdir(tempfile.gettempdir()) if name.startswith("tapnet-smb-")}
+
+
+def helpers() -> list[str]:
+    """Command lines of what smbd starts beside itself."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+        if "tapnet-smb-" in words and ("samba-dcerpcd" in words or "rpcd_" in words):
+            found.append(f"{pid} {words}")
+    return found
+
+
+def test_a_list_of_shares_leaves_no_daemon_behind(user: Runner) -> None:
+    path, before = share(user), helpers()
+    done = user.run("timeout -k 5 60 smbclient -N -L //10.0.2.4", *CARD, "-net", f"user,smb={path}")
+    assert "qemu" in done.stdout, done.stdout + done.stderr
+    until_sync(lambda: set(helpers()) <= set(before), "smbd's helpers to end")
 
 
 def test_a_guest_reads_and_writes(user: Runner) -> None:
