@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
 
 from . import passed
@@ -93,7 +94,10 @@ async def connect(chardev: Chardev) -> socket.socket:
                     failure = error
             raise failure
     except (OSError, TimeoutError) as error:
-        why = getattr(error, "strerror", None) or str(error) or "timed out"
+        if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
+            why = os.strerror(error.errno)  # its own text has the address once more
+        else:
+            why = getattr(error, "strerror", None) or str(error) or "timed out"
         raise ServerError(f"{chardev.origin}: cannot connect: {why}") from None
 
 

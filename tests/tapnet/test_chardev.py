@@ -37,6 +37,16 @@ def test_a_socket_is_its_owners_and_goes_with_us(tmp_path):
     listening.close()
 
 
+def test_a_connection_that_is_refused_is_one_plain_line():
+    with socket.create_server(("127.0.0.1", 0)) as one:
+        port = one.getsockname()[1]
+    nobody = Chardev(origin=f"-qtest tcp:127.0.0.1:{port}", address=Endpoint("127.0.0.1", port))
+    with pytest.raises(
+        ServerError, match=f"^-qtest tcp:127.0.0.1:{port}: cannot connect: Connection refused$"
+    ):
+        asyncio.run(connect(nobody))
+
+
 def test_a_dead_socket_is_replaced(tmp_path):
     path = tmp_path / "bus"
     with socket.socket(socket.AF_UNIX) as dead:
