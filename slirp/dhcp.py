@@ -14,6 +14,7 @@ guests go on at once.)
     INFORM                                ACK without a lease
     no message type                       BOOTP: a lease without end
 
+A message in the name of a station that is on the VLAN itself is dropped: no guest gives another's lease back, nor renames it.
 An address that another station was heard using (ARP) is not offered. Replies go where RFC 2131 4.1 says: to
 the relay, to ciaddr, to everybody if the broadcast bit is set (or for a NAK), else to the new address at
 the client's MAC. Options come in the order of the client's parameter request list, mask before router;
@@ -159,6 +160,9 @@ class Dhcp:
         if message.giaddr != ZERO and (not self._ip.inside(message.giaddr) or message.giaddr == self._server):
             self._below.count("dhcp_foreign_relay")
             return
+        if message.giaddr == ZERO and self._pretends(frame[6:12], message.chaddr):
+            self._below.count("dhcp_spoofed")
+            return
         kind = message.kind
         if kind is None:
             self._bootp(message, now)
@@ -181,9 +185,16 @@ class Dhcp:
         else:
             self._below.count("dhcp_malformed")
 
+    def _pretends(self, sender: bytes, mac: bytes) -> bool:
+        """Whether ``sender`` speaks for a station that is on the VLAN itself. (One that is not may be behind it.)"""
+        return sender != mac and any(entry.mac == mac for entry in self._arp.table.values())
+
+    def _client(self, message: DhcpMessage, now: int) -> bytes:
+        return self.leases.identity(message.client, message.chaddr, now)
+
     def _discover(self, message: DhcpMessage, now: int) -> None:
         wanted = message.options.get(formats.REQUESTED)
-        lease = self.leases.offer(message.client, message.chaddr, wanted, now)
+        lease = self.leases.offer(self._client(message, now), message.chaddr, wanted, now)
         if lease is None:
             self._below.count("dhcp_exhausted")
             return
@@ -193,7 +204,7 @@ class Dhcp:
     def _request(self, message: DhcpMessage, now: int) -> None:
         options = message.options
         server = options.get(formats.SERVER_ID)
-        client = message.client
+        client = self._client(message, now)
         if server is not None and server != self._server:
             lease = self.leases.of(client)
             if lease is not None and lease.state == OFFERED:
@@ -236,8 +247,8 @@ class Dhcp:
 
     def _decline(self, message: DhcpMessage, now: int) -> None:
         address = message.options.get(formats.REQUESTED, ZERO)
-        lease = self.leases.of(message.client)
-        if lease is None or lease.address != address:
+        lease = self.leases.of(self._client(message, now))
+        if lease is None or lease.address != address or lease.mac != message.chaddr:
             self._below.count("dhcp_ignored")
             return
         self._below.count("dhcp_decline")
@@ -247,8 +258,8 @@ class Dhcp:
             self.leases.decline(lease, now)
 
     def _release(self, message: DhcpMessage, now: int) -> None:
-        lease = self.leases.of(message.client)
-        if lease is None or lease.address != message.ciaddr:
+        lease = self.leases.of(self._client(message, now))
+        if lease is None or lease.address != message.ciaddr or lease.mac != message.chaddr:
             self._below.count("dhcp_ignored")
             return
         self._below.count("dhcp_release")
@@ -256,7 +267,7 @@ class Dhcp:
 
     def _bootp(self, message: DhcpMessage, now: int) -> None:
         wanted = message.ciaddr if message.ciaddr != ZERO else None
-        lease = self.leases.offer(message.client, message.chaddr, wanted, now)
+        lease = self.leases.offer(self._client(message, now), message.chaddr, wanted, now)
         if lease is None:
             self._below.count("dhcp_exhausted")
             return

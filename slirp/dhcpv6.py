@@ -138,9 +138,8 @@ class Dhcp6:
             right = all(map(self._ip.inside, addresses))
             return REPLY, status(SUCCESS if right else NOT_ON_LINK) + self._known(message)
         if kind in (RELEASE, DECLINE):
-            return REPLY, b"".join(self._gone(message, ia, now) for ia in message.identities) + status(
-                SUCCESS
-            )
+            gone = b"".join(self._gone(message, ia, mac, now) for ia in message.identities)
+            return REPLY, gone + status(SUCCESS)
         rapid = kind == SOLICIT and message.rapid
         bind = rapid or kind != SOLICIT
         parts = [self._identity(message, ia, mac, bind, now) for ia in message.identities]
@@ -157,7 +156,7 @@ class Dhcp6:
             return option(IA_PD, ia.iaid + bytes(8) + status(NO_PREFIX, "no prefixes here"))
         if ia.kind != IA_NA:
             return option(wire.IA_TA, ia.iaid + status(NO_ADDRESS, "no temporary addresses here"))
-        client = message.client + ia.iaid
+        client = self.leases.identity(message.client + ia.iaid, mac, now)
         extend = message.kind in (RENEW, REBIND)
         lease = None
         gone = b""
@@ -188,10 +187,11 @@ class Dhcp6:
         address = option(wire.IA_ADDRESS, lease.address + wire.LIFETIMES.pack(preferred, valid))
         return option(IA_NA, ia.iaid + wire.LIFETIMES.pack(t1, t2) + address + gone)
 
-    def _gone(self, message: Message, ia: Identity, now: int) -> bytes:
+    def _gone(self, message: Message, ia: Identity, mac: bytes, now: int) -> bytes:
         """An address given back, or in use by somebody else. What to say about it: nothing, if we knew it."""
-        lease = self.leases.of(message.client + ia.iaid) if ia.kind == IA_NA else None
-        if lease is None or lease.address not in ia.addresses or lease.state != BOUND:
+        client = self.leases.identity(message.client + ia.iaid, mac, now)
+        lease = self.leases.of(client) if ia.kind == IA_NA else None
+        if lease is None or lease.address not in ia.addresses or lease.state != BOUND or lease.mac != mac:
             return option(ia.kind, ia.iaid + bytes(0 if ia.kind == wire.IA_TA else 8) + status(NO_BINDING))
         if message.kind == RELEASE:
             self._below.count("dhcp6_release")

@@ -5,6 +5,9 @@ outlives its end: the client that comes back gets the same address until somebod
 client gets the address that its station had under another identity (see ``_earlier_self``), else the one that
 it asks for if that is free, else the lowest never used, else the one that has been free longest.
 
+Two stations with one identity (cloned machines, or one that wants the other's lease) are two clients while both are there:
+see ``identity``.
+
 A station with a fixed lease (``lease=``) gets that address and no other, under whatever identity, and nobody else gets
 it; it may lie outside the pool.
 
@@ -32,6 +35,7 @@ LEASES = 4096
 SCAN = 8192  # addresses looked at for one allocation
 OFFER_TIME = 10 * SECOND
 DECLINE_TIME = 600 * SECOND
+SETTLE = 60 * SECOND  # that long nobody else is taken for who has just got a lease
 FOR_EVER = 0xFFFFFFFF
 NAME = 255  # of a client's name
 
@@ -48,6 +52,7 @@ class Lease:
     state: str
     expires: int | None  # ns; None: never
     hostname: str = ""
+    since: int = 0  # when it was bound last, in ns
 
     def free(self, now: int) -> bool:
         """Whether another client may have it."""
@@ -104,6 +109,20 @@ class Leases:
     def of(self, client: bytes) -> Lease | None:
         """The client's lease, in whatever state."""
         return self._by_client.get(client)
+
+    def identity(self, client: bytes, mac: bytes, now: int) -> bytes:
+        """What a lease of ``client`` at ``mac`` is bound to: the client alone, as RFC 2131 has it, so that one that took
+        another card keeps its address; with its MAC where another station that is there has a lease in force as that client.
+        """
+        other = client + mac
+        if other in self._by_client:
+            return other
+        lease = self._by_client.get(client)
+        if lease is None or lease.mac == mac or lease.free(now):
+            return client
+        fresh = lease.state == OFFERED or now - lease.since < SETTLE
+        heard = self._in_use(lease.address, mac) and not self._in_use(lease.address, lease.mac)
+        return other if fresh or heard else client
 
     def at(self, address: bytes) -> Lease | None:
         """The lease of an address, in whatever state."""
@@ -243,6 +262,7 @@ class Leases:
         """The client has it, for ``seconds`` (``FOR_EVER``: without end)."""
         lease.state = BOUND
         lease.expires = None if seconds == FOR_EVER else now + seconds * SECOND
+        lease.since = now
         self.changed()
 
     def release(self, lease: Lease, now: int) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from slirp import formats, wire
 from slirp.config import Config
 from slirp.formats import ACK, DECLINE, DISCOVER, INFORM, NAK, OFFER, RELEASE, REQUEST
-from slirp.leases import DECLINE_TIME
+from slirp.leases import DECLINE_TIME, SETTLE
 from tests.slirp.fakes import BROADCAST, GUEST_MAC, HOST_MAC, SECOND, Ip, Net, arp, udp
 
 OTHER_MAC = bytes.fromhex("525400cccccc")
@@ -157,7 +157,46 @@ def test_a_lease(net: Net) -> None:
 def test_a_client_id_is_the_client(net: Net) -> None:
     assert lease(net, options={61: b"\x01one"}) == "10.0.2.15"
     assert lease(net, options={61: b"\x01two"}) == "10.0.2.16"
+    net.run(SETTLE / SECOND + 1)
     assert lease(net, OTHER_MAC, {61: b"\x01one"}) == "10.0.2.15"
+
+
+@pytest.mark.parametrize("pause", [0, SETTLE / SECOND + 1])
+def test_clones_with_one_client_id_are_two_clients(net: Net, pause: float) -> None:
+    """Cloned machines have the same machine-id, and so the same identifier."""
+    clone = {61: b"\xff1234duid"}
+    assert lease(net, options=clone) == "10.0.2.15"
+    net.put(arp(1, "10.0.2.15", "10.0.2.2"))
+    net.run(pause)
+    for _ in range(2):
+        assert lease(net, OTHER_MAC, clone) == "10.0.2.16"
+        renewed = ask(net, REQUEST, clone, src="10.0.2.15", ciaddr="10.0.2.15", dst="10.0.2.2", to=HOST_MAC)
+        assert renewed is not None
+        assert (renewed.kind, renewed.yiaddr) == (ACK, "10.0.2.15")
+
+
+def test_clones_that_boot_at_once_are_two_clients(net: Net) -> None:
+    clone = {61: b"\xff1234duid"}
+    offers = [ask(net, DISCOVER, clone, mac=mac) for mac in (GUEST_MAC, OTHER_MAC)]
+    assert [offer.yiaddr for offer in offers if offer] == ["10.0.2.15", "10.0.2.16"]
+
+
+@pytest.mark.parametrize("kind", [DISCOVER, REQUEST, RELEASE, DECLINE])
+@pytest.mark.parametrize("pretence", ["client id", "hardware address", "both"])
+def test_nobody_reaches_the_lease_of_another(net: Net, kind: int, pretence: str) -> None:
+    one = {61: b"\x01one"}
+    lease(net, options=one)
+    net.put(arp(1, "10.0.2.15", "10.0.2.2"))
+    net.run(SETTLE / SECOND + 1)
+    before = net.stack.leases()[0] | {"expires": 0}
+    wanted = {50: wire.ip_bytes("10.0.2.15"), 12: b"thief", 51: (60).to_bytes(4, "big")}
+    if pretence != "hardware address":
+        wanted |= one
+    mac = OTHER_MAC if pretence == "client id" else GUEST_MAC
+    frame = query(kind, wanted, ciaddr="10.0.2.15" if kind == RELEASE else "0.0.0.0", mac=mac)
+    net.ask(frame[:6] + OTHER_MAC + frame[12:])
+    assert net.stack.leases()[0] | {"expires": 0} == before
+    assert net.stack.leases()[0]["expires"] > 80000
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from slirp import wire
 from slirp.config import Config
 from slirp.config6 import Config6
 from slirp.dhcpv6_wire import option
-from slirp.leases import DECLINE_TIME
+from slirp.leases import DECLINE_TIME, SETTLE
 from tests.slirp.fakes import GUEST_MAC, SECOND
 from tests.slirp.fakes6 import LOCAL, REMOTE, Net6, icmp6, ping6, udp6
 
@@ -161,6 +161,29 @@ def test_release(net: Net6) -> None:
     assert status(found) == dw.SUCCESS
     assert net.stack.leases()[0]["state"] == "released"
     assert status(ask(net, dw.RELEASE, ia("fec0::1000"), server=SERVER), dw.IA_NA) == dw.NO_BINDING
+
+
+@pytest.mark.parametrize("kind", [dw.RELEASE, dw.DECLINE, dw.SOLICIT, dw.REQUEST, dw.RENEW])
+def test_nobody_reaches_the_lease_of_another(net: Net6, kind: int) -> None:
+    """Nor do clones with one DUID fight for it."""
+    bound(net)
+    net.put(ping6("fec0::2", src="fec0::1000", mac=GUEST_MAC))
+    net.now += SETTLE + SECOND
+    net.take()
+    server = None if kind == dw.SOLICIT else SERVER
+    found = ask(net, kind, ia("fec0::1000"), server=server, mac=b"\x52\x54\0\0\0\1")
+    if kind in (dw.RELEASE, dw.DECLINE):
+        assert status(found, dw.IA_NA) == dw.NO_BINDING
+    else:
+        assert found is not None
+        given = [
+            body
+            for code, body in dw.options(found[dw.IA_NA], 12, len(found[dw.IA_NA]))
+            if code == dw.IA_ADDRESS
+        ]
+        assert given[0][:16] == wire.ip_bytes("fec0::1001")
+    assert next((row["address"], row["state"]) for row in net.stack.leases()) == ("fec0::1000", "bound")
+    assert address(ask(net, dw.RENEW, ia("fec0::1000"), server=SERVER))[0] == FIRST
 
 
 def test_decline(net: Net6) -> None:
