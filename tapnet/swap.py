@@ -297,11 +297,14 @@ class Swap:
             elif not port.link:
                 continue
             port.set_link(False)
-            self._down[port] = self._loop.call_later(member.blink, self._up, port)
+            self._down[port] = self._loop.call_later(member.blink, self._up, port, place)
 
-    def _up(self, port: Port) -> None:
+    def _up(self, port: Port, place: Place) -> None:
         del self._down[port]
         port.set_link(True)
+        for member in place.members:
+            if isinstance(member.backend, UserBackend):
+                member.backend.announce()  # what it said when it came met a link that was down
 
     # ---- afterwards ----------------------------------------------------------------------------------------
 

@@ -194,6 +194,13 @@ class UserBackend:
         self.stack.announce()
         self._rearm()
 
+    def announce(self) -> None:
+        """Say again who and where we are, to guests that could not hear it before."""
+        if not self._closed:
+            self.stack.tick(self._clock())
+            self.stack.announce()
+            self._rearm()
+
     def close(self) -> None:
         """End every flow and give all sockets back. Idempotent."""
         if self._closed:

@@ -9,6 +9,9 @@ does to the interface. A new lease replaces what the former one set, whatever el
 Addresses are kept while the carrier is away and taken off only when another lease replaces them or the lease
 expires: connections survive a short blink. No RELEASE at the end: the interface ends with the process.
 
+IPv6 is the kernel's own, but it asks for routers only when an interface comes up for the first time: a carrier that
+was lost and found again may lead to another network, so this file asks (``solicit``) there.
+
 The first DISCOVER is repeated after ``RETRY_FIRST`` seconds, doubling up to ``RETRY_MAX`` (RFC 2131 4.1
 begins at 4 s, which is for a crowded Ethernet and would cost that on the first lost frame).
 
@@ -22,6 +25,7 @@ import asyncio
 import contextlib
 import random
 import re
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,6 +42,7 @@ from .links import NicSpec
 
 RETRY_FIRST, RETRY_MAX = 0.5, 16.0
 MTU_LEAST = 576
+SOLICITATIONS, SOLICIT_EVERY = 2, 4.0  # RFC 4861 10: RTR_SOLICITATION_INTERVAL
 SEARCH_MAX = 16
 _LABELS_MAX = 127
 _DOMAIN = re.compile(r"[A-Za-z0-9_.-]+")
@@ -116,6 +121,16 @@ def search_list(data: bytes) -> list[str]:
     return names
 
 
+_SOLICITATION = bytes((133, 0, 0, 0, 0, 0, 0, 0))  # its checksum is the kernel's
+
+
+def solicit(index: int) -> None:
+    """Ask for routers on an interface (RFC 4861 4.1). Raises OSError: there is no IPv6 or no address yet."""
+    with socket.socket(socket.AF_INET6, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.IPPROTO_ICMPV6) as sock:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
+        sock.sendto(_SOLICITATION, ("ff02::2", 0, 0, index))
+
+
 def _text(value: str | bytes) -> str:
     return (value.decode(errors="replace") if isinstance(value, bytes) else value).rstrip("\0")
 
@@ -141,6 +156,7 @@ class Keeper:
     client: AsyncDHCPClient | None = None
     index: int = 0
     busy: asyncio.Lock = field(default_factory=asyncio.Lock)
+    asking: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """Get and keep a lease for ever."""
@@ -194,13 +210,23 @@ class Keeper:
         if carrier is None or bool(carrier) == self.carrier:
             return
         self.carrier = bool(carrier)
+        if self.asking is not None:
+            self.asking.cancel()
+            self.asking = None
         client = self.client
         if not self.carrier or client is None:
             return
+        self.asking = asyncio.ensure_future(self._ask_for_routers())
         if client.state is State.INIT:
             await client.bootstrap()
         else:
             await client.reset()
+
+    async def _ask_for_routers(self) -> None:
+        for _ in range(SOLICITATIONS):
+            with contextlib.suppress(OSError):
+                solicit(self.index)
+            await asyncio.sleep(SOLICIT_EVERY)
 
     async def apply(self, lease: Lease) -> None:
         """Make the interface what the lease says, and tell."""

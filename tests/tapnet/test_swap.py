@@ -174,6 +174,22 @@ def test_links_blink_but_for_those_that_were_pulled(taps: type[FakeTap]) -> None
     )
 
 
+def test_the_nat_speaks_again_once_the_links_are_up(taps: type[FakeTap], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it says at its start meets links that are down: without another word guests wait for the next advertisement."""
+    told: list[bool] = []
+
+    async def scene(instance: Instance) -> None:
+        (port,) = (m.port for m in instance.vlans[0] if m.kind == "nic")
+        assert port is not None
+        monkeypatch.setattr("slirp.stack.Stack.announce", lambda stack: told.append(port.link))
+        await instance.set_mode("user")
+        while len(told) < 2:
+            await asyncio.sleep(0.005)
+        assert told[-1], "behind the blink"
+
+    play(NIC + "-net user -net tap,ifname=t0 --mode tap", scene)
+
+
 def test_two_at_once_go_one_after_the_other(taps: type[FakeTap]) -> None:
     async def scene(instance: Instance) -> None:
         await asyncio.gather(*(instance.set_mode(mode) for mode in ("tap", "user", "tap", "user", "tap")))
