@@ -262,9 +262,16 @@ def doctor(ctx: click.Context, kind: str | None, as_json: bool) -> None:
     ctx.exit(checks.main((kind,), as_json) if kind else checks.main(as_json=as_json))
 
 
-@cli.group(context_settings=CONTEXT, short_help="Put an uplink into a bridge, or take it out.")
-def bridge() -> None:
+@cli.group(
+    context_settings=CONTEXT,
+    invoke_without_command=True,
+    short_help="Put an uplink into a bridge, or take it out.",
+)
+@click.pass_context
+def bridge(ctx: click.Context) -> None:
     """Let a bridge take over an uplink's addresses and routes, and give them back."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
 @bridge.command("up", short_help="Make BR with IF in it, and move to BR what IF has.")
@@ -370,7 +377,7 @@ def main(argv: Iterable[str] | None = None) -> int:
     try:
         status = cli.main(args, prog_name="tapnet", standalone_mode=False)
     except click.ClickException as error:
-        complain(error.format_message())
+        complain(" ".join(error.format_message().split()))  # choices come in lines of their own
         return OptionError.status
     except HelpAsked as asked:
         click.echo(str(asked))

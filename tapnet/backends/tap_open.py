@@ -37,7 +37,7 @@ from typing import Any
 
 from .. import privilege
 from ..config import TapNet
-from ..device import TapDevice
+from ..device import TUN_PATH, TapDevice
 from ..ifctl import control_socket, get_mac, get_mtu, is_up
 from .tap_written import Written, open_written
 
@@ -224,7 +224,7 @@ def _change(what: str, ifname: str, **change: Any) -> None:
         if number == errno.EPERM:
             raise TapError(
                 f"{what}: changing {ifname} needs CAP_NET_ADMIN, which this process lacks"
-            ) from None
+            ) from PermissionError(errno.EPERM, os.strerror(errno.EPERM))
         raise TapError(f"{what}: {os.strerror(number) if isinstance(number, int) else error}") from None
 
 
@@ -387,9 +387,12 @@ def explain(ifname: str | None, error: OSError, existed: bool) -> str:
         if privilege.gave_away:
             why += f" ({privilege.gave_away})"
         name = (ifname or "tap0").replace("%d", "0")
+        make = f"ip tuntap add dev {name} mode tap user {_user()}"
+        if number == errno.EACCES:
+            make = f"chmod 666 {TUN_PATH}" if existed else f"{make}; chmod 666 {TUN_PATH}"
         return (
             f"{what}: {why}. Three ways without it: a helper (-net bridge), a persistent TAP that root makes once "
-            f"for you (ip tuntap add dev {name} mode tap user {_user()}), or user mode (-net user)"
+            f"for you ({make}), or user mode (-net user)"
         )
     if number == errno.EBUSY:
         return f"{what}: another program has it open"

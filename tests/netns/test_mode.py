@@ -130,17 +130,28 @@ def settled(addresses: str) -> bool:
 
 def test_the_guest_asks_for_routers_of_its_new_network(lan: str, guest: str, tapnet: Runner) -> None:
     """Its kernel does so only when an interface comes up for the first time; a LAN's router may speak every ten minutes."""
-    options = ("-net", f"nic,netns=/run/netns/{guest},dhcp=on", "-net", "user", "-net", "tap,ifname=tap0,br=br0")
+    options = (
+        "-net",
+        f"nic,netns=/run/netns/{guest},dhcp=on",
+        "-net",
+        "user",
+        "-net",
+        "tap,ifname=tap0,br=br0",
+    )
     with Running(inside(lan, tapnet), "--mode", "user", *options) as running:
         leased(guest, "10.0.2.15")
         until_sync(lambda: "default" in sh(f"ip -n {guest} -6 route"), "a router of IPv6", SECONDS)
-        until_sync(lambda: settled(sh(f"ip -n {guest} -6 addr show eth0")), "the kernel's own question", SECONDS)
+        until_sync(
+            lambda: settled(sh(f"ip -n {guest} -6 addr show eth0")), "the kernel's own question", SECONDS
+        )
         heard = within(lan, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x86DD)))
         with heard:
             heard.bind(("br0", 0x86DD))
             heard.settimeout(SECONDS)
             running.monitor("mode", "tap")
-            while (frame := heard.recv(2048))[20] != socket.IPPROTO_ICMPV6 or frame[54] != ROUTER_SOLICITATION:
+            while (frame := heard.recv(2048))[20] != socket.IPPROTO_ICMPV6 or frame[
+                54
+            ] != ROUTER_SOLICITATION:
                 pass
         assert frame[:6] == bytes.fromhex("333300000002") and frame[21] == 255
         assert frame[6:12].hex(":") == links(guest)["eth0"]["address"]

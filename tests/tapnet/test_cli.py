@@ -83,12 +83,26 @@ def test_errors_are_one_line_and_status_2(argv, message, capsys):
 
 
 @pytest.mark.parametrize(
-    "argv", [["mode", "both"], ["doctor", "--mode", "x"], ["ps", "x"], ["doctor", "--jsn"]]
+    "argv",
+    [
+        ["mode", "both"],
+        ["mode"],
+        ["doctor", "--mode", "x"],
+        ["ps", "x"],
+        ["doctor", "--jsn"],
+        ["bridge", "x"],
+    ],
 )
 def test_clicks_own_errors_are_one_line_too(argv, capsys):
     assert main(argv) == 2
     err = capsys.readouterr().err
-    assert err.startswith("tapnet: ") and err.count("\n") == 1
+    assert err.startswith("tapnet: ") and err.count("\n") == 1 and "\\x" not in err
+
+
+def test_bridge_alone_shows_its_commands(capsys):
+    assert main(["bridge"]) == 0
+    out, err = capsys.readouterr()
+    assert "confirm" in out and err == ""
 
 
 def test_two_lines_for_two_engines_that_are_not_there(capsys):

@@ -174,7 +174,9 @@ def test_links_blink_but_for_those_that_were_pulled(taps: type[FakeTap]) -> None
     )
 
 
-def test_the_nat_speaks_again_once_the_links_are_up(taps: type[FakeTap], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_nat_speaks_again_once_the_links_are_up(
+    taps: type[FakeTap], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What it says at its start meets links that are down: without another word guests wait for the next advertisement."""
     told: list[bool] = []
 
