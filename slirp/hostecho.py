@@ -23,7 +23,8 @@ from typing import Protocol
 
 from .checksum import checksum
 from .host import Echo, IcmpError, UdpEvents
-from .hosterrors import ErrorQueue, ErrorSocket, apply, hops, listen_for_errors
+from .hosterrors import SOFT, ErrorQueue, ErrorSocket, apply, hops, listen_for_errors
+from .hostset import SocketSet
 from .wire import ECHO_REPLY, ECHO_REPLY_6, ECHO_REQUEST, ECHO_REQUEST_6, ICMP, ICMP_LEN, U16
 
 BATCH = 64
@@ -37,42 +38,6 @@ _SOL_RAW, _ICMP_FILTER, _ICMP6_FILTER = 255, 1, 1
 _IP_RECVTOS, _IPV6_RECVTCLASS, _IPV6_TCLASS = 13, 66, 67
 _FILTER = struct.Struct("=I")
 _TOS = ((socket.IPPROTO_IP, socket.IP_TOS), (socket.IPPROTO_IPV6, _IPV6_TCLASS))
-_SOFT = frozenset(
-    (
-        errno.ECONNREFUSED,
-        errno.EHOSTUNREACH,
-        errno.ENETUNREACH,
-        errno.EPROTO,
-        errno.ENOPROTOOPT,
-        errno.EHOSTDOWN,
-        errno.EMSGSIZE,
-        errno.EACCES,
-        errno.EOPNOTSUPP,
-    )
-)
-
-
-class _Watched(Protocol):
-    born: int
-
-    def event(self, events: int, now: int) -> None:
-        """Something happened."""
-
-
-class _Set(Protocol):
-    """The epoll set, as sockets need it."""
-
-    def enter(self, fd: int, sock: _Watched) -> int:
-        """Answers the batch in which the socket was born."""
-
-    def leave(self, fd: int) -> None:
-        """Before the descriptor is closed."""
-
-    def register(self, fd: int, events: int) -> None:
-        """Watch a new descriptor."""
-
-    def affords(self, fd: int) -> None:
-        """Raises OSError when the descriptor is not to be spared."""
 
 
 class EchoEndpoint(Protocol):
@@ -97,7 +62,7 @@ class EchoEndpoint(Protocol):
         """Give it back."""
 
 
-def _socket(host: _Set, family: int, kind: int) -> socket.socket:
+def _socket(host: SocketSet, family: int, kind: int) -> socket.socket:
     """An ICMP socket of the family 4 or 6. Raises OSError."""
     where, protocol = (
         (socket.AF_INET, socket.IPPROTO_ICMP) if family == 4 else (socket.AF_INET6, socket.IPPROTO_ICMPV6)
@@ -135,7 +100,7 @@ def _send(sock: socket.socket, message: bytes, remote: str) -> int:
             return 0
         except OSError as failure:
             error = failure.errno or errno.EIO
-            if error not in _SOFT:  # else perhaps the report of an earlier request: once more
+            if error not in SOFT:  # else perhaps the report of an earlier request: once more
                 return error
     return error
 
@@ -146,7 +111,7 @@ def _receive(sock: socket.socket) -> tuple[bytes, str, int, int] | None:
         try:
             message, control, _, address = sock.recvmsg(MESSAGE, CONTROL)
         except OSError as failure:
-            if failure.errno in _SOFT:
+            if failure.errno in SOFT:
                 continue
             return None
         tos = next((data[0] for level, kind, data in control if (level, kind) in _TOS and data), 0)
@@ -167,7 +132,7 @@ class HostEcho(ErrorSocket):
 
     __slots__ = ("_family", "_how", "born")
 
-    def __init__(self, host: _Set, family: int, ident: int, events: UdpEvents) -> None:
+    def __init__(self, host: SocketSet, family: int, ident: int, events: UdpEvents) -> None:
         self._sock = sock = _socket(host, family, socket.SOCK_DGRAM)
         self._host = host
         self._events = events
@@ -259,7 +224,7 @@ class RawEcho:
 class RawEchoes:
     """The raw socket of a family. ``registry`` forgets it when the last flow is over."""
 
-    def __init__(self, host: _Set, family: int, registry: dict[int, RawEchoes]) -> None:
+    def __init__(self, host: SocketSet, family: int, registry: dict[int, RawEchoes]) -> None:
         self._sock = sock = _socket(host, family, socket.SOCK_RAW)
         self._family = family
         self._host = host

@@ -18,10 +18,10 @@ import select
 import socket
 import struct
 from collections import deque
-from typing import Protocol
 
 from .checksum import checksum
 from .host import NO_FRAGMENT, Address, IcmpError, UdpEvents
+from .hostset import SocketSet
 from .icmp_map import PORT6, UNREACHABLE6, to_6
 from .wire import ICMP, IPV4, IPV4_LEN, PORT, PROTO_UDP, UDP, UDP_LEN, UNREACHABLE
 from .wire6 import IPV6, VERSION
@@ -48,6 +48,20 @@ _LOCAL_CODES = {
     errno.EMSGSIZE: (3, 4),
     errno.EACCES: (3, 13),
 }
+# On a socket: the report of an earlier datagram, perhaps.
+SOFT = frozenset(
+    (
+        errno.ECONNREFUSED,
+        errno.EHOSTUNREACH,
+        errno.ENETUNREACH,
+        errno.EPROTO,
+        errno.ENOPROTOOPT,
+        errno.EHOSTDOWN,
+        errno.EMSGSIZE,
+        errno.EACCES,
+        errno.EOPNOTSUPP,
+    )
+)
 
 
 def listen_for_errors(sock: socket.socket, family: int, on: bool = True) -> None:
@@ -237,11 +251,6 @@ class ErrorQueue:
                 return found
 
 
-class _Set(Protocol):
-    def leave(self, fd: int) -> None:
-        """Watch that descriptor no more."""
-
-
 class ErrorSocket:
     """What datagram sockets with an error queue share. Subclasses fill the fields in; ``_fd`` -1: closed."""
 
@@ -250,7 +259,7 @@ class ErrorSocket:
     _errors: ErrorQueue
     _events: UdpEvents
     _fd: int
-    _host: _Set
+    _host: SocketSet
     _sock: socket.socket
 
     def fileno(self) -> int:

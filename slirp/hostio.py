@@ -6,13 +6,7 @@ one callback serves up to ``EVENTS`` sockets, a change of interest is one system
 is bounded by the flow itself, so that no socket starves the others, and the loop is given back after each
 batch.
 
-TCP: non-blocking connect, TCP_NODELAY, buffers left to the kernel's auto-tuning. A connect that succeeds at
-once is reported in the next batch, as no event may come from inside a call. A socket that is not watched at
-all is taken out of the set: an error on it shows at the next call. UDP: bound to a port of its own,
-unconnected, IP_RECVERR on: ICMP errors arrive by the error queue (``hosterrors``) with the datagram's destination and
-payload; a TCP socket has it while it connects only, as it would make soft errors fatal later. Ping: ``hostecho``. A soft error that the kernel reports for an earlier datagram is skipped, not taken for ours. TTL is
-set when it changes only. Datagrams in a row are one call (UDP_SEGMENT) where the kernel and the way there take that: a
-length that was refused is not tried again on that socket.
+What each kind of socket does is told in ``hosttcp``, ``hostudp``, ``hostecho`` (ping) and ``hostlisten``.
 
 ``resolvers`` reads resolv.conf again when its stat changed, looked at once a second at most; without a
 nameserver line it is the host's own 127.0.0.1, as the C library has it. ``forbidden`` says whether a
@@ -23,32 +17,31 @@ the destination counts if it is one of the host's own addresses in any spelling.
 Limits: as many sockets as RLIMIT_NOFILE allows, which is raised to ``DESCRIPTORS``, less ``RESERVE`` (a quarter
 where there are few) for the rest of the process; beyond, OSError(EMFILE) and the NAT makes room.
 
-Ref: epoll(7), ip(7) IP_RECVERR, ipv6(7), unix(7); Linux uapi/linux/errqueue.h; resolv.conf(5).
+Ref: epoll(7), unix(7), getrlimit(2), resolv.conf(5).
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
-import fcntl
 import os
 import resource
 import select
 import socket
-import struct
 from collections.abc import Callable, Sequence
 from ipaddress import ip_address
-from typing import Protocol
 
 from . import hostservice
-from .host import Address, IcmpError, ListenEvents, Service, TcpEvents, UdpEvents
+from .host import Address, ListenEvents, Service, TcpEvents, UdpEvents
 from .hostecho import EchoEndpoint, HostEcho, RawEchoes
-from .hosterrors import ErrorQueue, ErrorSocket, apply, listen_for_errors, local_towards, next_error, refuse
+from .hosterrors import apply, listen_for_errors
 from .hostfiles import HostDirectory
 from .hostlisten import IP_PKTINFO, HostListener, HostUdpListener, listen
+from .hostset import Watched
+from .hosttcp import HostAccepted, HostPackets, HostProgram, HostTcp
+from .hostudp import HostUdp
 
 EVENTS = 256
-DATAGRAM = 65536
 DESCRIPTORS = 65536  # the soft RLIMIT_NOFILE is raised to this, or to the hard limit
 RESERVE = 64  # descriptors that the NAT leaves to the rest of the process (monitors, taps, files)
 UDP_BUFFER = 1 << 20  # bytes; the kernel takes what net.core.rmem_max allows
@@ -57,375 +50,6 @@ RESOLV_CONF = "/etc/resolv.conf"
 RESOLV_SIZE = 1 << 16
 RESOLVERS = 8
 SECOND = 1_000_000_000
-
-_IN, _OUT, _PRI = select.EPOLLIN, select.EPOLLOUT, select.EPOLLPRI
-_BROKEN = select.EPOLLERR | select.EPOLLHUP
-_READ = select.EPOLLIN | select.EPOLLRDHUP | _BROKEN
-_WRITE = select.EPOLLOUT | _BROKEN
-_SOL_UDP, _UDP_SEGMENT = 17, 103
-_SIOCATMARK = 0x8905
-SEGMENTS = 64  # of one call: the kernel's UDP_MAX_SEGMENTS was that for long
-SEGMENTED = 65000  # bytes of one call
-_U16 = struct.Struct("=H")
-_SOFT = frozenset(
-    (
-        errno.ECONNREFUSED,
-        errno.EHOSTUNREACH,
-        errno.ENETUNREACH,
-        errno.EPROTO,
-        errno.ENOPROTOOPT,
-        errno.EHOSTDOWN,
-        errno.EMSGSIZE,
-        errno.EACCES,
-        errno.EOPNOTSUPP,
-    )
-)
-# UDP_SEGMENT is unknown, or not possible on the way there (a segment longer than its MTU, IPsec).
-_UNSEGMENTED = frozenset(
-    (errno.EINVAL, errno.EIO, errno.EMSGSIZE, errno.ENOPROTOOPT, errno.EOPNOTSUPP, errno.ENOTSUP)
-)
-_LINGER_RESET = struct.pack("ii", 1, 0)
-
-
-class _Socket(Protocol):
-    """What the epoll set dispatches to."""
-
-    born: int
-
-    def event(self, events: int, now: int) -> None:
-        """Something happened to the descriptor."""
-
-
-class HostTcp:
-    """A host TCP connection (``slirp.host.TcpSocket``)."""
-
-    __slots__ = ("_events", "_fd", "_host", "_sock", "_watched", "born", "connected", "failure", "urgent")
-
-    def __init__(self, host: AsyncHost, sock: socket.socket, events: TcpEvents, connected: bool) -> None:
-        self._host = host
-        self._sock = sock
-        self._fd = sock.fileno()
-        self._events = events
-        self._watched = 0
-        self.failure: IcmpError | None = None
-        self.urgent = False
-        self.connected = connected
-        self.born = host.enter(self._fd, self)
-        if not connected:
-            self._watched = _OUT
-            host.register(self._fd, _OUT)
-
-    def fileno(self) -> int:
-        """The descriptor; -1 when closed."""
-        return self._fd
-
-    @property
-    def local(self) -> Address:
-        """The address of our end, once it is connected."""
-        name = self._sock.getsockname()
-        return (str(name[0]), int(name[1])) if isinstance(name, tuple) else ("", 0)
-
-    def send(self, data: bytes | memoryview) -> int:
-        """Bytes taken; 0: the buffer is full."""
-        try:
-            return self._sock.send(data)
-        except (BlockingIOError, InterruptedError):
-            return 0
-
-    def send_urgent(self, byte: bytes) -> int:
-        """1: taken; 0: the buffer is full."""
-        try:
-            return self._sock.send(byte, 0 if self._sock.family == socket.AF_UNIX else socket.MSG_OOB)
-        except (BlockingIOError, InterruptedError):
-            return 0
-
-    def at_mark(self) -> bool:
-        """Whether the next byte is the urgent one."""
-        if fcntl.ioctl(self._fd, _SIOCATMARK, b"\0\0\0\0") == b"\0\0\0\0":
-            return False
-        self.urgent = False
-        return True
-
-    def keepalive(self, idle: int) -> None:
-        """Probe the other end after ``idle`` seconds."""
-        if self._sock.family == socket.AF_UNIX:
-            return
-        for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL):
-            self._sock.setsockopt(socket.IPPROTO_TCP, option, idle)
-        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-
-    def recv(self, size: int) -> bytes | None:
-        """Bytes; b"" at end of stream; None: nothing now."""
-        try:
-            return self._sock.recv(size)
-        except (BlockingIOError, InterruptedError):
-            return None
-
-    def shutdown(self) -> None:
-        """Send FIN."""
-        try:
-            self._sock.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass  # broken already: recv or send says so
-
-    def watch(self, read: bool, write: bool) -> None:
-        """Which events to report."""
-        if self._fd < 0 or not self.connected:
-            return
-        wanted = (_IN | _PRI if read else 0) | (_OUT if write else 0)
-        if wanted != self._watched:
-            self._host.rewatch(self._fd, self._watched, wanted)
-            self._watched = wanted
-
-    def close(self, *, reset: bool = False) -> None:
-        """Give the socket back."""
-        if self._fd < 0:
-            return
-        self._host.leave(self._fd)
-        self._fd = -1
-        if reset:
-            try:
-                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
-            except OSError:
-                pass
-        self._sock.close()
-
-    def event(self, events: int, now: int) -> None:
-        """From the epoll set."""
-        if not self.connected:
-            self._connected(now)
-            return
-        if events & _PRI:
-            self.urgent = True
-        if self._watched & _IN and events & _READ:
-            self._events.host_readable(now)
-        if self._watched & _OUT and events & _WRITE and self._fd >= 0:
-            self._events.host_writable(now)
-
-    def _connected(self, now: int) -> None:
-        error = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if error:
-            self.failure = next_error(self._sock)
-            self.close()
-            self._events.host_failed(error, now)
-            return
-        self.connected = True
-        listen_for_errors(self._sock, 4 if self._sock.family == socket.AF_INET else 6, False)
-        self._host.rewatch(self._fd, self._watched, 0)
-        self._watched = 0
-        self._events.host_connected(now)
-
-    def connected_at_once(self) -> None:
-        """Report a connect that needed no waiting, outside the call that made it."""
-        if self._fd >= 0:
-            self._events.host_connected(self._host.now())
-
-
-class HostPackets(HostTcp):
-    """A datagram socket as a service: an empty datagram is no end."""
-
-    __slots__ = ()
-
-    def recv(self, size: int) -> bytes | None:
-        """A datagram; None: nothing now."""
-        return super().recv(size) or None
-
-
-class HostProgram(HostTcp):
-    """A program as a service (``hostservice``)."""
-
-    __slots__ = ("_ended", "_program")
-
-    def __init__(self, host: AsyncHost, sock: socket.socket, events: TcpEvents) -> None:
-        super().__init__(host, sock, events, True)
-        self.connected = False  # it is watched when it is
-        self._program: hostservice.Program | None = None
-        self._ended = False
-
-    def started(self, result: hostservice.Program | OSError) -> None:
-        """The thread is done, outside any batch of events."""
-        host = self._host
-        if isinstance(result, OSError):
-            if self._fd >= 0:
-                self.close()
-                self._events.host_failed(result.errno or errno.ECONNREFUSED, host.now())
-        elif self._fd < 0:
-            result.end(0)
-        else:
-            self._program = result
-            self.connected = True
-            self._events.host_connected(host.now())
-        host.served()
-
-    def recv(self, size: int) -> bytes | None:
-        """What it says."""
-        try:
-            data = super().recv(size)
-        except ConnectionResetError:  # it ended, and something for it was left
-            data = b""
-        self._ended = data == b""
-        return data
-
-    def send(self, data: bytes | memoryview) -> int:
-        """What it is told; nobody listens after its end."""
-        try:
-            return super().send(data)
-        except (BrokenPipeError, ConnectionResetError):
-            if self._ended:
-                raise
-            return len(data)
-
-    def close(self, *, reset: bool = False) -> None:
-        """The connection is over, and so is the program, soon."""
-        super().close()
-        if self._program is not None:
-            self._program.end(0 if reset else hostservice.GRACE)
-            self._program = None
-
-
-class HostAccepted(HostTcp):
-    """A client of a listener (``slirp.host.AcceptedTcp``)."""
-
-    __slots__ = ("_local", "peer")
-
-    @property
-    def local(self) -> Address:
-        """The address that the client chose."""
-        return self._local
-
-    def __init__(self, host: AsyncHost, sock: socket.socket, peer: Address, local: Address) -> None:
-        super().__init__(host, sock, _NOBODY, True)
-        self.peer = peer
-        self._local = local
-
-    def attach(self, events: TcpEvents) -> None:
-        """Who hears the events."""
-        self._events = events
-
-    def gone(self) -> bool:
-        """Whether it has left without a word."""
-        if self._fd < 0:
-            return True
-        try:
-            return not self._sock.recv(1, socket.MSG_PEEK)
-        except (BlockingIOError, InterruptedError):
-            return False
-        except OSError:
-            return True
-
-
-class _Nobody:
-    """Hears what happens to a client that nobody has taken over yet: it watches nothing, so that is nothing."""
-
-    def host_connected(self, now: int) -> None:
-        """Never."""
-
-    def host_failed(self, error: int, now: int) -> None:
-        """Never."""
-
-    def host_readable(self, now: int) -> None:
-        """Never."""
-
-    def host_writable(self, now: int) -> None:
-        """Never."""
-
-
-_NOBODY = _Nobody()
-
-
-class HostUdp(ErrorSocket):
-    """A host UDP socket (``slirp.host.UdpSocket``)."""
-
-    __slots__ = ("_family", "_how", "_segment", "born")
-
-    def __init__(self, host: AsyncHost, sock: socket.socket, family: int, events: UdpEvents) -> None:
-        self._host = host
-        self._sock = sock
-        self._fd = sock.fileno()
-        self._family = family
-        self._events = events
-        self._how = -1
-        self._segment = DATAGRAM  # the longest datagram to be tried with UDP_SEGMENT
-        self._errors = ErrorQueue(sock)
-        self.born = host.enter(self._fd, self)
-        host.register(self._fd, _IN)
-
-    def sendto(self, data: bytes | memoryview, remote: Address, how: int = 64) -> int:
-        """0, or errno."""
-        if self._fd < 0:
-            return errno.EBADF
-        sock = self._sock
-        error = 0
-        for _ in range(2):
-            try:
-                if how != self._how:
-                    apply(sock, self._family, self._how, how)
-                    self._how = how
-                sock.sendto(data, remote)
-                return 0
-            except OSError as failure:
-                error = failure.errno or errno.EIO
-                if error not in _SOFT:  # else perhaps the report of an earlier datagram: once more
-                    return error
-        return error
-
-    def sendmany(self, data: bytes, size: int, remote: Address, how: int = 64) -> int:
-        """0, or errno."""
-        step = min(SEGMENTS, SEGMENTED // size) * size
-        error = 0
-        for start in range(0, len(data), step or size):
-            part = data[start : start + (step or size)]
-            if size < len(part) and size <= self._segment:
-                failure = self._send_segments(part, size, remote, how)
-                if failure not in _UNSEGMENTED:
-                    error = failure or error
-                    continue
-                self._segment = size - 1
-            for at in range(0, len(part), size):
-                error = self.sendto(part[at : at + size], remote, how) or error
-        return error
-
-    def _send_segments(self, data: bytes, size: int, remote: Address, how: int) -> int:
-        if self._fd < 0:
-            return errno.EBADF
-        control = ((_SOL_UDP, _UDP_SEGMENT, _U16.pack(size)),)
-        error = 0
-        for _ in range(2):
-            try:
-                if how != self._how:
-                    apply(self._sock, self._family, self._how, how)
-                    self._how = how
-                self._sock.sendmsg((data,), control, 0, remote)
-                return 0
-            except OSError as failure:
-                error = failure.errno or errno.EIO
-                if error not in _SOFT or error in _UNSEGMENTED:
-                    return error
-        return error
-
-    def refuse(self, remote: Address) -> bool:
-        """Tell ``remote`` that its datagram found a closed port."""
-        try:
-            return refuse(
-                self._family, remote, local_towards(self._family, remote), self._sock.getsockname()[1]
-            )
-        except OSError:
-            return False
-
-    def recv(self) -> tuple[bytes, Address] | None:
-        """One datagram; None: nothing now."""
-        if self._fd < 0:
-            return None
-        for _ in range(4):
-            try:
-                data, address = self._sock.recvfrom(DATAGRAM)
-                return data, (address[0], address[1])
-            except (BlockingIOError, InterruptedError):
-                return None
-            except OSError as failure:
-                if failure.errno not in _SOFT:
-                    return None
-        return None
 
 
 class AsyncHost:
@@ -445,7 +69,7 @@ class AsyncHost:
         self._loop = loop
         self._after = after
         self._epoll = select.epoll()
-        self._sockets: dict[int, _Socket] = {}
+        self._sockets: dict[int, Watched] = {}
         self._raw: dict[int, RawEchoes] = {}  # by family
         self._batch = 0
         limit = raise_descriptor_limit()
@@ -589,7 +213,7 @@ class AsyncHost:
 
     # ---- the epoll set -------------------------------------------------------------------------------------
 
-    def enter(self, fd: int, sock: _Socket) -> int:
+    def enter(self, fd: int, sock: Watched) -> int:
         """A socket is born; answers the batch that it was born in."""
         self._sockets[fd] = sock
         return self._batch

@@ -25,6 +25,7 @@ from typing import Protocol
 
 from .host import AcceptedTcp, Address, ListenEvents, UdpEvents
 from .hosterrors import ErrorQueue, ErrorSocket, apply, refuse
+from .hostset import SocketSet
 
 BACKLOG = 256
 DATAGRAM = 65536
@@ -53,21 +54,7 @@ _THEIRS = frozenset(
 _SOFT = frozenset((errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EACCES))
 
 
-class _Set(Protocol):
-    """The epoll set, as sockets need it."""
-
-    def enter(self, fd: int, sock: HostListener | HostUdpListener) -> int:
-        """Answers the batch in which the socket was born."""
-
-    def leave(self, fd: int) -> None:
-        """Before the descriptor is closed."""
-
-    def register(self, fd: int, events: int) -> None:
-        """Watch a new descriptor."""
-
-    def rewatch(self, fd: int, old: int, new: int) -> None:
-        """Change what is watched."""
-
+class _Set(SocketSet, Protocol):
     def adopt(self, sock: socket.socket, peer: Address, local: Address) -> AcceptedTcp:
         """A socket that was accepted. Raises OSError."""
 

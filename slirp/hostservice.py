@@ -34,7 +34,8 @@ from typing import TYPE_CHECKING
 from .host import Service, TcpEvents
 
 if TYPE_CHECKING:
-    from .hostio import AsyncHost, HostTcp
+    from .hostio import AsyncHost
+    from .hosttcp import HostTcp
 
 PROGRAMS = 1024
 GRACE = 10.0  # seconds

@@ -20,7 +20,9 @@ from hypothesis import strategies as st
 
 from slirp import hostio
 from slirp.hosterrors import parse_error
-from slirp.hostio import AsyncHost, HostTcp, HostUdp, is_local, parse_resolv_conf
+from slirp.hostio import AsyncHost, is_local, parse_resolv_conf
+from slirp.hosttcp import HostTcp
+from slirp.hostudp import HostUdp
 from tapnet.monitor.guard import claim
 
 DEADLINE = 60.0

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from slirp.hostio import HostAccepted
+from slirp.hosttcp import HostAccepted
 from tests.slirp.test_hostio import DEADLINE, Bench, Tcp
 
 LOOPBACK = ("127.0.0.1", 0)
