@@ -40,7 +40,8 @@ from ipaddress import IPv4Address, IPv4Network
 
 from . import checksum, formats
 from .arp import Arp
-from .config import IPXE, Config
+from .boot import HTTP_CLIENT, boot_file
+from .config import Config
 from .formats import (
     BOOTP,
     BOOTP_MIN,
@@ -78,10 +79,8 @@ USUAL = bytes(
         formats.ROUTES,
     )
 )
-HTTP_CLIENT, PXE_CLIENT = b"HTTPClient", b"PXEClient"
 UDHCP_CLIENT = b"udhcp"  # busybox: not T1 but half of the lease counts, and it rests for 3 s after a NAK
 UDHCP_LEASE = 8, 5  # of T1: so it has asked anew within T1
-URLS = ("http://", "https://")
 
 
 class Dhcp:
@@ -318,20 +317,11 @@ class Dhcp:
 
     def _boot(self, message: DhcpMessage) -> bytes:
         """The boot file for a client, b"": none."""
-        config = self._config
         vendor = message.options.get(formats.VENDOR_CLASS, b"")
-        ipxe = b"iPXE" in message.options.get(formats.USER_CLASS, b"")
+        user = message.options.get(formats.USER_CLASS, b"")
         found = message.options.get(formats.ARCHITECTURE, b"")
         kinds = [int.from_bytes(found[at : at + 2], "big") for at in range(0, len(found) - 1, 2)]
-        special = dict(config.bootfiles)
-        file = next((special[kind] for kind in ([IPXE] if ipxe else []) + kinds if kind in special), None)
-        if file is None:
-            file = config.bootfile or ""
-            if (vendor.startswith(HTTP_CLIENT) and not file.startswith(URLS)) or (
-                vendor.startswith(PXE_CLIENT) and not ipxe and file.startswith(URLS)
-            ):
-                return b""
-        return file.encode()
+        return boot_file(self._config, vendor, user, kinds).encode()
 
     def _items(
         self, message: DhcpMessage, kind: int | None, lease: Lease | None, boot: bytes

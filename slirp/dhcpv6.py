@@ -11,6 +11,8 @@ Temporary addresses (IA_TA) and prefixes (IA_PD) are declined by status. All rep
 NTP servers and boot file URL where the client asks (an option request option) or always (name server, search list).
 A client that names another server is not ours. Messages to our unicast address get UseMulticast.
 
+The boot file is chosen as in DHCP (``boot``), and named by a URL.
+
 An address belongs to DUID and IAID. Its valid lifetime is ``lease-time``, preferred for 3/4 of that; T1 and T2 are 1/2
 and 4/5 of the preferred one.
 
@@ -23,6 +25,7 @@ from __future__ import annotations
 
 from . import dhcpv6_wire as wire
 from . import formats
+from .boot import HTTP_CLIENT, boot_file
 from .config import Config
 from .config6 import Config6
 from .dhcpv6_wire import (
@@ -215,8 +218,15 @@ class Dhcp6:
         if wire.NTP in wanted and v6.ntp_ips:
             servers = b"".join(option(wire.NTP_SERVER, address) for address in v6.ntp_ips)
             parts.append(option(wire.NTP, servers))
-        if wire.BOOT_URL in wanted and config.bootfile:
-            parts.append(option(wire.BOOT_URL, self._url(config.bootfile).encode()))
+        if wire.BOOT_URL in wanted:
+            file = boot_file(config, message.vendor, message.user, message.architectures)
+            if file:
+                parts.append(option(wire.BOOT_URL, self._url(file).encode()))
+            if file and message.vendor.startswith(
+                HTTP_CLIENT
+            ):  # what it takes for an answer (UEFI 2.10, 24.7)
+                said = message.enterprise + len(HTTP_CLIENT).to_bytes(2, "big") + HTTP_CLIENT
+                parts.append(option(wire.VENDOR_CLASS, said))
         return b"".join(parts)
 
     def _url(self, bootfile: str) -> str:

@@ -13,7 +13,7 @@ from struct import Struct
 )
 (CLIENT_ID, SERVER_ID, IA_NA, IA_TA, IA_ADDRESS, ORO, PREFERENCE, ELAPSED) = range(1, 9)
 (UNICAST, STATUS, RAPID_COMMIT, DNS, SEARCH, IA_PD, REFRESH, FQDN) = (12, 13, 14, 23, 24, 25, 32, 39)
-(NTP, BOOT_URL, SOL_MAX_RT) = (56, 59, 82)
+(USER_CLASS, VENDOR_CLASS, NTP, BOOT_URL, ARCHITECTURE, SOL_MAX_RT) = (15, 16, 56, 59, 61, 82)
 NTP_SERVER = 1  # sub-option of NTP
 SUCCESS, UNSPEC_FAIL, NO_ADDRESS, NO_BINDING, NOT_ON_LINK, USE_MULTICAST, NO_PREFIX = range(7)
 
@@ -23,6 +23,7 @@ IAS = 8
 ADDRESSES = 8  # of one IA
 DUID_MAX = 130  # RFC 8415 11.1: 128 and the type
 NAME_MAX = 255
+CLASSES = 16  # user classes, words of a vendor class, architectures
 OPTION = Struct("!HH")
 IA = Struct("!III")  # IAID, T1, T2
 LIFETIMES = Struct("!II")  # preferred, valid
@@ -49,6 +50,10 @@ class Message:
     wanted: frozenset[int] = frozenset()  # option request option
     rapid: bool = False
     name: str = ""  # FQDN or host name
+    architectures: tuple[int, ...] = ()  # of what it boots as
+    user: bytes = b""  # its user classes
+    vendor: bytes = b""  # its vendor class,
+    enterprise: bytes = bytes(4)  # and whose that is
 
 
 def options(data: bytes, at: int, end: int) -> list[tuple[int, bytes]]:
@@ -94,6 +99,28 @@ def _name(value: bytes) -> str:
     return name.decode("ascii", "replace") if name else ""
 
 
+def _classes(value: bytes) -> list[bytes]:
+    """What a user class option, or a vendor class option behind its enterprise, says; as much as makes sense."""
+    found: list[bytes] = []
+    at = 0
+    while at + 2 <= len(value) and len(found) < CLASSES:
+        size = value[at] << 8 | value[at + 1]
+        found.append(value[at + 2 : at + 2 + size])
+        at += 2 + size
+    return found
+
+
+def _boots(found: Message, code: int, value: bytes) -> None:
+    """An option of a client that boots."""
+    if code == ARCHITECTURE:
+        words = range(0, min(len(value) & ~1, 2 * CLASSES), 2)
+        found.architectures = tuple(value[at] << 8 | value[at + 1] for at in words)
+    elif code == USER_CLASS:
+        found.user = b" ".join(_classes(value))
+    elif len(value) >= 4:
+        found.enterprise, found.vendor = value[:4], b" ".join(_classes(value[4:]))
+
+
 def parse(data: bytes) -> Message:
     """A client's message. Raises ValueError that says what is wrong."""
     if len(data) < HEADER:
@@ -120,6 +147,8 @@ def parse(data: bytes) -> Message:
             found.rapid = True
         elif code == FQDN:
             found.name = _name(value)
+        elif code in (ARCHITECTURE, USER_CLASS, VENDOR_CLASS):
+            _boots(found, code, value)
     return found
 
 

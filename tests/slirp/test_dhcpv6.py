@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from slirp import dhcpv6_wire as dw
 from slirp import wire
-from slirp.config import Config
+from slirp.config import IPXE, Config
 from slirp.config6 import Config6
 from slirp.dhcpv6_wire import option
 from slirp.leases import DECLINE_TIME, SETTLE
@@ -232,6 +232,53 @@ def test_a_boot_url_is_left_as_it_is() -> None:
     config = Config(v6=Config6(), bootfile="http://[2001:db8::1]/boot.efi")
     found = ask(Net6(config), dw.INFORMATION, option(dw.ORO, struct.pack("!H", dw.BOOT_URL)))
     assert found is not None and found[dw.BOOT_URL] == b"http://[2001:db8::1]/boot.efi"
+
+
+def boots(words: str) -> tuple[bytes, ...]:
+    """The options of ``ARCH,VENDOR,USER`` (any may be missing)."""
+    arch, vendor, user = words.split(",")
+    return (
+        option(dw.ORO, struct.pack("!H", dw.BOOT_URL)),
+        *((option(dw.ARCHITECTURE, struct.pack("!H", int(arch))),) if arch else ()),
+        *(
+            (option(dw.VENDOR_CLASS, b"\0\0\1\x57" + struct.pack("!H", len(vendor)) + vendor.encode()),)
+            if vendor
+            else ()
+        ),
+        *((option(dw.USER_CLASS, struct.pack("!H", len(user)) + user.encode()),) if user else ()),
+    )
+
+
+@pytest.mark.parametrize(
+    ("client", "url"),
+    [
+        ("7,PXEClient:Arch:00007:UNDI:003016,", "tftp://[fec0::2]/shim.efi"),
+        ("11,PXEClient:Arch:00011:UNDI:003016,", "tftp://[fec0::2]/all.efi"),
+        ("16,HTTPClient:Arch:00016:UNDI:003016,", "http://[fec0::2]/a.efi"),
+        ("15,HTTPClient:Arch:00015:UNDI:003016,", ""),
+        ("7,PXEClient:Arch:00007:UNDI:003010,iPXE", "http://[fec0::2]/menu.ipxe"),
+        (",,", "tftp://[fec0::2]/all.efi"),
+    ],
+)
+def test_the_boot_file_for_a_client(client: str, url: str) -> None:
+    """As in DHCP: by architecture, user class, vendor class."""
+    files = ((7, "shim.efi"), (16, "http://[fec0::2]/a.efi"), (IPXE, "http://[fec0::2]/menu.ipxe"))
+    config = Config(v6=Config6(), bootfile="all.efi", bootfiles=files)
+    for kind in (dw.SOLICIT, dw.INFORMATION):
+        found = ask(Net6(config), kind, *boots(client), *((ia(),) if kind == dw.SOLICIT else ()))
+        assert found is not None
+        assert found.get(dw.BOOT_URL, b"").decode() == url
+        http = b"\0\0\1\x57\0\x0aHTTPClient" if url and "HTTPClient" in client else None
+        assert found.get(dw.VENDOR_CLASS) == http
+
+
+@pytest.mark.parametrize("code", [dw.ARCHITECTURE, dw.USER_CLASS, dw.VENDOR_CLASS])
+@pytest.mark.parametrize("value", [b"", b"\0", b"\0\xff", b"\0\0\1\x57", b"\0\0\1\x57\xff\xffx", bytes(600)])
+def test_classes_that_make_no_sense(code: int, value: bytes) -> None:
+    config = Config(v6=Config6(), bootfile="all.efi")
+    wanted = option(dw.ORO, struct.pack("!H", dw.BOOT_URL))
+    found = ask(Net6(config), dw.INFORMATION, wanted, option(code, value))
+    assert found is not None and found[dw.BOOT_URL] == b"tftp://[fec0::2]/all.efi"
 
 
 def test_leases_for_ever() -> None:
