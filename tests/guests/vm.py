@@ -236,7 +236,10 @@ class Vm:
                 "-initrd",
                 self._initrd(folder, files),
             ]
-            words += ["-append", f"console=ttyS0 panic=1 quiet mitigations=off nokaslr {append}".strip()]
+            words += [
+                "-append",
+                f"console=ttyS0 panic=1 quiet mitigations=off nokaslr no_timer_check {append}".strip(),
+            ]
         for device in devices:
             words += ["-device", device if "," in device else vfio(f"{inside}/{device}")]
         words += extra

@@ -123,7 +123,7 @@ def vm_words() -> list[str]:
         ),
         *("-object", "memory-backend-memfd,id=mem,size=128M,share=on", "-machine", "pc,memory-backend=mem"),
         *("-kernel", inside[0], "-initrd", inside[1], "-no-reboot"),
-        *("-append", "console=ttyS0 panic=1 quiet mitigations=off nokaslr"),
+        *("-append", "console=ttyS0 panic=1 quiet mitigations=off nokaslr no_timer_check"),
         *("-device", vm.vfio("/run/tapnet/card/nic.sock")),
         *("-netdev", "socket,id=wire,connect=127.0.0.1:7400"),
         *("-device", "rtl8139,netdev=wire,mac=52:54:00:aa:00:02"),
