@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import sys
 
-from .cli import main
+
+def main() -> int:
+    """Run the program; its exit status."""
+    try:
+        from .cli import main as program  # here: ^C may come while modules are being read
+
+        return program()
+    except KeyboardInterrupt:
+        return 130
+
 
 if __name__ == "__main__":
     sys.exit(main())

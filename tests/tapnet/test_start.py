@@ -39,3 +39,20 @@ def test_heavy_libraries_are_imported_when_they_are_needed(imports: str) -> None
         check=True,
     )
     assert done.stdout == "\n"
+
+
+INTERRUPTED = """
+import sys
+from tapnet.__main__ import main
+class Stop:
+    def find_spec(self, name, *rest):
+        if name == "tapnet.cli":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Stop())
+sys.exit(main())
+"""
+
+
+def test_an_interrupt_while_modules_are_read_is_no_traceback() -> None:
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
