@@ -100,6 +100,10 @@ class VdeWire:
         self._retry = Retry(loop, f"{net.origin}: sock={self.directory}", self._attempt, port=net.name)
         self.port.on_link = self._on_link
 
+    def reconnect(self) -> None:
+        """Without the pause, if it is not plugged in."""
+        self._retry.now()
+
     def _on_link(self, up: bool) -> None:
         if up:
             self._retry.now()

@@ -315,7 +315,8 @@ class Control:
             yield from wire
 
     def set_link(self, name: str, up: bool) -> None:
-        """Plug or pull one device's cable. On a private wire a backend's cable is its NIC's as well.
+        """Plug or pull one device's cable. On a private wire a backend's cable is its NIC's as well. A backend that is to
+        make its connection again tries at once when it is plugged, or was.
 
         Raises NotFound.
         """
@@ -324,6 +325,9 @@ class Control:
             raise NotFound(name)
         device.port.set_link(up)
         self.instance.events.emit(LINK, name=name, up=up)
+        reconnect = getattr(getattr(device, "backend", None), "reconnect", None)
+        if up and reconnect is not None:
+            reconnect()
         for wire in self.instance.wires:
             if device.kind != NIC and device in wire:
                 for other in wire:

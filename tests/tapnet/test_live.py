@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import uvloop
 
+from tapnet.backends.retry import Retry
 from tapnet.guest import vfio_wire as wire
 from tests.tapnet import vfio_kit
 from tests.tapnet.live_kit import Lab, Peer, descriptors, lab, play, until
@@ -428,5 +429,40 @@ def test_a_card_without_a_name_gets_one_that_is_free(tmp_path: Path) -> None:
             await one.say(f"device_add rtl8139,vlan=0,vfio-user={tmp_path}/x")
             assert one.instance.patchbay.find("rtl8139.1") is not None
             assert os.path.exists(tmp_path / "x")
+
+    play(scene)
+
+
+@pytest.mark.parametrize("words", ["socket,connect=127.0.0.1:{port}", "vde,sock={place}"])
+def test_set_link_on_tries_at_once_though_the_cable_was_in(
+    words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pause would be longer than the test."""
+    init = Retry.__init__
+    monkeypatch.setattr(
+        Retry, "__init__", lambda self, *a, **k: init(self, *a, **k | {"first": 9e3, "last": 9e3})
+    )
+
+    async def scene() -> None:
+        with socket.socket() as tcp, socket.socket(socket.AF_UNIX) as unix:
+            tcp.bind(("127.0.0.1", 0))
+            async with lab("-net " + words, port=tcp.getsockname()[1], place=tmp_path) as one:
+                (name,) = (device.name for device in one.instance.vlans[0])
+                shown: list[str] = []
+
+                async def again() -> bool:
+                    shown.append(await one.say("info network"))
+                    return "refused" in shown[-1] or "No such file" in shown[-1]
+
+                while not await again():
+                    await asyncio.sleep(0.002)
+                tcp.listen()
+                unix.bind(str(tmp_path / "ctl"))
+                unix.listen()
+                listening = tcp if "port" in words else unix
+                listening.setblocking(False)
+                await one.say(f"set_link {name} on")
+                client, _ = await asyncio.get_running_loop().sock_accept(listening)
+                client.close()
 
     play(scene)
