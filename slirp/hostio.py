@@ -121,6 +121,8 @@ class AsyncHost:
         """Begin a connection to a service. Raises OSError."""
         if service.kind == "program":
             return hostservice.program(self, service, events, packets)
+        if service.kind == "tcp" and self.forbidden((str(service.to[0]), int(service.to[1]))):
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "a control port of a tapnet instance")
         sock, connected = hostservice.connect(service, packets)
         try:
             if sock.fileno() > self._last:

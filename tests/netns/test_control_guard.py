@@ -13,8 +13,9 @@ import pytest
 ASK = """
 import socket, sys
 for port in sys.argv[1:]:
+    where = ("10.0.2.2", int(port)) if port.isdigit() else ("10.0.2.100", 80)
     try:
-        with socket.create_connection(("10.0.2.2", int(port)), 5) as s:
+        with socket.create_connection(where, 5) as s:
             s.settimeout(30)
             print("connected", s.recv(5).decode())
     except OSError as error:
@@ -37,12 +38,13 @@ def test_a_guest_cannot_reach_a_control_plane(option: str) -> None:
         thread.start()
         seen = subprocess.run(
             [sys.executable, "-m", "tapnet", "exec", "--name", f"guard{os.getpid()}",
-             option, f"127.0.0.1:{port}" if option == "--metrics" else f"tcp:127.0.0.1:{port},server=on,wait=off", "--",
-             sys.executable, "-c", ASK, str(port), str(other.getsockname()[1])],
+             option, f"127.0.0.1:{port}" if option == "--metrics" else f"tcp:127.0.0.1:{port},server=on,wait=off",
+             "-net", "nic", "-net", f"user,guestfwd=tcp:10.0.2.100:80-tcp:127.0.0.1:{port}", "--",
+             sys.executable, "-c", ASK, str(port), "service", str(other.getsockname()[1])],
             capture_output=True, text=True, timeout=60,
         )  # fmt: skip
         thread.join(5)
     assert seen.returncode == 0, seen.stderr
-    refused, reached = seen.stdout.splitlines()
-    assert refused == "ConnectionRefusedError"
+    refused, service, reached = seen.stdout.splitlines()
+    assert refused == service == "ConnectionRefusedError"
     assert reached == "connected hello"
