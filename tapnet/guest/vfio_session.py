@@ -13,7 +13,9 @@ Whatever a client does wrong ends its session with one line; the card is reset t
 
 The end. A Unix socket closed over requests that nobody has read gives its peer ECONNRESET, on which QEMU 11.1 aborts (its
 recv_hdr sets an error twice: seen). So nothing is left in the socket: ``close`` drops it. ``finish``, when tapnet goes of
-its own will, first waits until the VM has taken its last interrupt (``vfio_irq``), then answers what was asked.
+its own will, first waits until the VM has taken its last interrupt (``vfio_irq``), then answers what was asked. A client
+that is in the middle of setting the device up may end that first: when it cannot, QEMU 11.1 has a segmentation fault
+(between GET_INFO and the first SET_IRQS: seen at each message).
 ``refuse`` turns a client away that never had a session.
 
 Timers: the card's own deadlines; ``GREETING_S`` for VERSION; the pause of ``vfio_irq``. Limits: ``OUT_MAX`` bytes of
@@ -79,6 +81,7 @@ class Session:
         self._paused = False
         self._greeted = False
         self._closed = False
+        self._setup = False  # from its first question about the device to its first SET_IRQS
         self._farewell = "the client has gone"
         self._sizes = [bar.size for bar in function.bars]
         self._due: int | None = None  # of the card, for which ``_timer`` is armed
@@ -225,7 +228,7 @@ class Session:
         self.close(f"no VERSION within {GREETING_S:.0f} s")
 
     def finish(self, reason: str) -> None:
-        """``close`` when the client is at rest: no interrupt hangs, no processor of a VM waits for an answer.
+        """``close`` when the client is at rest: set up, no interrupt hangs, no processor of a VM waits for an answer.
 
         Takes up to ``FINISH_S``, which a stopped VM can cost.
         """
@@ -234,7 +237,9 @@ class Session:
         end = time.monotonic() + FINISH_S
         poll = select.poll()
         poll.register(self.sock, select.POLLIN)
-        while not self._closed and self.irqs.pending and (left := end - time.monotonic()) > 0:
+        while (
+            not self._closed and (self.irqs.pending or self._setup) and (left := end - time.monotonic()) > 0
+        ):
             if poll.poll(left * 1000):
                 self._readable()
         if self._closed:
@@ -348,6 +353,7 @@ class Session:
         if len(message.body) < wire.INFO.size:
             self._refuse(message, errno.EINVAL)
             return
+        self._setup = True
         self._answer(message, wire.INFO.pack(wire.INFO.size, wire.INFO_RESET_PCI, wire.REGIONS, wire.IRQS))
 
     def _size(self, region: int) -> int:
@@ -388,6 +394,7 @@ class Session:
         self._answer(message, wire.IRQ_INFO.pack(wire.IRQ_INFO.size, flags, index, count))
 
     def _set_irqs(self, message: Message) -> None:
+        self._setup = False
         self._done(message, 0 if self.irqs.set(message.body, message.fds) else errno.EINVAL)
 
     def _reset(self, message: Message) -> None:

@@ -4,12 +4,16 @@ And one that does not come, because tapnet ends first.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import threading
+import time
 
 import pytest
 
+from nic_models import models
+from tapnet.guest.vfio_user import VfioUserServer
 from tests.guests import vm
 from tests.guests.scene import DRIVERS, LEASE
 
@@ -61,6 +65,32 @@ def test_vms_outlive_a_tapnet_that_ends_while_one_waits_for_a_card() -> None:
         assert said and "shutdown" in said[0], said
         for guest in (has, wants):
             assert guest.qmp("query-status")["running"]
+
+
+@pytest.mark.parametrize("message", [8, 16, 22])  # GET_INFO, the last GET_REGION_INFO, configuration space
+def test_a_vm_outlives_a_tapnet_that_ends_while_it_plugs_the_card(message: int) -> None:
+    """QEMU 11.1 has a segmentation fault when the device goes between GET_INFO and its first SET_IRQS."""
+    loop = asyncio.new_event_loop()
+    with vm.lab() as lab:
+        guest = lab.vm(kernel=None, ready=None)
+        vm.until(guest.qmp_path.exists, "QEMU's monitor")
+        function = models.pci_function(
+            "rtl8139", bytes(6), lambda f, v=b"": True, lambda: None, time.monotonic_ns
+        )
+        server = VfioUserServer(loop, f"{lab.folder}/card.sock", function, time.monotonic_ns)
+        plugging = threading.Thread(
+            target=lambda: guest.qmp("device_add", **json.loads(vm.vfio(f"{lab.inside}/card.sock")))
+        )
+        plugging.start()
+        end = time.monotonic() + vm.END_S
+        while server.session is None or server.session.messages < message:
+            assert time.monotonic() < end
+            loop.call_soon(loop.stop)
+            loop.run_forever()
+        server.close()
+        plugging.join(vm.END_S)
+        assert guest.qmp("query-status")["running"]
+    loop.close()
 
 
 def waiting(path: str) -> bool:

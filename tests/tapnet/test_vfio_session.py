@@ -646,13 +646,15 @@ def test_what_was_asked_before_the_server_stops_is_answered(
     for _ in range(20):
         client.send(client.message(wire.GET_INFO, bytes(16)), [null])
         client.send(client.message(wire.REGION_READ, wire.ACCESS.pack(0, 0, 1)))
-    client.send(client.message(wire.GET_INFO, bytes(16))[:20])
+    client.send(client.message(wire.SET_IRQS, irq_set(wire.SET_TRIGGER | wire.SET_EVENTFD)))  # it is set up
+    client.send(client.message(wire.GET_IRQ_INFO, bytes(16))[:20])
     rig.server.close()
     with pytest.raises(BrokenPipeError):
         client.send(client.message(wire.GET_INFO, bytes(16)))
     for _ in range(20):
         assert client.get()[1] == wire.GET_INFO
         assert client.get()[1] == wire.REGION_READ
+    assert client.get()[1] == wire.SET_IRQS
     assert client.ended() and reason(caplog).endswith("tapnet stops")
     os.close(null)
     client.close()
@@ -680,6 +682,35 @@ def test_a_server_that_stops_waits_for_its_interrupt_to_be_taken(
     assert client.get()[1] == wire.SET_IRQS
     assert client.ended() and reason(caplog).endswith("tapnet stops")
     assert fired(eventfd) == 0  # the level is up, but nobody would answer
+
+
+@pytest.mark.parametrize("asked", [0, 1, 5])
+def test_a_server_that_stops_lets_a_client_finish_its_set_up(
+    rig: Rig, client: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, asked: int
+) -> None:
+    """From GET_INFO to the first SET_IRQS: QEMU has a segmentation fault when the device goes in between."""
+    monkeypatch.setattr(vfio_session, "FINISH_S", 60.0)
+    questions = [(wire.GET_INFO, bytes(16)), (wire.GET_REGION_INFO, wire.REGION_INFO.pack(32, 0, 0, 0, 0, 0))]
+    questions += [(wire.REGION_READ, wire.ACCESS.pack(at, wire.CONFIG_REGION, 4)) for at in range(0, 16, 4)]
+    for question in questions[: asked + 1]:
+        client.call(*question)
+
+    def guest() -> list[int]:
+        client.sock.settimeout(60)
+        answers = []
+        for command, body in [
+            *questions[asked + 1 :],
+            (wire.SET_IRQS, irq_set(wire.SET_TRIGGER | wire.SET_EVENTFD)),
+        ]:
+            client.send(client.message(command, body))
+            answers.append(wire.HEADER.unpack_from(client.sock.recv(4096))[1])
+        return answers
+
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(guest)
+        rig.server.close()
+        assert done.result() == [command for command, _ in questions[asked + 1 :]] + [wire.SET_IRQS]
+    assert client.ended() and reason(caplog).endswith("tapnet stops")
 
 
 @pytest.mark.parametrize("gone", [False, True])
