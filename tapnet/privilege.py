@@ -1,11 +1,12 @@
 """``--runas USER``: what a tapnet that root started gives away once all is up.
 
-    reserve ─► drop ─► fence
-    /dev/net/tun      user, groups,          no program can be started (Landlock)
-    descriptors       capabilities
+    load, reserve ─► drop ─► fence
+    modules,           user, groups,         no program can be started (Landlock)
+    /dev/net/tun       capabilities
 
 * ``drop``: USER's uid, gid and groups, for good; no new privileges; every capability goes but CAP_NET_ADMIN, and that too
   where the configuration has no TAP (then a TAP that is asked for later is refused with a line that says so).
+* ``load``: all modules, because USER may not be allowed to read them (a folder of root's).
 * ``reserve``: descriptors of /dev/net/tun for TAPs that come later, because USER may not be allowed to open it.
 * ``fence``: a Landlock domain in which execve is denied; it also keeps us from tracing processes outside it. Not where the
   configuration runs programs (scripts, helpers, smbd). A kernel without Landlock: a line, and on we go.
@@ -18,8 +19,11 @@ Ref: capabilities(7), prctl(2), capset(2), landlock(7), Linux include/uapi/linux
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import importlib
 import os
+import pkgutil
 import pwd
 import struct
 from dataclasses import dataclass
@@ -106,6 +110,18 @@ def _set_capabilities(bits: int) -> None:
     low, high = bits & 0xFFFFFFFF, bits >> 32
     data = struct.pack("=6I", low, low, 0, high, high, 0)  # effective, permitted, inheritable
     _check(_libc.syscall(ctypes.c_long(number), head, data), "capset")
+
+
+def load() -> None:
+    """Import what is otherwise imported when it is first needed."""
+    for package in ("tapnet", "slirp", "nic_models"):
+        found = importlib.import_module(package)
+        for module in pkgutil.walk_packages(found.__path__, f"{package}."):
+            if not module.name.endswith("__main__"):
+                with contextlib.suppress(ImportError):
+                    importlib.import_module(module.name)
+    for name in ("pyroute2", "encodings.idna"):  # the latter by the first name that is looked up
+        importlib.import_module(name)
 
 
 def drop(to: Account, *, keep_net_admin: bool) -> None:

@@ -75,6 +75,8 @@ def run(config: Config, again: Again | None = None) -> int:
     except (BuildError, PrivilegeError) as error:
         _say(str(error), logging.ERROR)
         return status_of(error)
+    if account is not None:
+        privilege.load()  # behind the guests' fork, and with no loop that would wait
     try:
         with _runner() as runner:
             return runner.run(_run(config, prepared, found, again, account))

@@ -183,6 +183,30 @@ def test_what_fails_changes_nothing(lan: str, guest: str, tapnet: Runner) -> Non
             ping(guest, "192.168.77.1")
 
 
+def test_without_roots_privilege(lan: str, tapnet: Runner) -> None:
+    """What a TAP needs is kept, and loaded before, where the user may not read root's folders."""
+    options = (
+        "--mode",
+        "user",
+        "--runas",
+        "nobody",
+        "-net",
+        "nic",
+        "-net",
+        "user",
+        "-net",
+        "tap,ifname=tap0,br=br0",
+    )
+    with Running(inside(lan, tapnet), *options) as running:
+        for _ in range(2):
+            assert (
+                running.ask("mode", "tap", "-i", running.name) == "VLAN 0: tap: ifname=tap0 setup_script=\n"
+            )
+            assert links(lan)["tap0"]["master"] == "br0"
+            running.monitor("mode", "user")
+            assert "tap0" not in links(lan)
+
+
 def test_mode_of_exec_and_of_the_environment(lan: str, tapnet: Runner) -> None:
     """The flag, and what it goes over; resolv.conf follows the lease."""
     options = ("-net", "nic", "-net", "user", "-net", "tap,br=br0")

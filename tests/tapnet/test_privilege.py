@@ -66,6 +66,23 @@ print(privilege.gave_away)
     ]
 
 
+def test_what_comes_later_is_loaded_before() -> None:
+    """USER may not be allowed to read tapnet and its libraries: nothing is looked for behind ``load``."""
+    code = """
+import sys
+privilege.load()
+class Refuse:
+    def find_spec(self, name, *rest):
+        raise PermissionError(name)
+sys.meta_path.insert(0, Refuse())
+from tapnet.backends.tap_open import netlink
+netlink(lambda ipr: print(ipr.link("get", index=1)[0].get("IFLA_IFNAME")))
+import tapnet.swap, tapnet.backends.tap, tapnet.backends.ws, tapnet.lan.vxlan, tapnet.capture
+"".encode("idna")
+"""
+    assert child(code) == ["lo"]
+
+
 def test_behind_the_fence_nothing_is_started() -> None:
     code = """
 import subprocess, threading
