@@ -115,11 +115,14 @@ fuzz: $(VENV)/dev.stamp
 	  $(BIN)/python -m tests.fuzz.$$m --seconds $(SECONDS_EACH) || exit 1; done
 
 # A tree of our own with the libraries that it needs, and a wrapper that knows it: the system's Python stays as it is.
-build/install/bin/python:
+.PHONY: installer
+installer:
 	@$(PYTHON) -c 'import ensurepip, venv' || { echo 'tapnet: install needs python3-venv' >&2; exit 2; }
-	$(PYTHON) -m venv build/install
+	@is=$$($(PYTHON) -c 'import os, sys; print(os.path.realpath(sys._base_executable), sys.version)') || exit 2; \
+	if [ "$$is" != "$$(cat build/install/made-by 2>/dev/null)" ]; then \
+	  rm -rf build/install && $(PYTHON) -m venv build/install && echo "$$is" >build/install/made-by; fi
 
-install: build/install/bin/python
+install: installer
 	rm -rf '$(TREE)' build/lib build/bdist.*
 	install -d '$(TREE)' '$(DESTDIR)$(PREFIX)/bin' '$(UNITS)' '$(SHARE)/man/man1' '$(SHARE)/tapnet/drop-ins' \
 	  '$(DESTDIR)$(PREFIX)/lib/sysusers.d' '$(DESTDIR)$(PREFIX)/lib/tmpfiles.d' '$(DESTDIR)$(SYSCONFDIR)/tapnet'
@@ -135,7 +138,13 @@ install: build/install/bin/python
 	install -m 644 systemd/tmpfiles.conf '$(DESTDIR)$(PREFIX)/lib/tmpfiles.d/tapnet.conf'
 	install -m 644 systemd/drop-ins/* '$(SHARE)/tapnet/drop-ins'
 	install -m 644 docs/tapnet.1 '$(SHARE)/man/man1'
-	@test -n '$(DESTDIR)' || echo 'then, for the service: systemd-sysusers; systemd-tmpfiles --create; systemctl daemon-reload'
+	@case '$(DESTDIR):$(PREFIX)' in \
+	:/usr|:/usr/local) echo 'then, for the service: systemd-sysusers; systemd-tmpfiles --create; systemctl daemon-reload';; \
+	:*) echo 'for the service (systemd does not look below $(PREFIX)):'; \
+	  echo '  ln -sf $(PREFIX)/lib/sysusers.d/tapnet.conf /etc/sysusers.d/; systemd-sysusers'; \
+	  echo '  ln -sf $(PREFIX)/lib/tmpfiles.d/tapnet.conf /etc/tmpfiles.d/; systemd-tmpfiles --create'; \
+	  echo '  systemctl link $(UNIT_FILES:%=$(PREFIX)/lib/systemd/system/%)';; \
+	esac
 
 # What install made; configurations in $(SYSCONFDIR)/tapnet stay.
 uninstall:

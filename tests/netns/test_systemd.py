@@ -90,6 +90,33 @@ def test_install_and_uninstall(installed: Path, tmp_path: Path) -> None:
     assert [path for path in copy.rglob("*") if not path.is_dir()] == []
 
 
+def test_another_python_is_taken_the_next_time(tmp_path: Path) -> None:
+    """The environment that installs is kept for the Python that it was made by only."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    made = tmp_path / "build/install/bin/python"
+    for name in ("one", "two", "two"):
+        python = tmp_path / name
+        python.write_text(
+            "#!/bin/sh\n"
+            f'case $1 in -m) test ! -e "$3" && mkdir -p "$3/bin" && echo {name} >"$3/bin/python";; *) echo {name};; esac\n'
+        )
+        python.chmod(0o755)
+        subprocess.run(["make", "-s", "installer", f"PYTHON={python}"], cwd=tmp_path, check=True, timeout=60)
+        assert made.read_text() == f"{name}\n"
+
+
+def test_another_prefix_says_what_to_link() -> None:
+    done = subprocess.run(
+        ["make", "-n", "install", "PREFIX=/opt/x"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "systemctl link /opt/x/lib/systemd/system/tapnet@.service " in done.stdout
+
+
 def vm_words() -> list[str]:
     """QEMU from the kit (its own library loader runs it), as the container sees it."""
     root = "/kit/trixie"
