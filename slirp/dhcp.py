@@ -50,7 +50,8 @@ from .formats import (
     COOKIE,
     DhcpMessage,
 )
-from .ipv4 import Below, Ipv4
+from .ip_errors import Below
+from .ipv4 import Ipv4
 from .leases import FOR_EVER, OFFERED, Fixed, Lease, Leases
 from .wire import BROADCAST_MAC, NO_MAC, PROTO_UDP, UDP, UDP_LEN, ip_bytes, ip_int
 from .wire import MAC_PREFIX as OUR_PREFIX

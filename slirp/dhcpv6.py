@@ -52,7 +52,7 @@ from .dhcpv6_wire import (
     option,
     status,
 )
-from .ipv4 import Below
+from .ip_errors import Below
 from .ipv6 import Ipv6
 from .leases import BOUND, FOR_EVER, Leases
 from .ndp import Ndp

@@ -17,7 +17,8 @@ from collections.abc import Callable
 
 from . import checksum
 from .echo import Echoes
-from .ipv4 import ICMP_TTL, Below, Ipv4
+from .ip_errors import Below
+from .ipv4 import ICMP_TTL, Ipv4
 from .wire import (
     ECHO_REPLY,
     ECHO_REQUEST,

@@ -20,7 +20,7 @@ from .echo import Echoes
 from .ext6 import GOOD, walk
 from .icmp import GuestError
 from .icmp_map import PARAMETER6, PORT6, TOO_BIG6, UNREACHABLE6
-from .ipv4 import Below
+from .ip_errors import Below
 from .ipv6 import Ipv6
 from .ndp import Ndp
 from .router6 import Router

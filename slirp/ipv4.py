@@ -27,12 +27,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from random import Random
-from typing import Protocol
 
 from . import checksum
 from .arp import Arp
 from .config import Config
 from .fragments import Fragments4
+from .ip_errors import Below, IpErrors
 from .limiter import Limiter
 from .neighbours import Neighbour
 from .wire import (
@@ -82,19 +82,6 @@ _USO = TUN_F_CSUM | TUN_F_USO4
 REASSEMBLY = 1  # code of TIME_EXCEEDED
 UNSPECIFIED = b"\0\0\0\0"
 LIMITED_BROADCAST = b"\xff\xff\xff\xff"
-
-
-class Below(Protocol):
-    """What IPv4 needs of the stack."""
-
-    features: int
-    now: int
-
-    def emit(self, frame: bytes, vnet: bytes) -> bool:
-        """Put a frame on the VLAN (or queue it); False: dropped, counted."""
-
-    def count(self, reason: str) -> None:
-        """Count an event."""
 
 
 Input = Callable[[bytes, bytes, int, int, int, int, bytes, bytes, int], None]
@@ -163,10 +150,11 @@ class Identification:
         self.value = value
 
 
-class Ipv4:
+class Ipv4(IpErrors):
     """IPv4 of one stack. ``local`` and ``remote`` take whole datagrams (see ``Input``)."""
 
     family = 4
+    fragments: Fragments4
 
     def __init__(
         self, config: Config, below: Below, arp: Arp, rng: Random, local: Input, remote: Input
@@ -482,46 +470,15 @@ class Ipv4:
         source = source or (dst if dst in self._macs else self.gateway)
         self._complain(frame[6:12], source, frame[IP + 12 : IP + 16], kind, code, info, quote, ttl)
 
-    def relayed_error(
-        self,
-        to: Neighbour,
-        source: bytes,
-        kind: int,
-        code: int,
-        info: int,
-        dst: bytes,
-        sport: int,
-        dport: int,
-        payload: bytes,
-        ttl: int = TTL,
-        head: bytes = b"",
-    ) -> None:
-        """An ICMP error that ``source`` sent to the host, about the guest's UDP datagram ``sport`` ->
-        ``dst:dport``. ``head``: the IP and UDP header of that datagram or one like it, if they are known."""
-        if not self._may_complain():
-            return
-        if head:
-            self._complain(to.mac, source, to.address, kind, code, info, self._aged(head, kind, payload), ttl)
-            return
+    @staticmethod
+    def _quote(src: bytes, dst: bytes, sport: int, dport: int, payload: bytes) -> bytes:
         size = len(payload) + UDP_LEN
         length = size + IPV4_LEN
-        base = 0x4500 + length + (TTL << 8 | PROTO_UDP) + ip_int(to.address + dst)
-        inner = IPV4.pack(
-            0x45, 0, length, 0, 0, TTL, PROTO_UDP, 65535 - base % 65535, to.address, dst
-        ) + UDP.pack(
-            sport,
-            dport,
-            size,
-            checksum.checksum(payload, ip_int(to.address + dst) + PROTO_UDP + size * 2 + sport + dport),
-        )
-        self._complain(to.mac, source, to.address, kind, code, info, (inner + payload)[:QUOTE], ttl)
-
-    def echo_error(
-        self, to: Neighbour, source: bytes, kind: int, code: int, info: int, quote: bytes, ttl: int
-    ) -> None:
-        """An ICMP error that ``source`` sent to the host, about the guest's echo request that began with ``quote``."""
-        if self._may_complain():
-            self._complain(to.mac, source, to.address, kind, code, info, self._aged(quote, kind, b""), ttl)
+        addresses = ip_int(src + dst)
+        base = 0x4500 + length + (TTL << 8 | PROTO_UDP) + addresses
+        start = addresses + PROTO_UDP + size * 2 + sport + dport
+        head = IPV4.pack(0x45, 0, length, 0, 0, TTL, PROTO_UDP, 65535 - base % 65535, src, dst)
+        return (head + UDP.pack(sport, dport, size, checksum.checksum(payload, start)) + payload)[:QUOTE]
 
     @staticmethod
     def _aged(quote: bytes, kind: int, rest: bytes) -> bytes:
@@ -548,20 +505,3 @@ class Ipv4:
         body = ICMP.pack(kind, code, checksum.checksum(body), info) + quote
         self._below.count("icmp_errors")
         self.packet(mac, src, dst, PROTO_ICMP, body, ttl, ICMP_TOS)
-
-    def _may_complain(self) -> bool:
-        """Not too many errors."""
-        if self._limiter.take(self._below.now):
-            return True
-        self._below.count("icmp_limited")
-        return False
-
-    # ---- time ----------------------------------------------------------------------------------------------
-
-    def next_deadline(self) -> int | None:
-        """When ``run`` has something to do."""
-        return self.fragments.next_deadline()
-
-    def run(self, now: int) -> None:
-        """Let fragments age."""
-        self.fragments.run(now)

@@ -41,7 +41,8 @@ from .icmp_map import (
     UNREACHABLE6,
     to_6,
 )
-from .ipv4 import Below, Input
+from .ip_errors import Below, IpErrors
+from .ipv4 import Input
 from .limiter import Limiter
 from .ndp import Ndp
 from .neighbours import Neighbour
@@ -131,10 +132,11 @@ class Ipv6Path:
         return (self._pseudo + length) % 65535
 
 
-class Ipv6:
+class Ipv6(IpErrors):
     """IPv6 of one stack. ``local`` and ``remote`` take whole datagrams (see ``ipv4.Input``), ``mtu`` in bytes of IP."""
 
     family = 6
+    fragments: Fragments6
 
     def __init__(
         self,
@@ -526,13 +528,6 @@ class Ipv6:
         rest = ident << 16 | seq
         return self.icmp(to.mac, src, to.address, ECHO6_REPLY, 0, rest, data, to.mtu, ttl, tos)
 
-    def echo_error(
-        self, to: Neighbour, source: bytes, kind: int, code: int, info: int, quote: bytes, ttl: int
-    ) -> None:
-        """An ICMPv6 error that ``source`` sent to the host, about the guest's echo request that began with ``quote``."""
-        if self._may_complain():
-            self._complain(to.mac, source, to.address, kind, code, info, self._aged(quote, kind, b""), ttl)
-
     @staticmethod
     def _about_error(frame: bytes, end: int) -> bool:
         """Whether a frame is an ICMPv6 error itself, or a redirect, or nobody can tell."""
@@ -547,34 +542,12 @@ class Ipv6:
             return False
         return off >= end or frame[off] < ECHO6_REQUEST or frame[off] == REDIRECT6
 
-    def relayed_error(
-        self,
-        to: Neighbour,
-        source: bytes,
-        kind: int,
-        code: int,
-        info: int,
-        dst: bytes,
-        sport: int,
-        dport: int,
-        payload: bytes,
-        ttl: int = HOPS,
-        head: bytes = b"",
-    ) -> None:
-        """An ICMPv6 error that ``source`` sent to the host, about the guest's UDP datagram ``sport`` ->
-        ``dst:dport``. ``head``: the IP and UDP header of that datagram or one like it, if they are known."""
-        if not self._may_complain():
-            return
-        if head:
-            quote = self._aged(head, kind, payload)
-            self._complain(to.mac, source, to.address, kind, code, info, quote, ttl)
-            return
+    @staticmethod
+    def _quote(src: bytes, dst: bytes, sport: int, dport: int, payload: bytes) -> bytes:
         size = len(payload) + UDP_LEN
-        start = ip_int(to.address + dst) + PROTO_UDP + size * 2 + sport + dport
-        inner = IPV6.pack(VERSION, size, PROTO_UDP, HOPS, to.address, dst) + UDP.pack(
-            sport, dport, size, checksum.checksum(payload, start)
-        )
-        self._complain(to.mac, source, to.address, kind, code, info, (inner + payload)[:QUOTE], ttl)
+        start = ip_int(src + dst) + PROTO_UDP + size * 2 + sport + dport
+        head = IPV6.pack(VERSION, size, PROTO_UDP, HOPS, src, dst)
+        return (head + UDP.pack(sport, dport, size, checksum.checksum(payload, start)) + payload)[:QUOTE]
 
     def refuse(self, frame: bytes, link: int, ours: bool) -> None:
         """Nobody here speaks the protocol that the byte at ``link`` names, or (not ``ours``) carries it."""
@@ -582,20 +555,3 @@ class Ipv6:
             self.complain(frame, PARAMETER6, UNKNOWN_HEADER, link - IP)
         else:
             self.complain(frame, UNREACHABLE6, PROHIBITED6)
-
-    def _may_complain(self) -> bool:
-        """Not too many errors."""
-        if self._limiter.take(self._below.now):
-            return True
-        self._below.count("icmp_limited")
-        return False
-
-    # ---- time ----------------------------------------------------------------------------------------------
-
-    def next_deadline(self) -> int | None:
-        """When ``run`` has something to do."""
-        return self.fragments.next_deadline()
-
-    def run(self, now: int) -> None:
-        """Let fragments age."""
-        self.fragments.run(now)
