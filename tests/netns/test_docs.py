@@ -72,6 +72,7 @@ def test_every_key_is_there() -> None:
 def example(row: list[str]) -> tuple[list[str], str]:
     words = shlex.split(row[3].strip("`"))
     assert words[0].startswith("T")
+    assert row[4].strip("`"), f"{row[0]}: an example that shows nothing"
     return [*shlex.split(CARD + words[0][1:]), *words[1:]], row[4].strip("`")
 
 
