@@ -48,7 +48,7 @@ class Rtl8139Pci(Rtl8139):
             self.set_bus_master(function.bus_master)
 
     def _load(self) -> None:
-        """What RST# loads from the EEPROM."""
+        """What RST# and auto-load have from the EEPROM."""
         if self.function is not None:
             vendor, device = self.config.subsystem()
             config = self.function.config
@@ -58,10 +58,14 @@ class Rtl8139Pci(Rtl8139):
             fast = STATUS_FAST if self.config.config3 & r.CONFIG3_FBTBEN else 0
             config[STATUS] = config[STATUS] & ~STATUS_FAST | fast
 
+    def power_on(self) -> None:
+        """RST# and auto-load."""
+        super().power_on()
+        self._load()
+
     def reset(self) -> None:
         """RST#."""
         super().reset()
-        self._load()
         if self.function is not None:
             self.set_bus_master(self.function.bus_master)
 

@@ -105,8 +105,11 @@ def test_subsystem_ids_come_from_the_eeprom():
     eeprom = Eeprom(kit)
     eeprom.write(3, 0x1234)
     eeprom.write(4, 0x5678)
+    kit.write(r.CR9346, 1, r.EEM_AUTOLOAD)
+    assert kit.config_read(0x2C, 4) == 0x56781234
+    eeprom.write(4, 0x9ABC)
     kit.machine.reset()
-    assert kit.function.config_read(0x2C, 4) == 0x56781234
+    assert kit.function.config_read(0x2C, 4) == 0x9ABC1234
 
 
 def test_latencies_and_fast_back_to_back_come_from_the_eeprom():
