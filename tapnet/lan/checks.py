@@ -81,7 +81,8 @@ def _barriers() -> list[Barrier] | None:
         return None
 
 
-_NOT_ROOT = ("the firewall can be seen by root only", "run tapnet doctor as root")
+_HIDDEN = "can be seen by root only"
+_AS_ROOT = "run tapnet doctor as root"
 
 
 def check_bridge_netfilter(root: Path = sysctl.ROOT) -> Finding:
@@ -93,7 +94,7 @@ def check_bridge_netfilter(root: Path = sysctl.ROOT) -> Finding:
         )
     found = _barriers()
     if found is None:
-        return Finding("bridge-nf", False, f"{on[0]} is 1, and {_NOT_ROOT[0]}", _NOT_ROOT[1])
+        return Finding("bridge-nf", False, f"{on[0]} is 1, and the firewall {_HIDDEN}", _AS_ROOT)
     for barrier in found:
         families = ("ip", "ip6") if barrier.family == "inet" else (barrier.family,)
         if any(_NETFILTER.get(family) in on for family in families):
@@ -107,7 +108,9 @@ def check_bridge_firewall() -> Finding:
     """Drops in nftables' family bridge."""
     found = _barriers()
     if found is None:
-        return Finding("bridge-firewall", False, *_NOT_ROOT)
+        return Finding(
+            "bridge-firewall", False, f"a firewall between the ports of a bridge {_HIDDEN}", _AS_ROOT
+        )
     for barrier in found:
         if not barrier.routed:
             mend = barrier.opened()
@@ -120,7 +123,7 @@ def check_firewall() -> Finding:
     """Drops of what is routed: for `tapnet route`."""
     found = _barriers()
     if found is None:
-        return Finding("firewall", False, *_NOT_ROOT)
+        return Finding("firewall", False, f"a firewall in the way of routed packets {_HIDDEN}", _AS_ROOT)
     for barrier in found:
         if barrier.routed:
             mend = f"{barrier.opened('iifname tap0')} && {barrier.opened('oifname tap0')}"

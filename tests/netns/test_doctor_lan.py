@@ -254,6 +254,8 @@ def test_without_root_the_firewall_cannot_be_seen(host: str, tmp_path: Path) -> 
     status, found = examine(host, user_runner(tmp_path))
     assert found["firewall"]["mend"] == "run tapnet doctor as root" and not found["firewall"]["ok"]
     assert not found["capabilities"]["ok"] and status in (0, 1)
+    texts = [check["text"] for check in found.values()]
+    assert len(set(texts)) == len(texts), "each line says what it is about"
 
 
 def test_sysctls_of_one_interface_for_another(host: str) -> None:
