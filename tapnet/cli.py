@@ -370,9 +370,21 @@ def standard_streams() -> None:
     sys.stderr = sys.stderr or open(2, "w", closefd=False)
 
 
+def environment() -> None:
+    """Forget the LC_CTYPE that Python gives itself where no locale is set (PEP 538): COMMAND gets what we were given."""
+    try:
+        with open("/proc/self/environ", "rb") as file:
+            given = file.read().split(b"\0")
+    except OSError:
+        return
+    if not any(word.startswith(b"LC_CTYPE=") for word in given):
+        os.environ.pop("LC_CTYPE", None)
+
+
 def main(argv: Iterable[str] | None = None) -> int:
     """Run the program with ``argv`` (sys.argv without the program's name). Answers the exit status."""
     standard_streams()
+    environment()
     args = list(sys.argv[1:] if argv is None else argv)
     try:
         status = cli.main(args, prog_name="tapnet", standalone_mode=False)

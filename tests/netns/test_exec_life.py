@@ -112,6 +112,14 @@ def test_standard_streams_and_descriptors_pass(tapnet: Runner) -> None:
     os.close(read)
 
 
+def test_environment_is_the_callers(tapnet: Runner) -> None:
+    env = {name: value for name, value in tapnet.env.items() if name not in ("LANG", "LC_ALL", "LC_CTYPE")}
+    done = subprocess.run(
+        tapnet.argv("exec", *QUICK, "--", "/usr/bin/env"), env=env, capture_output=True, text=True, timeout=60
+    )
+    assert dict(line.split("=", 1) for line in done.stdout.splitlines()) == env, done.stderr
+
+
 def test_files_stay_visible_and_private_places_are_private(tapnet: Runner) -> None:
     mark = tapnet.home / "mark"
     done = tapnet.run(
