@@ -46,6 +46,15 @@ def test_keys(kind, key):
         assert any(line.rstrip('"').endswith("*") for line in found)
 
 
+def test_nothing_that_works_is_marked():
+    later = {key.name for kind, key in ALL if key.later} | {o.name for o in keys.OPTIONS.values() if o.later}
+    marked = [line for line in PLAIN.splitlines() if line.rstrip('"').endswith("*") or line.startswith("*")]
+    assert len(marked) == len(later)
+    assert [
+        line for line in marked if not any(re.search(rf"[ -]{re.escape(name)}\b", line) for name in later)
+    ] == []
+
+
 def test_commands():
     for name in cli.cli.commands:
         assert f"tapnet {name}" in PLAIN
