@@ -208,6 +208,9 @@ class _Handshake:
             self._owner.welcome(self)
         elif protocol.state.name != "CONNECTING":
             self._fail("no WebSocket")
+        else:  # libuv ends a watch at a reset, even with data before it
+            self._owner.loop.remove_reader(self.sock.fileno())
+            self._owner.loop.add_reader(self.sock.fileno(), self._readable)
 
     def _fail(self, why: str) -> None:
         self.release()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -374,6 +375,24 @@ def test_a_handshake_that_does_not_come(monkeypatch: pytest.MonkeyPatch) -> None
         assert "no handshake in time" in wire.last_end and not wire._handshakes
 
     play(scene)
+
+
+def test_a_reset_behind_half_a_handshake_ends_it(loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has gone holds no place until the time is over."""
+    monkeypatch.setattr(ws, "HANDSHAKE_SECONDS", 9e3)
+
+    async def scene(room: Room) -> None:
+        wire = room.open(net())
+        for _ in range(20):
+            sock = await room.dial(where(wire))
+            await until(lambda: wire._handshakes)
+            sock.send(b"GET / HTTP/1.1\r\n")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            sock.close()
+            await until(lambda: not wire._handshakes, "the handshake to end")
+        assert wire.rejections == 20
+
+    play(scene, loop)
 
 
 def test_handshakes_count_as_clients(monkeypatch: pytest.MonkeyPatch) -> None:
