@@ -2,7 +2,7 @@
 
 smbd runs as inetd would start it (``slirp.hostservice``), as the user who started tapnet; never as root unless ``smb-user=root``
 says so. It listens nowhere, so that nobody else on the host can reach the share. Its state is a directory of its own, which goes when the
-NAT does. Share ``qemu``, no password: whoever can reach the address is the user, and can do what the user can, but below DIR only
+NAT does; that of a tapnet that was killed goes when the next one starts (``sweep``). Share ``qemu``, no password: whoever can reach the address is the user, and can do what the user can, but below DIR only
 (no link leads out: ``wide links = no``).
 
 Ref: smb.conf(5), smbd(8); QEMU's ``smb=`` (address, ports, name of the share).
@@ -24,6 +24,8 @@ from .services import default_address
 PORTS = (139, 445)
 SHARE = "qemu"
 HELPER = "samba-dcerpcd"
+PREFIX = "tapnet-smb-"
+LOCK = "tapnet.lock"
 BEYOND = "/usr/sbin:/usr/local/sbin"  # where smbd is, and an ordinary PATH does not lead
 LEGACY = "lanman auth = yes\nntlm auth = ntlmv1-permitted\n"
 CONFIG = """[global]
@@ -78,13 +80,60 @@ def _user(smb: Smb, runas: str | None) -> pwd.struct_passwd:
     return found
 
 
+def _own_state() -> tuple[str, int]:
+    """A directory for the state, and the descriptor that holds its lock as long as this process lives."""
+    import fcntl
+    import tempfile
+
+    state = tempfile.mkdtemp(prefix=PREFIX)
+    new = os.path.join(state, f"{LOCK}.new")
+    lock = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    os.rename(new, os.path.join(state, LOCK))  # whoever sees it finds it held
+    return state, lock
+
+
+def sweep() -> None:
+    """Remove the states of tapnets that were killed: ours by the owner of the lock, which nobody holds any more."""
+    import fcntl
+    import shutil
+    import tempfile
+
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    for entry in os.scandir(tempfile.gettempdir()):
+        if not entry.name.startswith(PREFIX) or not entry.is_dir(follow_symlinks=False):
+            continue
+        with contextlib.suppress(OSError):
+            lock = os.open(os.path.join(entry.path, LOCK), flags)
+            try:
+                if os.fstat(lock).st_uid == os.geteuid():
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    _end_helper(entry.path)
+                    shutil.rmtree(entry.path, ignore_errors=True)
+            finally:
+                os.close(lock)
+
+
+def _end_helper(state: str) -> None:
+    """End the daemon that smbd starts for lists of shares and the like: it would stay for ever."""
+    with contextlib.suppress(OSError, ValueError):
+        with open(os.path.join(state, HELPER + ".pid")) as file:
+            pid = int(file.read(32).strip("\0\n "))
+        handle = os.pidfd_open(pid)  # before the look: who it is stays who it is
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as words:
+                if os.fsencode(state) in words.read(4096):
+                    signal.pidfd_send_signal(handle, signal.SIGTERM)
+        finally:
+            os.close(handle)
+
+
 class SmbShare:
     """The configuration and the state of one share. Raises ValueError that names option and value."""
 
     def __init__(self, smb: Smb, v4: UserV4, runas: str | None = None) -> None:
         directory = os.path.abspath(smb.directory)
         import shutil  # here: no start should wait for what it imports
-        import tempfile
 
         smbd = shutil.which("smbd", path=f"{os.environ.get('PATH', '')}:{BEYOND}")
         if not os.path.isdir(directory):
@@ -96,7 +145,8 @@ class SmbShare:
             raise ValueError(f"smb={smb.directory}: there is no smbd here: apt-get install samba")
         user = _user(smb, runas)
         self.address = smb.server or default_address(v4)
-        self.state = tempfile.mkdtemp(prefix="tapnet-smb-")
+        sweep()
+        self.state, self._lock = _own_state()
         try:
             path = os.path.join(self.state, "smb.conf")
             with open(path, "w", encoding="utf-8", errors="surrogateescape") as file:
@@ -135,22 +185,12 @@ class SmbShare:
             for port in PORTS
         ]
 
-    def _end_helper(self) -> None:
-        """End the daemon that smbd starts for lists of shares and the like: it would stay for ever."""
-        with contextlib.suppress(OSError, ValueError):
-            with open(os.path.join(self.state, HELPER + ".pid")) as file:
-                pid = int(file.read(32).strip("\0\n "))
-            handle = os.pidfd_open(pid)  # before the look: who it is stays who it is
-            try:
-                with open(f"/proc/{pid}/cmdline", "rb") as words:
-                    if os.fsencode(self.state) in words.read(4096):
-                        signal.pidfd_send_signal(handle, signal.SIGTERM)
-            finally:
-                os.close(handle)
-
     def close(self) -> None:
         """Remove the state; no smbd runs any more, and the helper that one has left behind ends here. Idempotent."""
         import shutil
 
-        self._end_helper()
+        _end_helper(self.state)
         shutil.rmtree(self.state, ignore_errors=True)
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.netns.exec_kit import UID, Runner, root_runner, user_runner
+from tests.netns.exec_kit import ROOT, UID, Runner, root_runner, user_runner
 from tests.netns.support import until_sync
 
 CARD = ("-net", "nic,model=direct")
@@ -153,6 +155,40 @@ def test_what_cannot_be_is_one_line(user: Runner, keys: str, reason: str) -> Non
     done = user.run("true", *CARD, "-net", f"user,{keys}")
     assert (done.returncode, done.stderr) == (2, f"tapnet: -net user: {reason}\n")
     assert states() <= before
+
+
+def test_the_state_of_a_killed_one_goes_with_the_next_start(tmp_path: Path, user: Runner) -> None:
+    """That of one that lives stays."""
+    here = f"user,smb-user={pwd.getpwuid(UID).pw_name},smb={share(user)}"
+    words = [
+        sys.executable,
+        "-m",
+        "tapnet",
+        "run",
+        "-monitor",
+        "none",
+        "-net",
+        here,
+        "-net",
+        "nic,model=pcnet",
+    ]
+    env = os.environ | {"TMPDIR": str(tmp_path)}
+    found: list[str] = []
+    with contextlib.ExitStack() as stack:
+        for number in range(3):
+            seen = set(os.listdir(tmp_path))
+            tapnet = subprocess.Popen(words, cwd=ROOT, env=env, stderr=subprocess.DEVNULL)
+            stack.callback(tapnet.wait, 60)
+            stack.callback(tapnet.terminate)
+            until_sync(lambda seen=seen: set(os.listdir(tmp_path)) - seen, "a state directory")
+            found += set(os.listdir(tmp_path)) - seen
+            until_sync((tmp_path / found[-1] / "smb.conf").exists, "its smb.conf")
+            if number == 0:
+                tapnet.kill()
+                tapnet.wait(60)
+                assert os.listdir(tmp_path) == found
+        assert sorted(os.listdir(tmp_path)) == sorted(found[1:])
+    assert not os.listdir(tmp_path)
 
 
 def test_a_missing_smbd_is_said_at_start(monkeypatch: pytest.MonkeyPatch) -> None:
