@@ -9,6 +9,7 @@ Ref: tun.rst, user_namespaces(7), icmp(7) (ping_group_range), capabilities(7), r
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -91,10 +92,13 @@ def namespace_mend(number: int, proc: Path = Path("/proc/sys")) -> str:
 
 
 def check_ping() -> Finding:
-    """ICMP datagram sockets: ping from the guest to the world."""
+    """ICMP datagram sockets, or a raw one: ping from the guest to the world."""
     try:
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP).close()
     except OSError as error:
+        with contextlib.suppress(OSError):
+            socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP).close()
+            return Finding("ping", True, "ping goes by raw sockets (ping sockets are not permitted)")
         allowed = " ".join(_read(Path("/proc/sys/net/ipv4/ping_group_range")).split()) or "unknown"
         mend = "sysctl -w net.ipv4.ping_group_range='0 2147483647'"
         text = f"ping sockets ({error.strerror}; ping_group_range is {allowed}): no ping to the world"

@@ -32,12 +32,35 @@ def test_namespaces_are_tried_for_real() -> None:
     assert doctor.check_namespaces().ok is (os.spawnvp(os.P_WAIT, words[0], words) == 0)
 
 
+@pytest.mark.parametrize(
+    ("permitted", "ok", "text"),
+    [
+        ((socket.SOCK_DGRAM,), True, "ping sockets open"),
+        ((socket.SOCK_RAW,), True, "raw sockets"),
+        ((), False, "no ping to the world"),
+    ],
+)
+def test_ping(permitted: tuple[int, ...], ok: bool, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the NAT does it: by ping sockets, or by a raw one."""
+    real = socket.socket
+
+    def opened(family: int, kind: int, protocol: int) -> socket.socket:
+        assert (family, protocol) == (socket.AF_INET, socket.IPPROTO_ICMP)
+        if kind not in permitted:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real()
+
+    monkeypatch.setattr(doctor.socket, "socket", opened)
+    found = doctor.check_ping()
+    assert found.ok is ok and text in found.text
+    assert ok or "sysctl -w net.ipv4.ping_group_range=" in found.mend
+
+
 def test_ping_sockets_are_tried_for_real() -> None:
     low, high = map(int, Path("/proc/sys/net/ipv4/ping_group_range").read_text().split())
     groups = {os.getegid(), *os.getgroups()}
-    assert doctor.check_ping().ok is any(low <= group <= high for group in groups)
-    if not doctor.check_ping().ok:
-        assert "sysctl -w net.ipv4.ping_group_range=" in doctor.check_ping().mend
+    if any(low <= group <= high for group in groups):
+        assert doctor.check_ping().ok
 
 
 def test_tun_missing_forbidden_and_without_driver(tmp_path: Path) -> None:
