@@ -28,7 +28,9 @@ CHILD_S = 10.0
 VFIO_USER_QEMU = (10, 1)  # the first that has vfio-user-pci
 SYSTEMD = 252  # what the units are written for
 
+CLONE_NEWNS = 0x00020000
 CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
 CAP_NET_RAW = 13
 CAP_NET_ADMIN = 12
@@ -53,10 +55,11 @@ def check_tun(device: str = "/dev/net/tun") -> Finding:
 
 
 def check_namespaces() -> Finding:
-    """User and network namespaces, tried in a child."""
+    """What ``tapnet exec`` makes: network, process and mount namespaces, without root a user namespace besides; tried in
+    a child."""
     root = os.geteuid() == 0
-    flags = CLONE_NEWNET if root else CLONE_NEWUSER | CLONE_NEWNET
-    what = "network namespaces" if root else "user and network namespaces"
+    flags = CLONE_NEWNET | CLONE_NEWPID | CLONE_NEWNS | (0 if root else CLONE_NEWUSER)
+    what = ("" if root else "user, ") + "network, process and mount namespaces"
     script = (
         "import ctypes, os, sys\n"
         "libc = ctypes.CDLL(None, use_errno=True)\n"
@@ -81,6 +84,8 @@ def namespace_mend(number: int, proc: Path = Path("/proc/sys")) -> str:
         ("kernel/unprivileged_userns_clone", "0", "1"),
         ("kernel/apparmor_restrict_unprivileged_userns", "1", "0"),
         ("user/max_net_namespaces", "0", "15000"),
+        ("user/max_pid_namespaces", "0", "15000"),
+        ("user/max_mnt_namespaces", "0", "15000"),
     ):
         if _read(proc / path) == bad:
             return f"sysctl -w {path.replace('/', '.')}={value}"

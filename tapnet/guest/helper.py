@@ -91,7 +91,8 @@ def guest_helper(
         channel.close()
         try:
             syscalls.unshare(syscalls.CLONE_NEWNS)
-        except OSError:
+        except OSError as error:
+            guest.send({"error": _explain(error)})
             os._exit(init.FAILED)
         init.run(guest, resolv, mask, alive)
     os.close(alive)

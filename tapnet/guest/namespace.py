@@ -122,8 +122,9 @@ class NamespaceGuest:
         try:
             guest._collect("exec")
             ready = guest._await(to_init)
-            if ready is None:
-                raise GuestError("exec: " + (guest._error or "the guest's first process failed"))
+            if ready is None or "error" in ready[0]:
+                why = guest._error if ready is None else str(ready[0]["error"])
+                raise GuestError("exec: " + (why or "the guest's first process failed"))
         except BaseException:
             guest.close()
             raise

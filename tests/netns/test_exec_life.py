@@ -149,6 +149,8 @@ def test_keep_uid(tapnet: Runner) -> None:
 LIMITS = {
     "user": "user namespaces are not permitted here",
     "net": "the limit on namespaces is reached",
+    "pid": "the limit on namespaces is reached",
+    "mnt": "the limit on namespaces is reached",
 }
 
 
@@ -189,6 +191,13 @@ def test_without_namespaces_one_line_says_so(tmp_path: Path, which: str) -> None
     )  # fmt: skip
     assert done.returncode == 2, done.stdout + done.stderr
     assert LIMITS[which] in done.stderr and done.stderr.count("\n") == 1
+    argv = user.argv("doctor")[len(user.prefix) - 1 :]
+    told = subprocess.run(
+        [sys.executable, "-c", LIMITED, which, *argv],
+        env=user.env, capture_output=True, text=True, timeout=60, cwd="/",
+    )  # fmt: skip
+    assert told.returncode == 1, told.stdout + told.stderr
+    assert f"sysctl -w user.max_{which}_namespaces=15000\n" in told.stdout
 
 
 # ---- signals -----------------------------------------------------------------------------------------------

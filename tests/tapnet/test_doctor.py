@@ -28,7 +28,7 @@ def test_on_this_host_every_check_answers_and_json_agrees(capsys: pytest.Capture
 
 def test_namespaces_are_tried_for_real() -> None:
     """The answer is what unshare(1) gets."""
-    words = ["unshare", "-n", "true"] if os.geteuid() == 0 else ["unshare", "-rn", "true"]
+    words = ["unshare", "-nmp", "true"] if os.geteuid() == 0 else ["unshare", "-rnmp", "true"]
     assert doctor.check_namespaces().ok is (os.spawnvp(os.P_WAIT, words[0], words) == 0)
 
 
