@@ -43,7 +43,7 @@ from nic_models.pci import PciFunction
 from . import vfio_wire as wire
 from .vfio_dma import CHUNK, Dma
 from .vfio_irq import Interrupts
-from .vfio_memory import GuestMemory
+from .vfio_memory import REGIONS_MAX, GuestMemory
 from .vfio_wire import Message, ProtocolError
 
 log = logging.getLogger("tapnet.vfio-user")
@@ -314,7 +314,11 @@ class Session:
             self._refuse(message, errno.EINVAL)
             self._flush()
             raise ProtocolError(f"protocol version {major} is not known")
-        ours: dict[str, Any] = {"max_msg_fds": wire.FDS_MAX, "max_data_xfer_size": wire.TRANSFER_MAX}
+        ours: dict[str, Any] = {
+            "max_msg_fds": wire.FDS_MAX,
+            "max_data_xfer_size": wire.TRANSFER_MAX,
+            "max_dma_maps": REGIONS_MAX,  # 65535 if nothing is said
+        }
         if theirs.get("write_multiple") is True:
             ours["write_multiple"] = True
         most = theirs.get("max_data_xfer_size")

@@ -52,10 +52,11 @@ def reason(caplog: pytest.LogCaptureFixture) -> str:
 
 
 def test_version(rig: Rig) -> None:
-    answer = rig.client(greet=False).call(wire.VERSION, version(migration={"pgsize": 4096}, twin_socket=True))
+    theirs = version(migration={"pgsize": 4096}, twin_socket=True, max_dma_maps=65535)
+    answer = rig.client(greet=False).call(wire.VERSION, theirs)
     assert wire.parse_version(answer) == (
         *(0, 0),
-        {"max_msg_fds": 16, "max_data_xfer_size": 1 << 20, "write_multiple": True},
+        {"max_msg_fds": 16, "max_data_xfer_size": 1 << 20, "max_dma_maps": 4096, "write_multiple": True},
     )
 
 
