@@ -201,6 +201,21 @@ def tun_flags(ifname: str) -> int:
         return 0
 
 
+def check_sysfs(bridge: str, ifname: str) -> None:
+    """Whether /sys shows this network namespace: bridges are looked at there. Raises TapError naming br=."""
+    shown = Path(f"/sys/class/net/{ifname}/ifindex")
+    index = index_of(ifname)
+    try:
+        seen = int(shown.read_text())
+    except (OSError, ValueError):
+        seen = 0
+    if index and seen != index:
+        raise TapError(
+            f"br={bridge}: /sys does not show this network namespace (nsenter leaves the former one there): "
+            "use ip netns exec, or mount -t sysfs sysfs /sys in a mount namespace of its own"
+        )
+
+
 def join(ifname: str, bridge: str) -> None:
     """Put an interface into a bridge. Raises TapError naming br=."""
     target = index_of(bridge)
@@ -245,6 +260,7 @@ def configure(net: TapNet, ifname: str, before: Before) -> None:
             _change(f"mtu={net.mtu}", ifname, mtu=net.mtu)
             before.mtu = size
         if net.br is not None and net.helper is None:
+            check_sysfs(net.br, ifname)
             now = master(ifname)
             if now is not None and now != net.br:
                 raise TapError(f"br={net.br}: {ifname} is a member of {now} already")

@@ -321,6 +321,16 @@ def test_macvtap_without_its_device(lan: str, tapnet: Runner, other: bool) -> No
     assert said == f"2 tapnet: -net tap: ifname=mv0: {why}\n"
 
 
+@pytest.mark.parametrize("net", ["tap,ifname=tap0,br=br0", "vxlan,id=7,remote=192.168.77.9,br=br0"])
+def test_a_namespace_that_sys_does_not_show(lan: str, tapnet: Runner, net: str) -> None:
+    """What bridges are is looked up there: not "is no bridge", which it is, and no endless tries."""
+    words = ("nsenter", f"--net=/run/netns/{lan}", *tapnet.prefix)
+    done = Runner(tapnet.name, words, tapnet.env, tapnet.home).run("true", "-net", "nic", "-net", net)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "br=br0: /sys does not show this network namespace" in done.stderr
+    assert sorted(set(links(lan)) - {"lo"}) == ["br0"]
+
+
 def test_privilege_without_a_name(user: Runner) -> None:
     done = user.run("true", "-net", "nic", "-net", "tap")
     assert done.returncode == 2 and done.stderr.count("\n") == 1
