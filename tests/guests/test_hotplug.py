@@ -44,6 +44,32 @@ def test_a_running_vm_gets_a_card() -> None:
         assert guest.run("echo alive").strip() == "alive"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("first", ["tapnet", "card"])
+def test_a_running_vm_gets_its_card_again_from_a_tapnet_that_was_started_again(first: str) -> None:
+    """What docs/vm.md says to do; ``first``: what goes first, tapnet or the card out of the VM."""
+    with vm.lab() as lab:
+        tapnet = lab.tapnet("-net", "nic,model=rtl8139,vfio-user=card.sock", "-net", "user")
+        card = json.loads(vm.vfio(f"{lab.inside}/card.sock", id="card"))
+        guest = lab.vm(vm.vfio(f"{lab.inside}/card.sock", id="card"))
+        guest.run(f"{RTL8139.load}; ip link set eth0 up; {LEASE}")
+        if first == "tapnet":
+            tapnet.close()
+        guest.qmp("device_del", id="card")
+        tapnet.close()
+
+        def gone() -> bool:
+            buses = guest.qmp("query-pci")
+            return all(device.get("qdev_id") != "card" for bus in buses for device in bus["devices"])
+
+        vm.until(gone, "the guest gives the card back")
+        tapnet.start_again()
+        guest.qmp("device_add", **card)
+        guest.run("for i in $(seq 200); do [ -d /sys/class/net/eth0 ] && break; sleep 0.1; done")
+        said = guest.run(f"ip link set eth0 up; {LEASE}; ping -A -c 3 10.0.2.2")
+        assert "lease 10.0.2.15/24" in said and said.count("ttl=255") == 3
+
+
 def test_vms_outlive_a_tapnet_that_ends_while_one_waits_for_a_card() -> None:
     """The card is in use: the second VM's QEMU has asked, nobody has read it. Reset then, QEMU 11.1 aborts."""
     with vm.lab() as lab:
