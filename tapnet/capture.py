@@ -11,7 +11,8 @@ Super-frames are completed and segmented for the file (``tapnet.offload``), the 
 slow loses frames, never time: they are counted, and the next frame's comment says how many.
 
 Cost: some 20 us a frame while a capture runs, nothing when none does. Times: the host's clock, ns.
-Limits: ``CAPTURES_MAX`` at a time. Ref: QEMU net/dump.c.
+Limits: ``CAPTURES_MAX`` at a time; ``INTERFACES_MAX`` members of each have interfaces of their own, clients that come after
+them (anybody can connect to a wire, again and again) share one. Ref: QEMU net/dump.c.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from .port import Port
 from .sink import Sink, SinkError
 
 CAPTURES_MAX = 16
+INTERFACES_MAX = 4096
+LATER = "later members"
 INBOUND, OUTBOUND = b"\1\0\0\0", b"\2\0\0\0"
 
 
@@ -111,6 +114,9 @@ class Capture:
     ) -> None:
         name, sink = port.name, self.sink
         seen = self._seen.get(name)
+        if seen is None and len(self._seen) >= INTERFACES_MAX:
+            name = LATER
+            seen = self._seen.get(name)
         if seen is None:
             seen = self._seen[name] = [0, 0, 0]
             sink.put(self._blocks.interface(name, f"member {name} of VLAN {self.hub.number}"))

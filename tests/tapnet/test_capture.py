@@ -240,6 +240,23 @@ def test_a_reader_that_goes_ends_the_capture(tmp_path: Path) -> None:
     assert captures.rows() == [] and hub.traces == [] and b.frames == [frame(1)]
 
 
+def test_interfaces_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients that come and go, a name each, while a capture runs."""
+    monkeypatch.setattr(capture, "INTERFACES_MAX", 2)
+    loop, hub, ends, captures = lab(5)
+    file = tmp_path / "x.pcapng"
+    captures.start(hub, "0", None, str(file))
+    for _ in range(2):
+        for number, end in enumerate(ends):
+            end.port.send(frame(number))
+            loop.run()
+    captures.close()
+    names = ["p0", "p1", *3 * ["later members"]] * 2
+    assert [row[0] for row in packets(file)] == names
+    assert [row[2] for row in packets(file)] == [frame(number) for number in range(5)] * 2
+    assert [kind for kind, _ in blocks(file.read_bytes())].count(1) == 3
+
+
 def test_limits_and_refusals(tmp_path: Path) -> None:
     loop, hub, _ends, captures = lab(2)
     for n in range(capture.CAPTURES_MAX):
