@@ -44,7 +44,7 @@ from .address import (
 from .pipe import Pipe
 from .retry import Retry
 
-ACCEPTS = 64
+ACCEPTS = 16
 BACKLOG = 1024  # a storm of connects must not make an honest one wait for TCP to try again
 CLIENTS_MAX = 256
 PAUSE_SECONDS = 1.0
