@@ -50,6 +50,7 @@ def test_a_path_too_long_for_a_socket(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_existing_lists_sockets_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paths, "candidates", lambda: [tmp_path / "none", tmp_path])
+    monkeypatch.setattr(paths, "SYSTEM", tmp_path / "none")  # services may run on this machine
     tmp_path.chmod(0o700)
     (tmp_path / "file.ctl").write_text("")
     for name in ("b.ctl", "a.ctl", "other"):
