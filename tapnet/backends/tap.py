@@ -11,6 +11,7 @@ While it runs, the kernel is watched (``tap_watch``), and each of these is said 
     interface deleted     ours is made again, another's is opened when it is there again; the port has no link meanwhile
     left the bridge       ``br=``: joined again, when there is such a bridge
     the bridge's uplinks  none has a carrier, or one has again: only said
+    taken down, up again  by an administrator, whose business that is: only said
 
 A descriptor (``fd=``) cannot be had again: then the link stays down.
 
@@ -31,6 +32,7 @@ from typing import Any
 from ..config import TapNet
 from ..device_port import DirectAttachment
 from ..handover import Handover, port_data, port_state
+from ..ifctl import control_socket, is_up
 from ..port import Port
 from .retry import Retry
 from .tap_open import OpenTap, TapError, index_of, join, master, open_tap, run_script
@@ -57,6 +59,7 @@ class TapBackend:
         self._mac = None if self._found else self.opened.mac()  # the next one of ours has it again
         self._had_link = True  # what the port's link shall be again
         self._said = ""  # what is wrong with the bridge
+        self._up = True  # as an administrator has it
         self._closed = False
         self._finished = False
         self._watch: LinkWatch | None = None
@@ -193,6 +196,8 @@ class TapBackend:
             if not self.net.fds:
                 self._opening.now()
             return
+        if not self.net.fds:  # a descriptor's interface may be elsewhere
+            self._look_at_it()
         bridge = self.net.br
         if bridge is None:
             return
@@ -202,6 +207,18 @@ class TapBackend:
             gone = "" if index_of(bridge) else ", which is gone"
             self._joining.lost(f"is no longer a member of {bridge}{gone}")
         self._look_up(bridge)
+
+    def _look_at_it(self) -> None:
+        """Say it when somebody takes the interface down, and when it is up again."""
+        try:
+            with control_socket() as control:
+                up = is_up(control, self.ifname)
+        except OSError:  # deleted, renamed
+            return
+        if up != self._up:
+            self._up = up
+            text = "is up again" if up else "was taken down: nothing passes"
+            log.warning("tapnet: %s: %s: %s", self.net.origin, self.ifname, text)
 
     def _look_up(self, bridge: str) -> None:
         """Say it when the bridge loses its last uplink, and when it has one again."""

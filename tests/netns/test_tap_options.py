@@ -420,6 +420,14 @@ def _bridge(lan: str) -> None:
     sh(f"ip -n {lan} link set br1 up")
 
 
+def test_taken_down_and_up(lan: str, neighbour: str, tapnet: Runner) -> None:
+    with Running(inside(lan, tapnet), "-net", guest(lan), "-net", "tap,ifname=tap0,br=br0") as running:
+        sh(f"ip -n {lan} link set tap0 down")
+        says(running, "-net tap: tap0: was taken down: nothing passes")
+        sh(f"ip -n {lan} link set tap0 up")
+        says(running, "-net tap: tap0: is up again")
+
+
 def test_uplink_down_and_up(lan: str, neighbour: str, tapnet: Runner) -> None:
     sh(f"ip -n {lan} link add up0 type veth peer name far0")
     for name in ("up0", "far0"):
