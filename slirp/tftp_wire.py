@@ -98,13 +98,13 @@ def name_parts(name: bytes, roots: Sequence[bytes]) -> list[bytes]:
     """A requested name as parts beneath the directory, whose full paths are ``roots``. Raises Refusal."""
     if not name or len(name) > NAME_MAX:
         raise Refusal(NOT_FOUND)
-    for root in roots:
-        if name.startswith(root.rstrip(b"/") + b"/"):
-            name = name[len(root.rstrip(b"/")) :]
-            break
     parts = [part for part in name.split(b"/") if part not in (b"", b".")]
     if b".." in parts or not parts or name.endswith(b"/"):
         raise Refusal(ACCESS)
+    for root in roots:
+        above = [part for part in root.split(b"/") if part]
+        if name.startswith(b"/") and len(parts) > len(above) and parts[: len(above)] == above:
+            return parts[len(above) :]
     return parts
 
 
