@@ -249,8 +249,9 @@ def _kind(raw: Raw, word: str, extra: Mapping[str, Kind]) -> Kind:
 
 def _net(raw: Raw, word: str, pairs: sources.Pairs) -> Entry:
     kind = _kind(raw, word, {"nic": keys.NIC_KIND, "none": keys.NONE_KIND, "hub": keys.HUB_KIND})
-    if kind.name == "vxlan":  # id= is the number of the VXLAN network here
-        pairs = [("vni" if key == "id" else key, value) for key, value in pairs]
+    told = "vni"
+    if kind.name == "vxlan" and any(key == "id" for key, _ in pairs):  # the number of the VXLAN network here
+        pairs, told = [("vni" if key == "id" else key, value) for key, value in pairs], "id"
     common = {key.name: key for key in (keys.VLAN, keys.NAME, keys.ID, keys.IMPAIR)}
     if kind.name == "none":
         common = {}
@@ -258,7 +259,12 @@ def _net(raw: Raw, word: str, pairs: sources.Pairs) -> Entry:
         common = {"vlan": keys.VLAN}
     elif kind.name == "hubport":
         common = {"name": keys.NAME, "id": keys.ID}
-    given = convert(_origin(raw, kind.name), pairs, kind, {**common, **kind.keys})
+    try:
+        given = convert(_origin(raw, kind.name), pairs, kind, {**common, **kind.keys})
+    except OptionError as error:
+        if told == "vni" or isinstance(error, HelpAsked):
+            raise
+        raise OptionError(str(error).replace(": vni=", f": {told}=", 1)) from None
     return _made(kind, given, "net")
 
 

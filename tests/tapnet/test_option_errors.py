@@ -362,7 +362,9 @@ BAD = """
 -net vxlan,id=1,remote=1.2.3.4,remote=fd00::1
     -net vxlan: remote=fd00::1: not of the family of 1.2.3.4
 -net vxlan,id=16777216,remote=1.2.3.4
-    -net vxlan: vni=16777216: not in 1..16777215
+    -net vxlan: id=16777216: not in 1..16777215
+-net vxlan,vni=0,remote=1.2.3.4
+    -net vxlan: vni=0: not in 1..16777215
 -net hubport
     -net hubport: needs hubid=
 -netdev user
