@@ -1,8 +1,8 @@
 """Where wires lead: host addresses as the socket calls want them, names in a worker thread, files of UNIX sockets.
 
 * ``numeric`` answers at once what needs no resolver: numeric addresses, "" (any) and localhost, which is loopback
-  whatever a name server says (RFC 6761 6.3). Everything else goes to ``look_up``: getaddrinfo in the loop's worker
-  thread, never on the loop.
+  whatever a name server says (RFC 6761 6.3). Everything else goes to ``look_up``: getaddrinfo in a thread of its own, never
+  on the loop; the end of the process does not wait for a name server that is silent. ``LOOKUPS_MAX`` at a time.
 * ``bind_unix`` makes a UNIX socket that only its owner can open (0600). A dead one in its place is removed, a live one
   or another kind of file is refused. ``UnixFile.remove`` takes it away at the end, if it is still ours.
 
@@ -12,9 +12,11 @@ Errors are OSError whose ``strerror`` completes a message, or ``WireError``, a w
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import socket
+import threading
 from ipaddress import ip_address
 from typing import Any
 
@@ -24,6 +26,8 @@ from ..unixsocket import UnixFile, alive
 SockAddr = tuple[Any, ...]
 Target = tuple[int, SockAddr]  # family, address
 FLAGS = socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+LOOKUPS_MAX = 16
+_lookups = threading.BoundedSemaphore(LOOKUPS_MAX)
 LOCALHOST: list[Target] = [(socket.AF_INET, ("127.0.0.1",)), (socket.AF_INET6, ("::1",))]
 
 
@@ -91,13 +95,42 @@ def numeric(where: Endpoint, *, ipv4: bool | None = None, ipv6: bool | None = No
     return found
 
 
+async def _resolve(host: str, port: int) -> list[Any]:
+    """getaddrinfo. Raises OSError, UnicodeError."""
+    if not _lookups.acquire(blocking=False):
+        raise OSError(errno.EAGAIN, "too many names are being looked up")
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[list[Any]] = loop.create_future()
+
+    def done(found: list[Any] | None, error: Exception | None) -> None:
+        if future.done():  # nobody waits any more
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(found or [])
+
+    def work() -> None:
+        found, failure = None, None
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except Exception as error:
+            failure = error
+        finally:
+            _lookups.release()
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(done, found, failure)
+
+    threading.Thread(target=work, name="look-up", daemon=True).start()
+    return await future
+
+
 async def look_up(where: Endpoint, *, ipv4: bool | None = None, ipv6: bool | None = None) -> list[Target]:
     """Addresses of ``where``, names included. Raises OSError."""
     found = numeric(where, ipv4=ipv4, ipv6=ipv6)
     if found is None:
-        loop = asyncio.get_running_loop()
         try:
-            info = await loop.getaddrinfo(where.host, where.port, type=socket.SOCK_STREAM)
+            info = await _resolve(where.host, where.port)
         except UnicodeError:
             raise OSError(errno.EINVAL, "not a name that can be looked up") from None
         found = _allowed([(row[0], row[4]) for row in info], ipv4, ipv6)

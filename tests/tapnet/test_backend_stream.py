@@ -4,15 +4,18 @@ import asyncio
 import os
 import socket
 import stat
+import subprocess
+import sys
+import threading
 
 import pytest
 
-from tapnet.backends import retry, stream
+from tapnet.backends import address, retry, stream
 from tapnet.backends.framing import FRAME_MAX, head
 from tapnet.backends.pipe import OUT_BYTES, RECV
 from tapnet.backends.stream import Connector, Given, Listener, Server, WireError
 from tapnet.config import Endpoint, Fd, UnixPath
-from tests.tapnet.wire_kit import LOCAL, LOOPS, Room, frame, options, play, until, wrap
+from tests.tapnet.wire_kit import LOCAL, LOOPS, SECONDS, Room, frame, options, play, until, wrap
 
 
 @pytest.fixture(params=LOOPS)
@@ -267,14 +270,14 @@ def test_a_name_is_looked_up_in_a_worker_and_tried_again(monkeypatch, caplog):
     async def scene(room: Room) -> None:
         asked = []
 
-        async def getaddrinfo(host, port, **_):
+        def getaddrinfo(host, port, **_):
+            assert threading.current_thread() is not threading.main_thread()
             asked.append(host)
             if len(asked) < 3:
                 raise socket.gaierror(-3, "Temporary failure in name resolution")
             return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
 
-        monkeypatch.setattr(room.loop, "getaddrinfo", getaddrinfo)
-        monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **k: pytest.fail("on the loop"))
+        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
         wire = listener(room, Endpoint("host.example", 0))
         assert wire.address == ""
         await until(lambda: wire.address)
@@ -284,6 +287,54 @@ def test_a_name_is_looked_up_in_a_worker_and_tried_again(monkeypatch, caplog):
 
     play(scene)
     assert sum("Temporary failure" in record.message for record in caplog.records) == 1
+
+
+SILENT = """
+import asyncio, socket, sys, threading
+import uvloop
+from tapnet.backends import address
+from tapnet.config import Endpoint
+
+asked = threading.Event()
+
+def getaddrinfo(*_, **__):
+    asked.set()
+    threading.Event().wait()  # for ever
+
+async def main():
+    socket.getaddrinfo = getaddrinfo
+    task = asyncio.create_task(address.look_up(Endpoint("host.example", 1)))
+    while not asked.is_set():
+        await asyncio.sleep(0)
+    task.cancel()
+
+with asyncio.Runner(loop_factory=uvloop.new_event_loop if sys.argv[1] == "uvloop" else None) as runner:
+    runner.run(main())
+print("ended")
+"""
+
+
+def test_the_end_does_not_wait_for_a_silent_name_server(loop):
+    done = subprocess.run([sys.executable, "-c", SILENT, loop], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "ended\n"), done.stderr
+
+
+def test_look_ups_are_bounded(monkeypatch):
+    release = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: release.wait(SECONDS) and [])
+
+    async def scene(room: Room) -> None:
+        tasks = [
+            room.loop.create_task(address._resolve("host.example", 1)) for _ in range(address.LOOKUPS_MAX)
+        ]
+        await asyncio.sleep(0)
+        with pytest.raises(OSError, match="too many names"):
+            await address._resolve("host.example", 1)
+        release.set()
+        assert await asyncio.gather(*tasks) == [[]] * address.LOOKUPS_MAX
+        assert await address._resolve("host.example", 1) == []
+
+    play(scene)
 
 
 # ---- UNIX sockets ------------------------------------------------------------------------------------------
