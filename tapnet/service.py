@@ -318,9 +318,10 @@ async def _exec(
         if not ended.done():
             ended.set_result(status)
 
-    def deliver(number: int) -> None:
+    def deliver(number: int, alone: bool) -> None:
         if running:
-            guest.signal(number)
+            if alone:
+                guest.signal(number)
         elif not ended.done():
             ended.set_result(128 + number)
             interrupted.set()

@@ -62,10 +62,11 @@ class Terminal:
 
 
 class SignalRelay:
-    """Passes signals that were sent to tapnet alone on to COMMAND.
+    """Tells of the signals that tapnet gets, and whether COMMAND, once it runs, has them too.
 
     What the terminal sends (SI_KERNEL: ^C, ^\\, hang-up) reaches COMMAND from the kernel already, because it
-    shares tapnet's process group or is the foreground itself, and is dropped here. Blocks the signals in this
+    shares tapnet's process group or is the foreground itself; but for the hang-up of a session whose leader is
+    tapnet, which the kernel tells to the leader alone. Blocks the signals in this
     thread: make it before other threads; give ``mask`` to ``NamespaceGuest.spawn`` and to every other child
     process.
     """
@@ -76,13 +77,13 @@ class SignalRelay:
         self._signals = syscalls.SignalFd(self.SIGNALS)
         self.mask = self._signals.old_mask
 
-    def attach(self, loop: asyncio.AbstractEventLoop, deliver: Callable[[int], None]) -> None:
-        """From now on call ``deliver(number)`` for each signal to pass on."""
+    def attach(self, loop: asyncio.AbstractEventLoop, deliver: Callable[[int, bool], None]) -> None:
+        """From now on call ``deliver(number, alone)`` for each signal; alone: a running COMMAND has not got it."""
+        leader = os.getsid(0) == os.getpid()
 
         def readable() -> None:
             for number, code, _ in self._signals.read():
-                if code != syscalls.SI_KERNEL:
-                    deliver(number)
+                deliver(number, code != syscalls.SI_KERNEL or (leader and number == signal.SIGHUP))
 
         loop.add_reader(self._signals.fileno(), readable)
         self._loop = loop

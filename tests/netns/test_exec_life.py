@@ -396,6 +396,34 @@ def test_stop_and_continue(tapnet: Runner, terminal: Callable[..., Terminal]) ->
     session.status()
 
 
+def test_interrupt_before_command_runs(tapnet: Runner, terminal: Callable[..., Terminal]) -> None:
+    """^C while a lease is waited for that nobody gives."""
+    words = ["exec", "-net", "nic,model=direct,vlan=1", "-net", "user", "--", "echo", "reached"]
+    session = terminal(*tapnet.argv(*words))
+    said = read_until(session.read, "has a card and nothing else")
+    session.type("\x03")
+    assert session.status() == 128 + signal.SIGINT
+    assert "reached" not in said
+
+
+@pytest.mark.parametrize("command", ["exec sleep 300", "sleep 300 | sleep 300"])
+def test_hang_up_of_a_terminal_that_is_tapnets_own(
+    tapnet: Runner, terminal: Callable[..., Terminal], command: str
+) -> None:
+    """As with ``ssh -t host tapnet exec ...``: the kernel tells the leader of the session alone."""
+    session = terminal(*tapnet.argv("exec", *QUICK, "--", "sh", "-c", f"echo begun; {command}"))
+    read_until(session.read, "begun")
+    pid, session.pid = session.pid, 0
+    started = children(pid)
+    for child in started:
+        started += children(child)
+    assert len(started) >= 3, "helper, PID 1, COMMAND"
+    os.close(session.fd)
+    session.fd = os.open(os.devnull, os.O_RDWR)
+    until_sync(lambda: os.waitpid(pid, os.WNOHANG)[0] == pid, "tapnet to end")
+    until_sync(lambda: not any(map(alive, started)), "what it had started to end")
+
+
 # ---- nothing stays -----------------------------------------------------------------------------------------
 
 
