@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 import stat
 
 import pytest
 
+from tapnet import chardev
 from tapnet.chardev import ServerError, connect, listen, shown
 from tapnet.config import Chardev, Endpoint, UnixPath
 from tapnet.monitor import guard
@@ -44,6 +46,18 @@ def test_a_connection_that_is_refused_is_one_plain_line():
     with pytest.raises(
         ServerError, match=f"^-qtest tcp:127.0.0.1:{port}: cannot connect: Connection refused$"
     ):
+        asyncio.run(connect(nobody))
+
+
+def test_a_refusal_that_comes_later_has_the_same_words(monkeypatch):
+    """asyncio's own words tell the address."""
+
+    async def later(_family, target):
+        raise ConnectionRefusedError(errno.ECONNREFUSED, f"Connect call failed {target}")
+
+    monkeypatch.setattr(chardev, "_connected", later)
+    nobody = Chardev(origin="-qtest X", address=Endpoint("127.0.0.1", 1))
+    with pytest.raises(ServerError, match=r"^-qtest X: cannot connect: Connection refused$"):
         asyncio.run(connect(nobody))
 
 
