@@ -98,8 +98,6 @@ async def connect(chardev: Chardev) -> socket.socket:
             why = os.strerror(error.errno)  # its own text has the address once more
         else:
             why = getattr(error, "strerror", None) or str(error) or "timed out"
-        if why.startswith("Connect call failed") and error.errno:
-            why = os.strerror(error.errno)  # asyncio's words say where, not why
         raise ServerError(f"{chardev.origin}: cannot connect: {why}") from None
 
 
