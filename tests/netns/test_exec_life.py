@@ -413,7 +413,7 @@ def test_hang_up_of_a_terminal_that_is_tapnets_own(
     """As with ``ssh -t host tapnet exec ...``: the kernel tells the leader of the session alone."""
     session = terminal(*tapnet.argv("exec", *QUICK, "--", "sh", "-c", f"echo begun; {command}"))
     read_until(session.read, "begun")
-    pid, session.pid = session.pid, 0
+    pid = session.pid
     started = children(pid)
     for child in started:
         started += children(child)
@@ -421,6 +421,7 @@ def test_hang_up_of_a_terminal_that_is_tapnets_own(
     os.close(session.fd)
     session.fd = os.open(os.devnull, os.O_RDWR)
     until_sync(lambda: os.waitpid(pid, os.WNOHANG)[0] == pid, "tapnet to end")
+    session.pid = 0
     until_sync(lambda: not any(map(alive, started)), "what it had started to end")
 
 
