@@ -34,7 +34,7 @@ import select
 import socket
 import time
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from struct import Struct
 from typing import Any
 
@@ -491,27 +491,29 @@ def refuse(sock: socket.socket) -> None:
     sock.setblocking(False)
     decoder = wire.Decoder()
     with contextlib.suppress(OSError, ProtocolError):
-        sock.shutdown(socket.SHUT_RD)
-        for _ in range(LAST_READS):
-            data, ancillary, _, _ = sock.recvmsg(READ_SIZE, _ANCILLARY, _CLOEXEC)
-            messages = decoder.feed(data, _descriptors(ancillary))
+        for data, fds in _rest(sock):
+            messages = decoder.feed(data, fds)
             wire.close_all(fd for message in messages for fd in message.fds)
             for message in messages:
                 if message.wants_reply and not message.is_reply:
                     sock.send(wire.failure(message, errno.ESHUTDOWN))
-            if not data:
-                break
     decoder.close()
     _drop_rest(sock)
     sock.close()
 
 
 def _drop_rest(sock: socket.socket) -> None:
+    for _, fds in _rest(sock):
+        wire.close_all(fds)
+
+
+def _rest(sock: socket.socket) -> Iterator[tuple[bytes, list[int]]]:
+    """What has come and nobody has read, with its descriptors; from now on nothing more may come."""
     with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_RD)
         for _ in range(LAST_READS):
             data, ancillary, _, _ = sock.recvmsg(READ_SIZE, _ANCILLARY, _CLOEXEC)
-            wire.close_all(_descriptors(ancillary))
+            yield data, _descriptors(ancillary)
             if not data:
                 return
 
