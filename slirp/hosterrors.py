@@ -21,7 +21,7 @@ from collections import deque
 
 from .checksum import checksum
 from .host import NO_FRAGMENT, Address, IcmpError, UdpEvents
-from .hostset import SocketSet
+from .hostset import HostSocket
 from .icmp_map import PORT6, UNREACHABLE6, to_6
 from .wire import ICMP, IPV4, IPV4_LEN, PORT, PROTO_UDP, UDP, UDP_LEN, UNREACHABLE
 from .wire6 import IPV6, VERSION
@@ -251,20 +251,13 @@ class ErrorQueue:
                 return found
 
 
-class ErrorSocket:
-    """What datagram sockets with an error queue share. Subclasses fill the fields in; ``_fd`` -1: closed."""
+class ErrorSocket(HostSocket):
+    """What datagram sockets with an error queue share."""
 
-    __slots__ = ("_errors", "_events", "_fd", "_host", "_sock")
+    __slots__ = ("_errors", "_events")
 
     _errors: ErrorQueue
     _events: UdpEvents
-    _fd: int
-    _host: SocketSet
-    _sock: socket.socket
-
-    def fileno(self) -> int:
-        """The descriptor; -1 when closed."""
-        return self._fd
 
     def mtu(self) -> int:
         """What the last refusal as too long did not keep; 0: unknown."""
@@ -273,14 +266,6 @@ class ErrorSocket:
     def error(self) -> IcmpError | None:
         """One error of the queue; None: none."""
         return self._errors.next() if self._fd >= 0 else None
-
-    def close(self) -> None:
-        """Give the socket back."""
-        if self._fd < 0:
-            return
-        self._host.leave(self._fd)
-        self._fd = -1
-        self._sock.close()
 
     def event(self, events: int, now: int) -> None:
         """From the epoll set."""

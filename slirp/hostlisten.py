@@ -25,7 +25,7 @@ from typing import Protocol
 
 from .host import AcceptedTcp, Address, ListenEvents, UdpEvents
 from .hosterrors import ErrorQueue, ErrorSocket, apply, refuse
-from .hostset import SocketSet
+from .hostset import HostSocket, SocketSet
 
 BACKLOG = 256
 DATAGRAM = 65536
@@ -117,10 +117,12 @@ def _scoped(info: bytes) -> str:
     return f"{text}%{index}" if packed[0] == 0xFE and packed[1] & 0xC0 == 0x80 else text
 
 
-class HostListener:
+class HostListener(HostSocket):
     """A listening stream socket (``slirp.host.Listener``)."""
 
-    __slots__ = ("_events", "_fd", "_file", "_host", "_sock", "_watched", "address", "born")
+    __slots__ = ("_events", "_file", "_watched", "address", "born")
+
+    _host: _Set
 
     def __init__(self, host: _Set, sock: socket.socket, local: Address | str, events: ListenEvents) -> None:
         self._host = host
@@ -138,10 +140,6 @@ class HostListener:
             self.address = sock.getsockname()[:2]
         self.born = host.enter(self._fd, self)
         host.register(self._fd, _IN)
-
-    def fileno(self) -> int:
-        """The descriptor; -1 when closed."""
-        return self._fd
 
     def accept(self) -> AcceptedTcp | None:
         """The next client."""
@@ -176,9 +174,7 @@ class HostListener:
         """Listen no more."""
         if self._fd < 0:
             return
-        self._host.leave(self._fd)
-        self._fd = -1
-        self._sock.close()
+        super().close()
         if self._file is not None:
             path, device, inode = self._file
             with contextlib.suppress(OSError):

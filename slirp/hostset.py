@@ -1,10 +1,11 @@
-"""The epoll set of the host's sockets, as those sockets see it (``slirp.hostio.AsyncHost`` is one).
+"""The epoll set of the host's sockets, as those sockets see it (``slirp.hostio.AsyncHost`` is one), and what all of them share.
 
 Ref: epoll(7).
 """
 
 from __future__ import annotations
 
+import socket
 from typing import Protocol
 
 
@@ -40,3 +41,25 @@ class SocketSet(Protocol):
 
     def affords(self, fd: int) -> None:
         """Raises OSError(EMFILE) when a new descriptor belongs to the rest of the process."""
+
+
+class HostSocket:
+    """A socket in the set. Subclasses fill the fields in; ``_fd`` -1: closed."""
+
+    __slots__ = ("_fd", "_host", "_sock")
+
+    _fd: int
+    _host: SocketSet
+    _sock: socket.socket
+
+    def fileno(self) -> int:
+        """The descriptor; -1 when closed."""
+        return self._fd
+
+    def close(self) -> None:
+        """Give the socket back."""
+        if self._fd < 0:
+            return
+        self._host.leave(self._fd)
+        self._fd = -1
+        self._sock.close()

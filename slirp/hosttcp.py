@@ -19,7 +19,7 @@ import struct
 from . import hostservice
 from .host import Address, IcmpError, TcpEvents
 from .hosterrors import listen_for_errors, next_error
-from .hostset import SocketSet
+from .hostset import HostSocket, SocketSet
 
 _IN, _OUT, _PRI = select.EPOLLIN, select.EPOLLOUT, select.EPOLLPRI
 _BROKEN = select.EPOLLERR | select.EPOLLHUP
@@ -29,10 +29,10 @@ _SIOCATMARK = 0x8905
 _LINGER_RESET = struct.pack("ii", 1, 0)
 
 
-class HostTcp:
+class HostTcp(HostSocket):
     """A host TCP connection (``slirp.host.TcpSocket``)."""
 
-    __slots__ = ("_events", "_fd", "_host", "_sock", "_watched", "born", "connected", "failure", "urgent")
+    __slots__ = ("_events", "_watched", "born", "connected", "failure", "urgent")
 
     def __init__(self, host: SocketSet, sock: socket.socket, events: TcpEvents, connected: bool) -> None:
         self._host = host
@@ -47,10 +47,6 @@ class HostTcp:
         if not connected:
             self._watched = _OUT
             host.register(self._fd, _OUT)
-
-    def fileno(self) -> int:
-        """The descriptor; -1 when closed."""
-        return self._fd
 
     @property
     def local(self) -> Address:
@@ -112,16 +108,12 @@ class HostTcp:
 
     def close(self, *, reset: bool = False) -> None:
         """Give the socket back."""
-        if self._fd < 0:
-            return
-        self._host.leave(self._fd)
-        self._fd = -1
-        if reset:
+        if reset and self._fd >= 0:
             try:
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
             except OSError:
                 pass
-        self._sock.close()
+        super().close()
 
     def event(self, events: int, now: int) -> None:
         """From the epoll set."""
