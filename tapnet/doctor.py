@@ -28,10 +28,6 @@ CHILD_S = 10.0
 VFIO_USER_QEMU = (10, 1)  # the first that has vfio-user-pci
 SYSTEMD = 252  # what the units are written for
 
-CLONE_NEWNS = 0x00020000
-CLONE_NEWUSER = 0x10000000
-CLONE_NEWPID = 0x20000000
-CLONE_NEWNET = 0x40000000
 CAP_NET_RAW = 13
 CAP_NET_ADMIN = 12
 
@@ -57,8 +53,12 @@ def check_tun(device: str = "/dev/net/tun") -> Finding:
 def check_namespaces() -> Finding:
     """What ``tapnet exec`` makes: network, process and mount namespaces, without root a user namespace besides; tried in
     a child."""
+    from .guest import syscalls  # with ctypes: not for those who only want a constant from here
+
     root = os.geteuid() == 0
-    flags = CLONE_NEWNET | CLONE_NEWPID | CLONE_NEWNS | (0 if root else CLONE_NEWUSER)
+    flags = syscalls.CLONE_NEWNET | syscalls.CLONE_NEWPID | syscalls.CLONE_NEWNS
+    if not root:
+        flags |= syscalls.CLONE_NEWUSER
     what = ("" if root else "user, ") + "network, process and mount namespaces"
     script = (
         "import ctypes, os, sys\n"
