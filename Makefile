@@ -9,6 +9,9 @@ APT    := atftp bind9-dnsutils busybox-static curl debootstrap dhcpcd5 dnsmasq-b
           traceroute vsftpd
 PYTEST ?= $(BIN)/python -m pytest
 SECONDS_EACH ?= 30
+UNIT   := tests/nic_models tests/slirp tests/tapnet tests/guest_drivers
+SUITES ?= bookworm trixie sid
+MATRIX ?=
 
 # make install: where to. The program runs by $(PYTHON), which must be readable for the service's user.
 PREFIX     ?= /usr/local
@@ -22,12 +25,13 @@ UNIT_FILES = tapnet@.service tapnet@.socket tapnet.target
 # A .venv whose making failed is none: the next make begins anew.
 .DELETE_ON_ERROR:
 
-.PHONY: help setup run test test-long guests guests-long lint format types arch bench fuzz clean install uninstall
+.PHONY: help setup run unit test test-long matrix guests guests-long lint format types arch bench fuzz clean install uninstall
 
 help:
 	@echo 'make run    set up and run the main job: a Linux guest behind an emulated NE2000 on the user-mode NAT'
 	@echo 'make test   set up and run the tests (installs Debian packages by apt when root)'
-	@echo 'make test-long  also the tests marked slow'
+	@echo 'make unit   the tests that need neither root nor a Debian package; make test-long  also those marked slow'
+	@echo 'make matrix SUITES="bookworm trixie sid"   both commands and the service on fresh Debians (root; MATRIX=--help)'
 	@echo 'make guests  build the kit of real VMs (root; .cache/guests); make guests-long  their long tests'
 	@echo 'make install uninstall   PREFIX=/usr/local DESTDIR=: program, manual page, systemd units; nothing by pip elsewhere'
 	@echo 'make lint types arch   ruff, mypy, import-linter'
@@ -77,10 +81,18 @@ compiled: $(VENV)/dev.stamp
 	@$(BIN)/python -m compileall -q tapnet nic_models slirp
 
 test: apt compiled
-	$(PYTEST) -m 'not slow'
+	$(PYTEST) -m 'not slow' --durations=25
 
 test-long: apt compiled
 	$(PYTEST)
+
+unit: compiled
+	$(PYTEST) -m 'not slow' $(UNIT)
+
+# Needs no venv of its own: each tree makes one.
+matrix:
+	@$(MAKE) -s apt APT='debootstrap git systemd-container util-linux'
+	@$(PYTHON) tests/matrix/run.py $(MATRIX) $(SUITES)
 
 guests: apt $(VENV)/dev.stamp
 	$(BIN)/python -m tests.guests.kit
