@@ -96,7 +96,7 @@ same() { [ "$1" = "$2" ] || { echo "$3: \"$1\" instead of \"$2\""; exit 1; }; }
 set -ex
 same "$(systemctl is-active tapnet@matrix)" active 'started at boot'
 tapnet monitor -i matrix info network | grep ifname=tap-matrix
-ip link show tap-matrix
+[ -e /sys/class/net/tap-matrix ]
 echo TAPNET_MODE=user >/etc/tapnet/matrix.env
 systemctl restart tapnet@matrix
 same "$(systemctl is-active tapnet@matrix)" active restarted
@@ -104,7 +104,7 @@ systemctl reload tapnet@matrix
 same "$(systemctl show -P NRestarts tapnet@matrix)" 0 restarts
 systemctl stop tapnet@matrix
 same "$(systemctl show -P Result tapnet@matrix)" success result
-! ip link show tap-matrix
+[ ! -e /sys/class/net/tap-matrix ]
 same "$(systemctl --failed --plain --no-legend | grep tapnet || true)" '' 'failed units'
 echo matrix: booted
 """
