@@ -93,6 +93,7 @@ ExecStopPost=/bin/systemctl --no-block poweroff
 PROBE = r"""
 exec >/matrix/probe.log 2>&1
 same() { [ "$1" = "$2" ] || { echo "$3: \"$1\" instead of \"$2\""; exit 1; }; }
+trap '[ $? = 0 ] || { systemctl status tapnet@matrix; journalctl -q --no-pager -n 60; }' EXIT
 set -ex
 same "$(systemctl is-active tapnet@matrix)" active 'started at boot'
 tapnet monitor -i matrix info network | grep ifname=tap-matrix
