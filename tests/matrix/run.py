@@ -296,7 +296,7 @@ class Suite:
         text = said.read_text() if said.exists() else "matrix: the probe did not run\n"
         with open(log, "a") as sink:
             sink.write(text)
-        return 0 if text.endswith("matrix: booted\n") else 1
+        return 0 if "\nmatrix: booted\n" in text else 1
 
     def step(self, name: str, pytest: str) -> None:
         """Run one step and record what came of it."""
