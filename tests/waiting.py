@@ -29,8 +29,8 @@ def _patience(seconds: float) -> Patience:
 def until(
     condition: Callable[[], T],
     what: str,
-    *,
     seconds: float = CONDITION_S,
+    *,
     pause: float = 0.01,
     failure: type[AssertionError] = AssertionError,
 ) -> T:
@@ -44,7 +44,7 @@ def until(
 
 
 async def until_async(
-    condition: Callable[[], T], what: str, *, seconds: float = CONDITION_S, pause: float = 0.005
+    condition: Callable[[], T], what: str, seconds: float = CONDITION_S, *, pause: float = 0.005
 ) -> T:
     """``until`` on a running loop, which goes on meanwhile."""
     patience = _patience(seconds)

@@ -17,8 +17,8 @@ from tests.netns.exec_kit import ROOT, Runner, daemon
 from tests.netns.lan_kit import Running, inside, namespace
 from tests.netns.lan_kit import tapnet as tapnet
 from tests.netns.support import sh, until_sync
+from tests.waiting import BOUND_S as SECONDS
 
-SECONDS = 60
 MAC = "52:54:00:00:70:01"
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from tests.oracle.qtest_client import QtestClient
 from tests.oracle.qtest_script import ISA_BASE, ISA_LINE, MAC, SCRIPTS, SLOT
+from tests.waiting import BOUND_S
 
 QEMU = shutil.which("qemu-system-x86_64")
 HALT = b"\xfa\xf4\xeb\xfd"  # cli; hlt; jmp to the hlt
@@ -75,7 +76,7 @@ def play(command, model, directory):
             client.close()
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(BOUND_S)
 
 
 @pytest.mark.parametrize("model", SCRIPTS)
@@ -173,7 +174,7 @@ def told(command, model, directory, lines):
         return seen
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(BOUND_S)
 
 
 def test_same_lines_same_answers(tmp_path):

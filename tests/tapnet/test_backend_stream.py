@@ -15,7 +15,8 @@ from tapnet.backends.framing import FRAME_MAX, head
 from tapnet.backends.pipe import OUT_BYTES, RECV
 from tapnet.backends.stream import Connector, Given, Listener, Server, WireError
 from tapnet.config import Endpoint, Fd, UnixPath
-from tests.tapnet.wire_kit import LOCAL, LOOPS, SECONDS, Room, frame, options, play, until, wrap
+from tests.tapnet.wire_kit import LOCAL, LOOPS, Room, frame, options, play, until, wrap
+from tests.waiting import BOUND_S
 
 
 @pytest.fixture(params=LOOPS)
@@ -315,13 +316,15 @@ print("ended")
 
 
 def test_the_end_does_not_wait_for_a_silent_name_server(loop):
-    done = subprocess.run([sys.executable, "-c", SILENT, loop], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", SILENT, loop], capture_output=True, text=True, timeout=BOUND_S
+    )
     assert (done.returncode, done.stdout) == (0, "ended\n"), done.stderr
 
 
 def test_look_ups_are_bounded(monkeypatch):
     release = threading.Event()
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: release.wait(SECONDS) and [])
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: release.wait(BOUND_S) and [])
 
     async def scene(room: Room) -> None:
         tasks = [
