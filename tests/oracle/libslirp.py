@@ -1,4 +1,4 @@
-"""libslirp as an oracle: QEMU 7.2 with no machine at all, its ``user`` backend and a socket on one hub; our own stack; and
+"""libslirp as an oracle: QEMU with no machine at all, its ``user`` backend and a socket on one hub; our own stack; and
 what their frames say, as fields that can be compared."""
 
 from __future__ import annotations
