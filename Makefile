@@ -9,6 +9,9 @@ APT    := atftp bind9-dnsutils busybox-static curl debootstrap dhcpcd5 dnsmasq-b
           traceroute vsftpd zstd
 PYTEST ?= $(BIN)/python -m pytest
 SECONDS_EACH ?= 30
+UNIT   := tests/nic_models tests/slirp tests/tapnet tests/guest_drivers
+SUITES ?= bookworm trixie sid
+MATRIX ?=
 
 # make install: where to. The program runs by $(PYTHON), which must be readable for the service's user.
 PREFIX     ?= /usr/local
@@ -22,12 +25,13 @@ UNIT_FILES = tapnet@.service tapnet@.socket tapnet.target
 # A .venv whose making failed is none: the next make begins anew.
 .DELETE_ON_ERROR:
 
-.PHONY: help setup run test test-long guests guests-long lint format types arch bench fuzz clean install uninstall
+.PHONY: help setup run unit test test-long matrix guests guests-long lint format types arch bench fuzz clean install uninstall
 
 help:
 	@echo 'make run    set up and run the main job: a Linux guest behind an emulated NE2000 on the user-mode NAT'
 	@echo 'make test   set up and run the tests (installs Debian packages by apt when root)'
-	@echo 'make test-long  also the tests marked slow'
+	@echo 'make unit   the tests that need neither root nor a Debian package; make test-long  also those marked slow'
+	@echo 'make matrix SUITES="bookworm trixie sid"   both commands and the service on fresh Debians (root; MATRIX=--help)'
 	@echo 'make guests  build the kit of real VMs (root; .cache/guests); make guests-long  their long tests'
 	@echo 'make install uninstall   PREFIX=/usr/local DESTDIR=: program, manual page, systemd units; nothing by pip elsewhere'
 	@echo 'make lint types arch   ruff, mypy, import-linter'
@@ -39,7 +43,9 @@ $(VENV)/bin/python:
 	  || { echo 'tapnet: Python 3.11 or newer is needed; ask for: apt-get install python3 python3-venv' >&2; exit 2; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	    apt-get -q update && DEBIAN_FRONTEND=noninteractive apt-get -q install -y python3-venv; \
+	    echo 'apt-get install python3-venv'; \
+	    said=$$({ apt-get -q update && DEBIAN_FRONTEND=noninteractive apt-get -q install -y python3-venv; } 2>&1) \
+	      || { printf '%s\n' "$$said" >&2; exit 2; }; \
 	  else \
 	    echo 'tapnet: python3-venv is missing; ask for: apt-get install python3-venv' >&2; exit 2; \
 	  fi; }
@@ -58,18 +64,31 @@ setup: $(VENV)/dev.stamp
 run: $(VENV)/run.stamp
 	@$(BIN)/tapnet demo
 
+# What the archive does not have is left out, once apt knows the archive at all: the tests of it say so.
 .PHONY: apt
 apt:
-	@missing=''; for p in $(APT); do \
-	  dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; done; \
+	@choose() { want=''; missing=''; absent=''; \
+	  for p in $(APT); do \
+	    dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || want="$$want $$p"; done; \
+	  [ -n "$$want" ] || return 0; \
+	  has=" $$(LC_ALL=C apt-cache policy python3-venv $$want 2>/dev/null \
+	    | awk '/^[^ ]/ {p = $$1; sub(/:$$/, "", p)} /Candidate: [^(]/ {printf "%s ", p}')"; \
+	  for p in $$want; do case "$$has" in \
+	    *" $$p "*) missing="$$missing $$p";; \
+	    *" python3-venv "*) absent="$$absent $$p";; \
+	    *) missing="$$missing $$p";; esac; done; }; \
+	choose; \
 	if [ -n "$$missing" ]; then \
 	  if [ "$$(id -u)" = 0 ]; then \
-	    echo "apt-get install$$missing"; \
-	    apt-get -q update >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends $$missing >/dev/null; \
+	    said=$$(apt-get -q update 2>&1) || { printf '%s\n' "$$said" >&2; exit 2; }; \
+	    choose; echo "apt-get install$$missing"; \
+	    said=$$(DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends $$missing 2>&1) \
+	      || { printf '%s\n' "$$said" >&2; exit 2; }; \
 	  else \
 	    echo "tapnet: the tests need some packages; ask for: apt-get install$$missing" >&2; exit 2; \
 	  fi; \
-	fi
+	fi; \
+	if [ -n "$$absent" ]; then echo "tapnet: not in this Debian:$$absent; the tests of it are skipped"; fi
 
 # Tests start tapnet hundreds of times, some with an environment in which Python may not keep what it compiled.
 .PHONY: compiled
@@ -77,10 +96,18 @@ compiled: $(VENV)/dev.stamp
 	@$(BIN)/python -m compileall -q tapnet nic_models slirp
 
 test: apt compiled
-	$(PYTEST) -m 'not slow'
+	$(PYTEST) -m 'not slow' --durations=25
 
 test-long: apt compiled
 	$(PYTEST)
+
+unit: compiled
+	$(PYTEST) -m 'not slow' $(UNIT)
+
+# Needs no venv of its own: each tree makes one.
+matrix:
+	@$(MAKE) -s apt APT='debootstrap git systemd-container util-linux'
+	@$(PYTHON) tests/matrix/run.py $(MATRIX) $(SUITES)
 
 guests: apt $(VENV)/dev.stamp
 	$(BIN)/python -m tests.guests.kit

@@ -12,6 +12,7 @@ A file is appended to. A line that cannot be written is lost, counted.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -82,9 +83,10 @@ class Tracer:
 
     def close(self) -> None:
         """No file is open any more. Idempotent."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        file, self._file = self._file, None
+        if file is not None:
+            with contextlib.suppress(OSError):  # lines that a full disk did not take were counted
+                file.close()
 
     # ---- what is traced ------------------------------------------------------------------------------------
 

@@ -125,7 +125,8 @@ def _process() -> list[str]:
     """What every exporter tells of its process, under the usual names."""
     lines: list[str] = []
     with contextlib.suppress(OSError, ValueError, IndexError):
-        fields = open("/proc/self/stat").read().rpartition(") ")[2].split()
+        with open("/proc/self/stat") as file:
+            fields = file.read().rpartition(") ")[2].split()
         cpu = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
         lines += family(
             "process_cpu_seconds_total", "counter", "User and system time of the process.", [({}, cpu)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from tests import needs
 from tests.guests import vm
 from tests.guests.scene import COMPLAINTS
 from tests.netns.lan_kit import lan, links
@@ -39,6 +40,7 @@ def test_swapped_under_a_vm(lab: vm.Lab, lan: str) -> None:
     (busybox's udhcpc by half of its lease), at the NAT that is gone, and are told so once; the other card's sees its link
     go and come.
     """
+    needs.program("dhclient", "isc-dhcp-client")
     tapnet = lab.tapnet(
         *("-net", "nic,model=ne2k_pci,vfio-user=ne.sock", "-net", "user", "-net", "tap,ifname=tap0,br=br0"),
         *(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tests import needs
 from tests.netns.exec_kit import root_runner
 
 
@@ -33,6 +34,7 @@ def test_a_guest_keeps_its_address_over_a_restart(tmp_path: Path) -> None:
 
 def test_dhclient_and_every_kind_of_option(tmp_path: Path) -> None:
     """What dhclient got is what its lease file says."""
+    needs.program("dhclient", "isc-dhcp-client")
     config = tmp_path / "dhclient.conf"
     config.write_text(
         "option rfc3442 code 121 = array of unsigned integer 8; option magic code 208 = string;\n"

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import needs
 from tests.netns.exec_kit import Runner, Servers, blob, daemon, ftp, http, root_runner, user_runner
 from tests.netns.support import until_sync
 from tests.waiting import BOUND_S
@@ -78,6 +79,8 @@ CLIENTS = {
 
 @pytest.mark.parametrize("client", CLIENTS)
 def test_other_dhcp_clients(tapnet: Runner, client: str) -> None:
+    if client == "dhclient":
+        needs.program("dhclient", "isc-dhcp-client")
     before = Path("/etc/resolv.conf").read_bytes()
     directory = sorted(p.name for p in Path("/etc").iterdir())
     done = tapnet.run(

@@ -22,6 +22,7 @@ from pathlib import Path
 import pytest
 
 from tapnet import ula
+from tests import needs
 from tests.netns.exec_kit import Runner, blob, daemon, root_runner, user_runner
 from tests.netns.internet import Internet, internet
 from tests.netns.support import until_sync
@@ -170,6 +171,8 @@ CLIENTS = {
 
 @pytest.mark.parametrize("client", list(CLIENTS))
 def test_dhcpv6_clients(root: Runner, client: str) -> None:
+    if client == "dhclient":
+        needs.program("dhclient", "isc-dhcp-client")
     options = (
         "user,ipv6-net=fd00:5::/80" if client == "dhcpcd" else "user"
     )  # no /64: addresses by DHCPv6 alone

@@ -109,7 +109,9 @@ def test_what_a_slow_reader_has_not_got_yet(loop: str) -> None:
         old.close()
         fresh = socket.socket(fileno=handed.fds.pop("connection"))
         handed.fds["connection"] = fresh.detach()
-        new = Given(room.loop, options(Fd(0)), socket.socketpair()[0], "given")
+        for end in (pair := socket.socketpair()):
+            room.keep(end)
+        new = Given(room.loop, options(Fd(0)), pair[0], "given")
         new.adopt(handed)
         room.hub.remove(old.port)
         room.add(new)

@@ -69,7 +69,8 @@ def test_by_address_and_by_name(tmp_path: Path) -> None:
 
 def test_dual_stack_stands_for_any_address() -> None:
     fd = listening(socket.AF_INET6, ("::", 0))
-    port = socket.socket(fileno=os.dup(fd)).getsockname()[1]
+    with socket.socket(fileno=os.dup(fd)) as listener:
+        port = listener.getsockname()[1]
     give((fd, ""))
     assert passed.take(("127.0.0.1", port)) is None
     assert passed.take(("0.0.0.0", port + 1)) is None

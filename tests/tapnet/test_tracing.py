@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from collections.abc import Callable
@@ -71,10 +72,17 @@ def test_vlans(tmp_path: Path) -> None:
 
 
 def test_lines_that_cannot_be_written_are_counted() -> None:
+    """A full disk does not keep the file from being closed, by another file or by the end."""
     tracer = Tracer("/dev/full")
     for _ in range(3):
         tracer.line("tcp", "x")
     assert tracer.lost
+    before = len(os.listdir("/proc/self/fd"))
+    tracer.open("/dev/full")
+    assert len(os.listdir("/proc/self/fd")) == before
+    tracer.line("tcp", "x")
+    tracer.close()
+    assert len(os.listdir("/proc/self/fd")) == before - 1
     assert Tracer().path is None
 
 
