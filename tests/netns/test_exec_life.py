@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.netns.exec_kit import Runner, root_runner, user_runner
+from tests.netns.exec_kit import UID, Runner, root_runner, user_runner
 from tests.netns.support import processes, until_sync
 from tests.waiting import BOUND_S
 
@@ -163,7 +163,7 @@ LIMITS = {
 }
 
 
-# Run words in a user namespace with room for many users, as uid 5, after a limit was set there (not on the host).
+# Run words in a user namespace with room for many users, as one of them, after a limit was set there (not on the host).
 LIMITED = """
 import os, sys
 from tapnet.guest import syscalls
@@ -178,9 +178,10 @@ if child == 0:
     with open(f"/proc/sys/user/max_{sys.argv[1]}_namespaces", "w") as file:
         file.write("0")
     os.setgroups([])
-    os.setresgid(5, 5, 5)
-    os.setresuid(5, 5, 5)
-    os.execvp(sys.argv[2], sys.argv[2:])
+    uid = int(sys.argv[2])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+    os.execvp(sys.argv[3], sys.argv[3:])
 os.read(ready[0], 1)
 for name in ("uid_map", "gid_map"):
     with open(f"/proc/{child}/{name}", "w") as file:
@@ -195,14 +196,14 @@ def test_without_namespaces_one_line_says_so(tmp_path: Path, which: str) -> None
     user = user_runner(tmp_path)
     argv = user.argv("exec", *QUICK, "--", "true")[len(user.prefix) - 1 :]
     done = subprocess.run(
-        [sys.executable, "-c", LIMITED, which, *argv],
+        [sys.executable, "-c", LIMITED, which, str(UID), *argv],
         env=user.env, capture_output=True, text=True, timeout=BOUND_S, cwd="/",
     )  # fmt: skip
     assert done.returncode == 2, done.stdout + done.stderr
     assert LIMITS[which] in done.stderr and done.stderr.count("\n") == 1
     argv = user.argv("doctor")[len(user.prefix) - 1 :]
     told = subprocess.run(
-        [sys.executable, "-c", LIMITED, which, *argv],
+        [sys.executable, "-c", LIMITED, which, str(UID), *argv],
         env=user.env, capture_output=True, text=True, timeout=BOUND_S, cwd="/",
     )  # fmt: skip
     assert told.returncode == 1, told.stdout + told.stderr
