@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from tests.netns.exec_kit import daemon, root_runner
@@ -34,3 +38,127 @@ def test_records_guests_and_the_world(tmp_path: Path) -> None:
     rest = ["10.0.2.99", "192.0.2.7", "10.0.2.40"]
     lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
     assert lines == [*once, *once, *rest, "10.0.2.99 db.lab.test", "10.0.2.40 box.lab.test"], done.stderr
+
+
+SLOW = r"""
+import asyncio, socket, struct, sys
+# PORT DELAY PROTOCOLS: answers A with 192.0.2.7, AAAA with 2001:db8::7, after DELAY seconds, on UDP, TCP or both of 127.0.0.1
+port, delay, protocols = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
+
+def answer(query):
+    at = 12
+    while query[at]:
+        at += 1 + query[at]
+    end = at + 5
+    kind = query[end - 4 : end - 2]
+    data = bytes([192, 0, 2, 7]) if kind == b"\0\1" else socket.inet_pton(socket.AF_INET6, "2001:db8::7")
+    record = b"\xc0\x0c" + kind + b"\0\1" + struct.pack("!IH", 60, len(data)) + data
+    return query[:2] + b"\x81\x80\0\1\0\1\0\0\0\0" + query[12:end] + record
+
+class Server(asyncio.DatagramProtocol):
+    def connection_made(self, transport):
+        self.transport = transport
+    def datagram_received(self, data, peer):
+        asyncio.get_running_loop().call_later(delay, lambda: self.transport.sendto(answer(data), peer))
+
+async def client(reader, writer):
+    while True:
+        try:
+            size = int.from_bytes(await reader.readexactly(2), "big")
+        except asyncio.IncompleteReadError:
+            break
+        said = answer(await reader.readexactly(size))
+        writer.write(len(said).to_bytes(2, "big") + said)
+    writer.close()
+
+async def main():
+    if "udp" in protocols:
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+        sock.bind(("127.0.0.1", port))
+        await asyncio.get_running_loop().create_datagram_endpoint(Server, sock=sock)
+    if "tcp" in protocols:
+        await asyncio.start_server(client, "127.0.0.1", port)
+    print("ready", flush=True)
+    await asyncio.sleep(300)
+
+asyncio.run(main())
+"""
+
+MANY = r"""
+import select, socket, sys, time
+# COUNT SAME: asks COUNT questions at once; SAME=1: two, A and AAAA, from one port with one identifier
+count, same = int(sys.argv[1]), sys.argv[2] == "1"
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+sock.connect(("10.0.2.3", 53))
+for n in range(count):
+    name = b"\1a\4test\0" if same else b"\5" + b"%05d" % n + b"\4test\0"
+    kind = b"\0\x1c" if same and n else b"\0\1"
+    sock.send((0 if same else n).to_bytes(2, "big") + b"\1\0\0\1" + bytes(6) + name + kind + b"\0\1")
+got, end = set(), time.monotonic() + 20
+while len(got) < count and time.monotonic() < end:
+    if select.select([sock], [], [], 0.5)[0]:
+        data = sock.recv(4096)
+        got.add((data[:2], data[12:-16][-4:-2] if same else b"", data[3] & 15))
+print(len(got), {code for *_, code in got})
+"""
+
+
+@contextmanager
+def slow_server(port: int, delay: float, protocols: str = "udp,tcp") -> Iterator[None]:
+    """A name server that takes its time."""
+    with daemon([sys.executable, "-c", SLOW, str(port), str(delay), protocols]):
+        if "tcp" in protocols:
+            until_sync(lambda: listening(port), "the slow name server")
+        yield
+
+
+def test_slow_and_many_and_alike(tmp_path: Path) -> None:
+    """An answer after 6 s; two questions of the C library at once; 400 in flight; one port and identifier for two."""
+    port = free_port()
+    (tmp_path / "many.py").write_text(MANY)
+    python = sys.executable
+    with slow_server(port, 6):
+        script = "dig +time=9 +tries=1 +short slow.test; echo options timeout:9 >>/etc/resolv.conf; getent ahosts slow.test"
+        done = root_runner(tmp_path).run(script, "-net", f"user,resolver=127.0.0.1:{port}")
+    lines = [line.split()[0] for line in done.stdout.splitlines()]
+    assert lines[0] == "192.0.2.7", done.stderr
+    assert set(lines[1:]) == {"192.0.2.7", "2001:db8::7"}
+    port = free_port()
+    with slow_server(port, 0.8):
+        script = f"{python} many.py 2 1; {python} many.py 400 0"
+        done = root_runner(tmp_path).run(script, "-net", f"user,resolver=127.0.0.1:{port}")
+    assert done.stdout.splitlines() == ["2 {0}", "400 {0}"], done.stderr
+
+
+@contextmanager
+def dead_server() -> Iterator[int]:
+    """A port of 127.0.0.1 that swallows datagrams and, as its backlog is full, the SYNs of connections."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        silent = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        silent.bind(listener.getsockname())
+        for _ in range(3):
+            client = stack.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(listener.getsockname())
+        yield listener.getsockname()[1]
+
+
+def test_tcp_goes_round_a_dead_server(tmp_path: Path) -> None:
+    """TCP alone finds the server that lives within 2 s; later it is the first, as UDP has learnt of it."""
+    port = free_port()
+    dig = "time -p dig +tcp +time=4 +tries=1 +short"
+    with slow_server(port, 0), dead_server() as dead:
+        done = root_runner(tmp_path).run(
+            f"{dig} first.test; dig +short learn.test; {dig} again.test",
+            "-net",
+            f"user,resolver=127.0.0.1:{dead}+127.0.0.1:{port}",
+        )
+    assert done.stdout.split() == ["192.0.2.7"] * 3, done.stderr
+    times = [float(line.split()[1]) for line in done.stderr.splitlines() if line.startswith("real")]
+    assert 1.9 < times[0] < 4, done.stderr
+    assert times[1] < 1, done.stderr
