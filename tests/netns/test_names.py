@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
+import pytest
 
 from tests.netns.exec_kit import daemon, root_runner
 from tests.netns.support import until_sync
@@ -162,3 +165,103 @@ def test_tcp_goes_round_a_dead_server(tmp_path: Path) -> None:
     times = [float(line.split()[1]) for line in done.stderr.splitlines() if line.startswith("real")]
     assert 1.9 < times[0] < 4, done.stderr
     assert times[1] < 1, done.stderr
+
+
+SCOPED = r"""
+set -e
+ip link set lo up
+for pair in v w; do
+    ip link add ${pair}0 type veth peer name ${pair}1
+    ip link set ${pair}0 up; ip link set ${pair}1 up
+    ip -6 addr add fe80::53/64 dev ${pair}0 nodad
+done
+mount --bind $DIR/resolv.conf /etc/resolv.conf
+for n in v w; do
+    dnsmasq --conf-file=/dev/null --no-resolv --no-hosts --user=root --pid-file= --port=53 --bind-interfaces \
+        --interface=${n}0 --except-interface=lo --address=/here.test/$([ $n = v ] && echo 192.0.2.1 || echo 192.0.2.2) \
+        --no-daemon 2>$DIR/$n.log &
+    echo $! >>$DIR/pids
+done
+for n in $(seq 50); do [ $(ss -Hlnt sport = 53 | wc -l) -ge 2 ] && break; sleep 0.1; done
+"""
+
+
+def scoped_host(tmp_path: Path, resolv_conf: str, commands: str) -> subprocess.CompletedProcess[str]:
+    """Run ``commands`` in a host with v0 and w0, which both have fe80::53 and a dnsmasq that knows another answer."""
+    (tmp_path / "resolv.conf").write_text(resolv_conf)
+    script = SCOPED.replace("$DIR", str(tmp_path)) + commands.replace("$DIR", str(tmp_path))
+    script += f"\nkill $(cat {tmp_path}/pids)\n"
+    runner = root_runner(tmp_path)
+    return subprocess.run(
+        ["unshare", "-nm", "--propagation", "private", "sh", "-c", script],
+        env=runner.env,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=tmp_path,
+    )
+
+
+@pytest.mark.parametrize("given", ["resolver=fe80::53%w0", "resolver=[fe80::53%w0]:53", "resolv.conf"])
+def test_a_name_server_behind_one_of_two_interfaces(tmp_path: Path, given: str) -> None:
+    """``fe80::53%w0`` is not ``fe80::53%v0``, in UDP and TCP, written as an option or in resolv.conf."""
+    net = f"user,{given}" if given.startswith("resolver=") else "user"
+    done = scoped_host(
+        tmp_path,
+        "nameserver fe80::53%w0\n",
+        f"{sys.executable} -m tapnet exec -net '{net}' -- "
+        "sh -c 'for how in +notcp +tcp; do dig $how +time=3 +tries=1 +short here.test; done'",
+    )
+    assert done.stdout.split() == ["192.0.2.2", "192.0.2.2"], done.stderr
+
+
+def test_redirections_and_services_at_scoped_addresses(tmp_path: Path) -> None:
+    """hostfwd= of TCP and UDP on fe80::53%v0, where w0 has the same address; guestfwd= to fe80::53%w0."""
+    guest = (
+        f"{sys.executable} -m http.server 80 --bind :: & web=$!; dnsmasq --conf-file=/dev/null --no-resolv --no-hosts --user=root --pid-file="
+        " --port=81 --address=/here.test/192.0.2.3 --no-daemon & names=$!;"
+        "dig +time=3 +tries=1 +tcp +short @10.0.2.100 -p 5300 here.test; dig +time=3 +tries=1 +notcp +short @10.0.2.100 -p 5301 here.test;"
+        "for n in $(seq 200); do [ $(ss -Hlnt sport = 80 | wc -l) -ge 1 ] && break; sleep 0.1; done;"
+        "touch $DIR/up; for n in $(seq 300); do [ -e $DIR/done ] && break; sleep 0.1; done; kill $web $names"
+    )
+    net = (
+        "user,hostfwd=tcp:[fe80::53%v0]:8080-:80,hostfwd=udp:[fe80::53%v0]:8081-:81,"
+        "guestfwd=tcp:10.0.2.100:5300-tcp:[fe80::53%w0]:53,guestfwd=udp:10.0.2.100:5301-udp:[fe80::53%w0]:53"
+    )
+    done = scoped_host(
+        tmp_path,
+        "nameserver 127.0.0.1\n",
+        f"""
+cat >$DIR/guest <<'END'
+{guest}
+END
+{sys.executable} -m tapnet exec -net '{net}' -- sh $DIR/guest >$DIR/out 2>$DIR/err &
+guest=$!
+for n in $(seq 300); do [ -e $DIR/up ] && break; sleep 0.1; done
+curl -sm15 'http://[fe80::53%25v0]:8080/resolv.conf' || echo failed
+dig +time=3 +tries=1 +notcp +short @fe80::53%v0 -p 8081 here.test || echo failed
+curl -sm5 'http://[fe80::53%25w0]:8080/resolv.conf' && echo wrong
+touch $DIR/done
+wait $guest || true
+cat $DIR/out $DIR/err >&2
+grep ^192 $DIR/out
+""",
+    )
+    wanted = ["nameserver", "127.0.0.1", "192.0.2.3", "192.0.2.2", "192.0.2.2"]
+    assert done.stdout.split() == wanted, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("rule", "why"),
+    [
+        ("tcp:[fe80::53%nope]:8080-:80", "there is no interface 'nope'"),
+        ("udp:[fe80::53%nope]:8080-:80", "there is no interface 'nope'"),
+        ("tcp:[fe80::53]:8080-:80", "a link-local address needs an interface behind it"),
+        ("udp:[fe80::53]:8080-:80", "a link-local address needs an interface behind it"),
+    ],
+)
+def test_a_scope_that_cannot_be_is_said_in_words(tmp_path: Path, rule: str, why: str) -> None:
+    done = root_runner(tmp_path).run("true", "-net", f"user,hostfwd={rule}")
+    assert why in done.stderr
+    assert done.returncode
+    assert len(done.stderr.splitlines()) == 1
