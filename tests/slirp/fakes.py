@@ -352,13 +352,13 @@ class FakeHost:
 
     def listen(self, local: Address | str, events: Any) -> FakeListener:
         if local in self.listeners and not self.listeners[local].closed:
-            raise OSError(errno.EADDRINUSE, "in use")
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
         self.listeners[local] = FakeListener(local, events)
         return self.listeners[local]
 
     def listen_udp(self, local: Address, events: Any) -> FakeUdpListener:
         if local in self.udp_listeners and not self.udp_listeners[local].closed:
-            raise OSError(errno.EADDRINUSE, "in use")
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
         self.udp_listeners[local] = FakeUdpListener(local, events)
         return self.udp_listeners[local]
 
