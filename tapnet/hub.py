@@ -6,12 +6,14 @@ hands the queues to the endpoints. The two never meet on one stack, so no endpoi
 own answer. Who gets a sender's frames is worked out when a port comes, goes or changes its link
 (``rewire``), not per frame.
 
-Back-pressure: a sender is held back only when all other members with link are full, so a hub of two loses
-nothing, and one slow port never slows the others: its overflow is dropped and counted. Held senders are
-told from the drain, never from inside another port's call.
+Back-pressure: a queue can be full for two reasons. Its endpoint has refused a frame and has not called ``flush`` yet:
+such a port is slow, its overflow is dropped and counted, and it holds a sender back only when all other members with link
+are slow too, so one slow port never slows the others. Or the endpoint is willing and the drain has not had its turn:
+then the sender waits for that turn, however many others there are, and nothing is lost. A hub of two loses nothing
+in either case. Held senders are told from the drain, never from inside another port's call.
 
 Switch (``switch``): sources are learned (``tapnet.addresses``); a frame to a station that is known goes to its port and
-to observers alone, what stays behind the port that it came from goes nowhere. Everything else is flooded. A full port
+to observers alone, what stays behind the port that it came from goes nowhere. Everything else is flooded. A slow port
 holds its sender back only where there is no other: one slow station must not slow what others are sent.
 
 Offload: each member is offered what all other members accept. A super-frame that reaches a port that cannot
@@ -193,7 +195,7 @@ class Hub:
         return counts
 
     def forward(self, source: Port, frame: bytes, vnet: bytes) -> bool:
-        """Queue a frame for all ports but ``source``. False: all of them are full, not taken."""
+        """Queue a frame for all ports but ``source``. False: not taken, ``source`` is told when to try again."""
         size = len(frame)
         port = source.only
         if port is not None:  # a hub of two
@@ -231,14 +233,18 @@ class Hub:
         table.learn(frame[6:12], source)
         target = None if frame[0] & 1 else table.find(frame[:6])
         if target is None:
-            table.flooded += 1
-            return self._flood(source, item, size)
+            taken = self._flood(source, item, size)
+            table.flooded += taken
+            return taken
         takers = self._observers
+        for port in takers:
+            if port.behind():
+                return False
         if target is source:
             table.local += 1
         elif not target.full():
             takers = (target, *takers)
-        elif len(source.peers) == 1:
+        elif not target.refused or len(source.peers) == 1:
             return False
         else:
             target.counters.drop("queue")
@@ -266,6 +272,8 @@ class Hub:
         wait = taken = False
         for port in source.peers:
             if len(port.queue) >= port.queue_frames or port.queued_bytes >= port.queue_bytes:
+                if not port.refused:  # it is the drain's turn, not a slow endpoint
+                    return False
                 full.append(port)
                 wait = wait or port.member
             else:
@@ -296,6 +304,9 @@ class Hub:
         taken = False
         for port in source.peers:
             if len(port.queue) >= port.queue_frames or port.queued_bytes >= port.queue_bytes:
+                if not port.refused:
+                    self._held[source] = None
+                    return False
                 full.append(port)
             else:
                 takers.append(port)
@@ -425,12 +436,9 @@ class Hub:
 
     def _release(self) -> None:
         for port in list(self._held):
-            for other in port.peers:
-                if other.member and not other.full():
-                    break
-            else:
-                if any(other.member for other in port.peers):
-                    continue
+            members = [other.full() for other in port.peers if other.member]
+            if (members and all(members)) or any(other.behind() for other in port.peers):
+                continue
             if port in self._held:  # no callback before it has unplugged it
                 del self._held[port]
                 port.ready()

@@ -10,6 +10,7 @@ import threading
 
 import pytest
 
+from tapnet.addresses import AddressTable
 from tapnet.backends import address, retry, stream
 from tapnet.backends.framing import FRAME_MAX, head
 from tapnet.backends.pipe import OUT_BYTES, RECV
@@ -30,6 +31,24 @@ def listener(room: Room, address=LOCAL, **more) -> Listener:
 def where(wire) -> tuple:
     host, _, port = wire.address.rpartition(":")
     return (host.strip("[]"), int(port)) + ((0, 0) if "[" in host else ())
+
+
+@pytest.mark.parametrize("switch", [False, True])
+def test_a_burst_of_small_frames_into_a_vlan_of_three_is_whole_at_an_idle_receiver(loop, switch):
+    """1,000 frames of 60 bytes that come in one read: beyond the queue's 512 they were lost."""
+
+    async def scene(room: Room) -> None:
+        wire = listener(room)
+        room.hub.switch(AddressTable(lambda: 0) if switch else None)
+        burst, other = await room.dial(where(wire)), await room.dial(where(wire))
+        await until(lambda: len(room.infos) == 2)
+        frames = [frame(n) for n in range(3000)]
+        await room.loop.sock_sendall(burst, wrap(*frames))
+        assert await room.got(len(frames)) == frames
+        assert await room.read(other, len(wrap(*frames))) == wrap(*frames)
+        assert not any(port.counters.drops for port in room.hub.ports)
+
+    play(scene, loop)
 
 
 # ---- listen ------------------------------------------------------------------------------------------------
