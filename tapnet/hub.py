@@ -19,6 +19,8 @@ holds its sender back only where there is no other: one slow station must not sl
 Offload: each member is offered what all other members accept. A super-frame that reaches a port that cannot
 take it all the same is completed and segmented here, by ``tapnet.offload``, at the exit of that port.
 
+A frame of less than 60 bytes is padded when it enters (``tapnet.padding``).
+
 Trains: where all that hear a stream wire are stream wires, what it has read goes on in one piece (``tapnet.train``).
 
 Time: none. ``schedule(callback)`` is the event loop's ``call_soon``; one drain serves at most ``BUDGET``
@@ -31,12 +33,12 @@ from collections.abc import Callable, Iterable
 
 from . import offload
 from .addresses import AddressTable
+from .padding import MIN_FRAME, MIN_HEADER, pad
 from .port import Frame, Item, Port, Trace
 from .train import HEAD, cut
 
 BUDGET = 256
 BUDGET_BYTES = 4 << 20  # 64 super-frames
-_ADDRESSES = 12  # bytes of a frame's two addresses
 _COST = BUDGET_BYTES // BUDGET  # one unit of the budget pays for so many bytes of a frame
 
 
@@ -129,8 +131,8 @@ class Hub:
         if port.full() or not port.link:
             port.counters.drop("queue" if port.link else "link")
             return
-        port.queue.append((frame, b""))
-        port.queued_bytes += len(frame)
+        port.queue.append((pad(frame), b""))
+        port.queued_bytes += len(port.queue[-1][0])
         if not port.refused:
             self.wake(port)
 
@@ -197,6 +199,10 @@ class Hub:
     def forward(self, source: Port, frame: bytes, vnet: bytes) -> bool:
         """Queue a frame for all ports but ``source``. False: not taken, ``source`` is told when to try again."""
         size = len(frame)
+        if size < MIN_FRAME:
+            if size < MIN_HEADER:
+                return self._runt(source, frame)
+            frame, size = pad(frame), MIN_FRAME
         port = source.only
         if port is not None:  # a hub of two
             queue = port.queue
@@ -220,6 +226,14 @@ class Hub:
             self._tell(source, frame, vnet)
         return True
 
+    def _runt(self, source: Port, frame: bytes) -> bool:
+        """Drop what ``source`` has sent, because it has no Ethernet header."""
+        reason = "runt" if frame else "empty"
+        source.counters.drop(reason)
+        for trace in self.traces:
+            trace.dropped(source, frame, b"", reason, True)
+        return True
+
     def _tell(self, source: Port, frame: bytes, vnet: bytes) -> None:
         for trace in tuple(self.traces):
             trace.sent(source, frame, vnet, self._lost)
@@ -228,8 +242,6 @@ class Hub:
     def _switch(self, source: Port, item: tuple[bytes, bytes], size: int) -> bool:
         table, frame = self.table, item[0]
         assert table is not None
-        if size < _ADDRESSES:
-            return self._flood(source, item, size)
         table.learn(frame[6:12], source)
         target = None if frame[0] & 1 else table.find(frame[:6])
         if target is None:

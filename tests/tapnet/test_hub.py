@@ -170,6 +170,31 @@ def test_a_burst_that_is_longer_than_a_queue_loses_nothing_where_all_endpoints_t
     assert sender.port.counters.tx_frames == len(frames)
 
 
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("vnet", [b"", bytes((1, 0, 0, 0, 0, 0, 34, 0, 16, 0))])
+@pytest.mark.parametrize("size", [14, 42, 54, 59, 60, 61])
+def test_a_short_frame_is_padded_once_for_everybody(count: int, vnet: bytes, size: int) -> None:
+    loop, hub, ends = hub_of(count, features=offload.TUN_F_CSUM)
+    sent = bytes(range(1, size + 1))
+    ends[0].port.send(sent, vnet)
+    hub.answer(ends[0].port, sent)
+    loop.run()
+    whole = sent + bytes(max(0, 60 - size))
+    assert ends[0].frames == [whole]
+    for end in ends[1:]:
+        assert end.got == [(whole, vnet)]
+    assert ends[0].port.counters.tx_bytes == len(whole)
+
+
+@pytest.mark.parametrize("size", range(14))
+def test_what_has_no_ethernet_header_is_no_frame(size: int) -> None:
+    loop, _, (a, b) = hub_of(2)
+    assert a.port.send(bytes(size))
+    loop.run()
+    assert b.got == [] and a.port.counters.drops == {"runt" if size else "empty": 1}
+    assert a.port.counters.tx_frames == 0
+
+
 @pytest.mark.parametrize("learned", [False, True])
 def test_a_slow_port_costs_itself_alone_also_while_another_waits_for_the_drain(learned: bool) -> None:
     loop, hub, (sender, slow, quick) = hub_of(3, queue_frames=4)
