@@ -85,7 +85,7 @@ def test_every_client_is_a_port_and_a_message_is_a_frame(loop: str) -> None:
         async with client(wire) as one, client(wire) as two:
             await until(lambda: len(room.infos) == 2)
             assert all(info.startswith("ws: connection from 127.0.0.1:") for info in room.infos.values())
-            for size in (1, 60, 125, 126, 1514, 65535, 65536, FRAME_MAX):
+            for size in (60, 125, 126, 1514, 65535, 65536, FRAME_MAX):
                 sent = frame(size, max(size, 8))[:size]
                 await one.send(sent)
                 assert await two.recv() == sent
@@ -93,12 +93,13 @@ def test_every_client_is_a_port_and_a_message_is_a_frame(loop: str) -> None:
                 assert await one.recv() == sent == await two.recv()
             await one.send("text is not for us")
             await one.send(b"")
-            await one.send([b"in ", b"two ", b"pieces"])
-            assert await two.recv() == b"in two pieces"
+            await one.send([b"one frame ", b"in ", b"three pieces"])
+            await one.send(b"no frame")
+            assert await two.recv() == b"one frame in three pieces" + bytes(35)
             drops: dict[str, int] = {}
             for port in room.infos:
                 drops |= port.counters.drops
-            assert drops == {"text": 1, "empty": 1}
+            assert drops == {"text": 1, "empty": 1, "runt": 1}
             assert await asyncio.wait_for(await one.ping(), BOUND_S) is not None
         await until(lambda: not room.infos)
         assert wire.last_end.endswith("closed by the peer")
@@ -335,7 +336,10 @@ def test_any_cut_gives_the_same_frames(sent: list[tuple[str, bytes]], cuts: list
         elif kind == "parts":
             want.append(payload)
     splitter, port = messages()
-    assert feed(splitter, data, cuts) == [frame for frame in want if frame]
+    assert feed(splitter, data, cuts) == [
+        frame + bytes(60 - len(frame)) for frame in want if len(frame) >= 14
+    ]
+    assert splitter.runts == sum(0 < len(frame) < 14 for frame in want)
     assert splitter.broken is None and splitter.empty == sum(not frame for frame in want)
     assert port.counters.drops.get("text", 0) == sum(kind == "text" for kind, _ in sent)
 

@@ -123,8 +123,9 @@ def test_a_member_has_both_directions(tmp_path: Path) -> None:
     loop, hub, (a, b, c), captures = lab(queue_frames=1)
     file = tmp_path / "x.pcapng"
     captures.start(hub, "p1", member("p1"), str(file))
-    a.port.send(frame(1))
     b.port.send(frame(2))
+    loop.run()
+    a.port.send(frame(1))
     loop.run()
     b.closed = True
     a.port.send(frame(3))
