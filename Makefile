@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 APT    := atftp bind9-dnsutils busybox-static curl debootstrap dhcpcd5 dnsmasq-base ethtool iperf3 iproute2 \
           iputils-ping iputils-tracepath isc-dhcp-client lftp man-db mtr-tiny ndisc6 netcat-openbsd nftables openssh-client openssh-server passt procps samba smbclient \
           python3-venv qemu-system-x86 slirp4netns systemd systemd-container tcpdump tftp-hpa tshark udhcpc util-linux vde2 \
-          traceroute vsftpd
+          traceroute vsftpd zstd
 PYTEST ?= $(BIN)/python -m pytest
 SECONDS_EACH ?= 30
 UNIT   := tests/nic_models tests/slirp tests/tapnet tests/guest_drivers

@@ -112,6 +112,7 @@ LIVE = frozenset(
         "domainname",
         "dnssearch",
         "lease_time",
+        "lease_given",
         "renew_time",
         "restrict",
         "rules",
@@ -157,6 +158,7 @@ class Config:
     domainname: str | None = None
     dnssearch: tuple[str, ...] = ()
     lease_time: int = LEASE_TIME
+    lease_given: bool = False  # the administrator's: every client gets it, whatever it asks for
     renew_time: int | None = None  # T1, seconds; None: half of the lease
     restrict: bool = False
     rules: tuple[Rule, ...] = ()  # allow and deny, in order

@@ -27,8 +27,8 @@ UEFI HTTP boot (vendor class HTTPClient) is told so in option 60 and gets URLs o
 Classless routes (121, and 249 for old Windows) carry the default route with them, since who takes them ignores option 3.
 What ``dhcp_options`` names goes to everybody, asked for or not, in place of ours.
 
-Limits: ``leases.LEASES``. Timers: none, leases run out by comparison. Malformed messages are counted and
-dropped.
+Limits: ``leases.LEASES``. Timers: none, leases run out by comparison. An option that makes no sense is left out and counted
+(``dhcp_option_ignored``), its message answered; malformed messages are counted and dropped.
 
 Ref: RFC 2131; RFC 2132; RFC 951; RFC 1542; RFC 3396; RFC 3397; RFC 3442; RFC 4578 (PXE);
 RFC 5071; RFC 6842 (client identifier in replies); UEFI 2.10, 24.7 (HTTP boot).
@@ -41,7 +41,7 @@ from ipaddress import IPv4Address, IPv4Network
 from . import checksum, formats
 from .arp import Arp
 from .boot import HTTP_CLIENT, boot_file
-from .config import Config
+from .config import BOOTFILE_MAX, Config
 from .formats import (
     BOOTP,
     BOOTP_MIN,
@@ -163,6 +163,8 @@ class Dhcp:
         if message.giaddr == ZERO and self._pretends(frame[6:12], message.chaddr):
             self._below.count("dhcp_spoofed")
             return
+        if message.ignored:
+            self._below.count("dhcp_option_ignored")
         kind = message.kind
         if kind is None:
             self._bootp(message, now)
@@ -213,8 +215,10 @@ class Dhcp:
             return
         address = options.get(formats.REQUESTED) or message.ciaddr
         if address == ZERO:
-            self._below.count("dhcp_malformed")
-            return
+            address = self._known(client, now)
+            if address == ZERO and not message.ignored:
+                self._below.count("dhcp_malformed")
+                return
         lease = self.leases.claim(client, message.chaddr, address, now)
         if lease is None:
             self._below.count("dhcp_nak")
@@ -224,6 +228,11 @@ class Dhcp:
         self.leases.bind(lease, self._seconds(message), now)
         self._below.count("dhcp_request")
         self._reply(message, formats.ACK, lease)
+
+    def _known(self, client: bytes, now: int) -> bytes:
+        """The address that a client has, or was offered, when it does not say which; else ``ZERO``."""
+        lease = self.leases.of(client)
+        return ZERO if lease is None or lease.free(now) else lease.address
 
     def _name_of(self, message: DhcpMessage) -> str:
         """The name that the administrator gave the client, or ""."""
@@ -236,9 +245,11 @@ class Dhcp:
             lease.hostname = name.decode("ascii", "replace")
 
     def _seconds(self, message: DhcpMessage) -> int:
-        """The lease time: ours, or a shorter one that the client asks for. Where a T1 was set, busybox gets one that
-        makes it come back as early.
+        """The lease time: the administrator's if one was given. Else ours, or a shorter one that the client asks for;
+        where a T1 was set, busybox gets one that makes it come back as early.
         """
+        if self._config.lease_given:
+            return self._config.lease_time
         asked = message.options.get(formats.LEASE_TIME)
         ours, renew = self._config.lease_time, self._config.renew_time
         if renew is not None and message.options.get(formats.VENDOR_CLASS, b"").startswith(UDHCP_CLIENT):
@@ -279,6 +290,8 @@ class Dhcp:
 
     def _reply(self, message: DhcpMessage, kind: int | None, lease: Lease | None) -> None:
         boot = b"" if kind == formats.NAK else self._boot(message)
+        if boot and len(self._values.get(formats.BOOTFILE, b"")) <= BOOTFILE_MAX:
+            boot = self._values.get(formats.BOOTFILE, boot)  # by its number: field and option say the same
         room = self._room(message)
         if message.cookie:
             items = self._items(message, kind, lease, boot)

@@ -16,7 +16,8 @@ The boot file is chosen as in DHCP (``boot``), and named by a URL.
 An address belongs to DUID and IAID. Its valid lifetime is ``lease-time``, preferred for 3/4 of that; T1 and T2 are 1/2
 and 4/5 of the preferred one.
 
-Limits: ``leases.LEASES``. Timers: none. Malformed messages are counted and dropped.
+Limits: ``leases.LEASES``. Timers: none. An option that makes no sense is left out and counted, its message answered;
+malformed messages are counted and dropped.
 
 Ref: RFC 8415 18.3; RFC 3646; RFC 5908; RFC 5970; RFC 4075.
 """
@@ -97,6 +98,8 @@ class Dhcp6:
         except ValueError:
             count("dhcp6_malformed")
             return
+        if message.ignored:
+            count("dhcp6_option_ignored")
         kind = message.kind
         if not is_link_local(src) and dst[0] == 0xFF:
             count("dhcp6_malformed")  # RFC 8415 13.1

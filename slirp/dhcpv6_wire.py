@@ -1,5 +1,8 @@
 """DHCPv6 messages: options in and out, bounded. ``parse`` raises ValueError only.
 
+An option of a client that makes no sense is left out and counted: the message is answered without it, unless it is one that
+the message cannot do without (an identifier).
+
 Ref: RFC 8415 8, 21; RFC 3646 (DNS); RFC 5908 (NTP); RFC 5970 (boot file); RFC 4704 (FQDN).
 """
 
@@ -54,6 +57,7 @@ class Message:
     user: bytes = b""  # its user classes
     vendor: bytes = b""  # its vendor class,
     enterprise: bytes = bytes(4)  # and whose that is
+    ignored: int = 0  # options that make no sense
 
 
 def options(data: bytes, at: int, end: int) -> list[tuple[int, bytes]]:
@@ -71,18 +75,36 @@ def options(data: bytes, at: int, end: int) -> list[tuple[int, bytes]]:
     return found
 
 
-def _identity(code: int, value: bytes) -> Identity:
+def _whole(data: bytes, at: int, end: int) -> tuple[list[tuple[int, bytes]], int]:
+    """The options of ``data[at:end]`` up to one that is truncated, or up to the limit; and whether there was such a one."""
+    found: list[tuple[int, bytes]] = []
+    while at < end:
+        if at + 4 > end or len(found) >= OPTIONS:
+            return found, 1
+        code, size = OPTION.unpack_from(data, at)
+        at += 4
+        if at + size > end:
+            return found, 1
+        found.append((code, data[at : at + size]))
+        at += size
+    return found, 0
+
+
+def _identity(message: Message, code: int, value: bytes) -> None:
     head = 4 if code == IA_TA else 12
     if len(value) < head:
-        raise ValueError("truncated identity association")
+        message.ignored += 1
+        return
     found = Identity(code, value[:4])
-    for inner, data in options(value, head, len(value)):
+    inner_options, bad = _whole(value, head, len(value))
+    message.ignored += bad
+    for inner, data in inner_options:
         if inner == IA_ADDRESS:
             if len(data) < 24:
-                raise ValueError("truncated address")
-            if len(found.addresses) < ADDRESSES:
+                message.ignored += 1
+            elif len(found.addresses) < ADDRESSES:
                 found.addresses.append(data[:16])
-    return found
+    message.identities.append(found)
 
 
 def _name(value: bytes) -> str:
@@ -126,22 +148,22 @@ def parse(data: bytes) -> Message:
     if len(data) < HEADER:
         raise ValueError("shorter than its header")
     found = Message(data[0], data[1:4])
-    for code, value in options(data, HEADER, len(data)):
+    present, found.ignored = _whole(data, HEADER, len(data))
+    for code, value in present:
         if code in (CLIENT_ID, SERVER_ID):
-            if not 3 <= len(value) <= DUID_MAX:
-                raise ValueError("a DUID of bad length")
-            if code == CLIENT_ID:
+            if not 3 <= len(value) <= DUID_MAX or (found.client if code == CLIENT_ID else found.server):
+                found.ignored += 1
+            elif code == CLIENT_ID:
                 found.client = value
             else:
                 found.server = value
         elif code in (IA_NA, IA_TA, IA_PD):
             if len(found.identities) < IAS:
-                found.identities.append(_identity(code, value))
+                _identity(found, code, value)
         elif code == ORO:
-            if len(value) & 1:
-                raise ValueError("half an option number")
-            found.wanted = frozenset(
-                int.from_bytes(value[at : at + 2], "big") for at in range(0, len(value), 2)
+            found.ignored += len(value) & 1
+            found.wanted |= frozenset(
+                int.from_bytes(value[at : at + 2], "big") for at in range(0, len(value) - 1, 2)
             )
         elif code == RAPID_COMMIT:
             found.rapid = True

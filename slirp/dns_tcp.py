@@ -3,6 +3,9 @@
 Both directions are read message by message (a length of two bytes before each). A query for a name of ours never reaches the
 resolver; its answer goes to the guest between two answers of the resolver's, never into one.
 
+The resolvers are tried in the order that ``dns.Dns.order`` has, each for ``PATIENCE``, but the last one for as long as any
+connection: guests' own time for an answer is 5 s. One that takes the connection is tried first for a while.
+
 Limits: ``HELD`` bytes of our answers wait for the guest; more queries are not taken until it reads.
 
 Ref: RFC 7766 (several queries on one connection, answers in any order).
@@ -16,15 +19,27 @@ from .host import Address, Host
 from .relay import Relay
 
 HELD = 1 << 16
+PATIENCE = 2_000_000_000  # ns for a connect, where another resolver is left
 LENGTH = 2
 
 
 class DnsStream(Relay):
-    """One guest's connection. ``own(message)``: the answer to a query of ours; None: it is for the resolver."""
+    """One guest's connection. ``own(message)``: the answer to a query of ours; None: it is for the resolver.
+    ``reached(remote, now)``: the resolver has taken the connection.
+    """
 
-    def __init__(self, host: Host, remote: Address, own: Callable[[bytes], bytes | None]) -> None:
+    patience = PATIENCE
+
+    def __init__(
+        self,
+        host: Host,
+        remote: Address,
+        own: Callable[[bytes], bytes | None],
+        reached: Callable[[Address, int], None],
+    ) -> None:
         super().__init__(host, remote)
         self._own = own
+        self._reached = reached
         self._query = b""  # of the guest, not whole yet
         self._out = b""  # for the resolver, not taken yet
         self._answers = b""  # ours
@@ -32,6 +47,11 @@ class DnsStream(Relay):
         self._length = b""  # the first byte of its length
         self._ended = False
         self._wanted = (False, False)
+
+    def host_connected(self, now: int) -> None:
+        """The resolver is there."""
+        self._reached(self.remote, now)
+        super().host_connected(now)
 
     def send(self, data: bytes | memoryview) -> int:
         """Queries of the guest."""

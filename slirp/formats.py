@@ -30,7 +30,9 @@ HOPS_MAX = 16
 (MAX_SIZE, T1, T2, CLIENT_ID, TFTP_NAME, BOOTFILE, SEARCH, END) = (57, 58, 59, 61, 66, 67, 119, 255)
 (NTP, VENDOR_CLASS, USER_CLASS, ARCHITECTURE, ROUTES, ROUTES_MICROSOFT) = (42, 60, 77, 93, 121, 249)
 DISCOVER, OFFER, REQUEST, DECLINE, ACK, NAK, RELEASE, INFORM = range(1, 9)
-_OPTION_LEN = {REQUESTED: 4, LEASE_TIME: 4, MESSAGE: 1, SERVER_ID: 4, MAX_SIZE: 2}
+_OPTION_LEN = {REQUESTED: 4, LEASE_TIME: 4, OVERLOAD: 1, MESSAGE: 1, SERVER_ID: 4, MAX_SIZE: 2}
+# Text of these a PXE ROM may read up to a zero byte: a pad follows, which is no part of the option.
+_C_STRINGS = frozenset((17, 18, TFTP_NAME, BOOTFILE, 209, 210))
 
 
 @dataclass(slots=True)
@@ -49,6 +51,7 @@ class DhcpMessage:
     chaddr_field: bytes  # as it stood, 16 bytes
     cookie: bool
     options: dict[int, bytes] = field(default_factory=dict)
+    ignored: int = 0  # options of a wrong length, and second ones of a kind that fits once
 
     @property
     def kind(self) -> int | None:
@@ -62,25 +65,34 @@ class DhcpMessage:
         return self.options.get(CLIENT_ID) or bytes([self.htype]) + self.chaddr
 
 
-def _options(area: bytes, into: dict[int, bytes]) -> None:
-    """Read one option area; a missing END is forgiven, a truncated option is not."""
-    offset = 0
+def _options(area: bytes, into: dict[int, bytes]) -> int:
+    """Read one option area; a missing END is forgiven. Returns how many options were left out, as their length is wrong, or
+    as they are a second one where only one makes sense. A truncated option ends the area.
+    """
+    offset = ignored = 0
     while offset < len(area):
         code = area[offset]
         if code == PAD:
             offset += 1
             continue
         if code == END:
-            return
+            return ignored
         if offset + 2 > len(area) or offset + 2 + area[offset + 1] > len(area):
-            raise ValueError(f"option {code} is truncated")
+            return ignored + 1
         size = area[offset + 1]
-        into[code] = into.get(code, b"") + area[offset + 2 : offset + 2 + size]
+        fixed = _OPTION_LEN.get(code)
+        if (fixed is not None and (size != fixed or code in into)) or (code == CLIENT_ID and not size):
+            ignored += 1
+        else:
+            into[code] = into.get(code, b"") + area[offset + 2 : offset + 2 + size]
         offset += 2 + size
+    return ignored
 
 
 def parse_dhcp(data: bytes) -> DhcpMessage:
-    """A client's message. Raises ValueError that says what is wrong."""
+    """A client's message. Options that make no sense are left out and counted, as each is but a hint; the message type is none.
+    Raises ValueError that says what is wrong.
+    """
     if len(data) < BOOTP_LEN:
         raise ValueError("shorter than a BOOTP message")
     op, htype, hlen, hops, xid, secs, flags, ciaddr, _, _, giaddr, chaddr, sname, file = BOOTP.unpack_from(
@@ -94,19 +106,21 @@ def parse_dhcp(data: bytes) -> DhcpMessage:
         raise ValueError("too many hops")
     cookie = data[BOOTP_LEN : BOOTP_LEN + 4] == COOKIE
     options: dict[int, bytes] = {}
+    ignored = 0
     if cookie:
-        _options(data[BOOTP_LEN + 4 :], options)
+        ignored = _options(data[BOOTP_LEN + 4 :], options)
         overload = options.get(OVERLOAD, b"\0")
-        if overload[:1] in (b"\1", b"\3"):
-            _options(file, options)
-        if overload[:1] in (b"\2", b"\3"):
-            _options(sname, options)
-    for code, size in _OPTION_LEN.items():
-        if code in options and len(options[code]) != size:
-            raise ValueError(f"option {code} has a wrong length")
+        if overload in (b"\1", b"\3"):
+            ignored += _options(file, options)
+        if overload in (b"\2", b"\3"):
+            ignored += _options(sname, options)
+    if ignored and MESSAGE not in options:
+        raise ValueError("no message type among options that are broken")
     if not hlen and CLIENT_ID not in options:
         raise ValueError("no hardware address and no client identifier")
-    return DhcpMessage(hops, xid, secs, flags, htype, ciaddr, giaddr, chaddr[:hlen], chaddr, cookie, options)
+    return DhcpMessage(
+        hops, xid, secs, flags, htype, ciaddr, giaddr, chaddr[:hlen], chaddr, cookie, options, ignored
+    )
 
 
 def encode_option(code: int, value: bytes) -> list[bytes]:
@@ -119,11 +133,11 @@ def pack_options(
     items: Iterable[tuple[int, bytes]], room: int, file: bool, sname: bool
 ) -> tuple[bytes, bytes, bytes, int]:
     """Lay options out in the option area of ``room`` bytes (END included), then in ``file`` and ``sname``
-    if free.
+    if free. A pad byte follows what old boot firmware reads as a C string.
 
     Returns the three areas (b"" where one is not used) and how many options found no room.
     """
-    encoded = [encode_option(code, value) for code, value in items]
+    encoded = [encode_option(code, value) + [b"\0"] * (code in _C_STRINGS) for code, value in items]
     if sum(len(piece) for pieces in encoded for piece in pieces) < room:
         return b"".join(piece for pieces in encoded for piece in pieces) + bytes([END]), b"", b"", 0
     space = [room - 4, 127 if file else 0, 63 if sname else 0]

@@ -273,7 +273,7 @@ class Forwards:
                     UdpPort(self, rule.guest, (listen[0], listen[1] + offset), guest_port, rule.prefer)
                 )
         except OSError as error:
-            reason = os.strerror(error.errno) if error.errno else str(error)
+            reason = error.strerror or str(error)
             raise ForwardError(f"cannot listen on {where.replace(chr(0), '@')}: {reason}") from None
 
     def remove(self, number: int) -> bool:

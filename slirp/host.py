@@ -1,7 +1,8 @@
 """What the NAT asks of the host's network stack: the contract between ``slirp`` and ``slirp.hostio``.
 
 ``slirp.hostio.AsyncHost`` implements it with non-blocking sockets on the event loop; tests use a fake on a virtual
-clock. Addresses are ``(text, port)`` with a numeric IPv4 or IPv6 text. Times are integer nanoseconds of the
+clock. Addresses are ``(text, port)`` with a numeric IPv4 or IPv6 text, of which a link-local one names its interface
+(``fe80::1%eth0``, ``fe80::1%2``). Times are integer nanoseconds of the
 machine's clock. No call blocks. Errors are ``errno`` numbers.
 
 Calls into the NAT (``*Events``) happen from the event loop only, never from inside a call that the NAT made.

@@ -21,7 +21,7 @@ from collections import deque
 
 from .checksum import checksum
 from .host import NO_FRAGMENT, Address, IcmpError, UdpEvents
-from .hostset import HostSocket
+from .hostset import HostSocket, sockaddr, spelled
 from .icmp_map import PORT6, UNREACHABLE6, to_6
 from .wire import ICMP, IPV4, IPV4_LEN, PORT, PROTO_UDP, UDP, UDP_LEN, UNREACHABLE
 from .wire6 import IPV6, VERSION
@@ -108,7 +108,7 @@ def local_towards(family: int, remote: Address) -> str:
     """This host's address on the way to ``remote``. Raises OSError."""
     kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC
     with socket.socket(socket.AF_INET if family == 4 else socket.AF_INET6, kind) as probe:
-        probe.connect(remote)
+        probe.connect(sockaddr(remote))
         return str(probe.getsockname()[0])
 
 
@@ -135,7 +135,7 @@ def refuse(family: int, remote: Address, local: str, port: int) -> bool:
         with socket.socket(
             kind, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, protocol
         ) as sock:
-            sock.sendto(message, (remote[0], 0))
+            sock.sendto(message, sockaddr((remote[0], 0)))
     except OSError:
         return False
     return True
@@ -202,7 +202,7 @@ def next_error(sock: socket.socket) -> QueuedError | None:
             payload, control, _, address = sock.recvmsg(ERROR_PAYLOAD, 512, _MSG_ERRQUEUE)
         except OSError:
             return None
-        remote = (address[0], address[1]) if address else ("0.0.0.0", 0)
+        remote = spelled(address) if address else ("0.0.0.0", 0)
         ttl = hops(control)
         for level, kind, data in control:
             found = parse_error(level, kind, data, remote, payload, ttl)

@@ -37,7 +37,7 @@ from .hostecho import EchoEndpoint, HostEcho, RawEchoes
 from .hosterrors import apply, listen_for_errors
 from .hostfiles import HostDirectory
 from .hostlisten import IP_PKTINFO, HostListener, HostUdpListener, listen
-from .hostset import Watched
+from .hostset import Watched, scope_index, sockaddr
 from .hosttcp import HostAccepted, HostPackets, HostProgram, HostTcp
 from .hostudp import HostUdp
 
@@ -104,7 +104,7 @@ class AsyncHost:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
             apply(sock, family, ~how & 0xFF, how & 0xFF)
             listen_for_errors(sock, family)
-            error = sock.connect_ex(remote)
+            error = sock.connect_ex(sockaddr(remote))
             if error not in (0, errno.EINPROGRESS):
                 raise OSError(error, os.strerror(error))
             found = HostTcp(self, sock, events, not error)
@@ -198,8 +198,8 @@ class AsyncHost:
                 sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
             for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
                 sock.setsockopt(socket.SOL_SOCKET, option, UDP_BUFFER)
-            sock.bind(local)
-            return HostUdpListener(self, sock, events)
+            sock.bind(sockaddr(local))
+            return HostUdpListener(self, sock, local, events)
         except BaseException:
             sock.close()
             raise
@@ -331,7 +331,7 @@ def is_local(text: str) -> bool:
     scope = 0
     if "%" in text:
         try:
-            scope = socket.if_nametoindex(text.partition("%")[2])
+            scope = scope_index(text.partition("%")[2])
         except OSError:
             return False
     target = (str(address), 9) if family == socket.AF_INET else (str(address), 9, 0, scope)

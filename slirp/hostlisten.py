@@ -25,7 +25,7 @@ from typing import Protocol
 
 from .host import AcceptedTcp, Address, ListenEvents, UdpEvents
 from .hosterrors import ErrorQueue, ErrorSocket, apply, refuse
-from .hostset import HostSocket, SocketSet
+from .hostset import HostSocket, SocketSet, sockaddr, spelled
 
 BACKLOG = 256
 DATAGRAM = 65536
@@ -73,7 +73,7 @@ def listen(host: _Set, local: Address | str, events: ListenEvents) -> HostListen
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sock.bind(local)
+            sock.bind(sockaddr(local))
         sock.listen(BACKLOG)
         return HostListener(host, sock, local, events)
     except BaseException:
@@ -100,14 +100,6 @@ def _abandoned(path: str) -> bool:
             return probe.connect_ex(path) == errno.ECONNREFUSED
     except OSError:
         return False
-
-
-def _remote(peer: tuple[str, int, int, int]) -> Address:
-    """A client's address as ``sendto`` takes it, with the interface of a link-local one."""
-    text, port, _, scope = peer
-    if scope and "%" not in text:
-        text = f"{text}%{scope}"
-    return text, port
 
 
 def _scoped(info: bytes) -> str:
@@ -137,7 +129,7 @@ class HostListener(HostSocket):
                 made = os.lstat(local)
                 self._file = (local, made.st_dev, made.st_ino)
         else:
-            self.address = sock.getsockname()[:2]
+            self.address = (local[0], sock.getsockname()[1])
         self.born = host.enter(self._fd, self)
         host.register(self._fd, _IN)
 
@@ -158,7 +150,7 @@ class HostListener(HostSocket):
                     return self._host.adopt(sock, ("", 0), ("", 0))
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
-                return self._host.adopt(sock, peer[:2], sock.getsockname()[:2])
+                return self._host.adopt(sock, spelled(peer), spelled(sock.getsockname()))
             except OSError:
                 sock.close()  # no room: this client is turned away, the listener goes on
         return None
@@ -192,7 +184,7 @@ class HostUdpListener(ErrorSocket):
 
     __slots__ = ("_family", "_how", "address", "born")
 
-    def __init__(self, host: _Set, sock: socket.socket, events: UdpEvents) -> None:
+    def __init__(self, host: _Set, sock: socket.socket, local: Address, events: UdpEvents) -> None:
         self._host = host
         self._sock = sock
         self._fd = sock.fileno()
@@ -200,7 +192,7 @@ class HostUdpListener(ErrorSocket):
         self._errors = ErrorQueue(sock)
         self._how = -1
         self._family = 6 if sock.family == socket.AF_INET6 else 4
-        self.address: Address = sock.getsockname()[:2]
+        self.address: Address = (local[0], sock.getsockname()[1])
         self.born = host.enter(self._fd, self)
         host.register(self._fd, _IN)
 
@@ -219,7 +211,7 @@ class HostUdpListener(ErrorSocket):
                 if (level, kind) == (socket.IPPROTO_IP, IP_PKTINFO):
                     return data, peer[:2], socket.inet_ntoa(_PKTINFO.unpack(value[: _PKTINFO.size])[1])
                 if (level, kind) == (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO):
-                    return data, _remote(peer), _scoped(value)
+                    return data, spelled(peer), _scoped(value)
             return data, peer[:2], "::" if self._family == 6 else "0.0.0.0"
         return None
 
@@ -240,7 +232,7 @@ class HostUdpListener(ErrorSocket):
                 if how != self._how:
                     apply(self._sock, self._family, self._how, how)
                     self._how = how
-                self._sock.sendmsg((data,), ((level, kind, info),), 0, remote)
+                self._sock.sendmsg((data,), ((level, kind, info),), 0, sockaddr(remote))
                 return 0
             except OSError as error:
                 failed = error.errno or errno.EIO

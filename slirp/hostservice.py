@@ -32,6 +32,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from .host import Service, TcpEvents
+from .hostset import sockaddr
 
 if TYPE_CHECKING:
     from .hostio import AsyncHost
@@ -70,7 +71,7 @@ def connect(service: Service, packets: bool) -> tuple[socket.socket, bool]:
     try:
         if family == socket.AF_UNIX and kind == socket.SOCK_DGRAM:
             sock.bind("")  # the kernel makes a name
-        error = sock.connect_ex(to)
+        error = sock.connect_ex(to if family == socket.AF_UNIX else sockaddr((str(to[0]), int(to[1]))))
         if error == errno.EAGAIN:  # of a UNIX socket: its backlog is full
             error = errno.ECONNREFUSED
         if error not in (0, errno.EINPROGRESS):

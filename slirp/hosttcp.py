@@ -19,7 +19,7 @@ import struct
 from . import hostservice
 from .host import Address, IcmpError, TcpEvents
 from .hosterrors import listen_for_errors, next_error
-from .hostset import HostSocket, SocketSet
+from .hostset import HostSocket, SocketSet, spelled
 
 _IN, _OUT, _PRI = select.EPOLLIN, select.EPOLLOUT, select.EPOLLPRI
 _BROKEN = select.EPOLLERR | select.EPOLLHUP
@@ -52,7 +52,7 @@ class HostTcp(HostSocket):
     def local(self) -> Address:
         """The address of our end, once it is connected."""
         name = self._sock.getsockname()
-        return (str(name[0]), int(name[1])) if isinstance(name, tuple) else ("", 0)
+        return spelled(name) if isinstance(name, tuple) else ("", 0)
 
     def send(self, data: bytes | memoryview) -> int:
         """Bytes taken; 0: the buffer is full."""

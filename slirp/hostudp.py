@@ -14,13 +14,15 @@ import errno
 import select
 import socket
 import struct
+from typing import Any
 
-from .host import Address, UdpEvents
-from .hosterrors import SOFT, ErrorQueue, ErrorSocket, apply, local_towards, refuse
-from .hostset import SocketSet
+from .host import Address, IcmpError, UdpEvents
+from .hosterrors import SOFT, ErrorQueue, ErrorSocket, QueuedError, apply, local_towards, refuse
+from .hostset import SocketSet, sockaddr, spelled
 
 DATAGRAM = 65536
 SEGMENTS = 64  # of one call: the kernel's UDP_MAX_SEGMENTS was that for long
+SPELLED = 64  # scoped addresses that are remembered as they were given
 SEGMENTED = 65000  # bytes of one call
 _SOL_UDP, _UDP_SEGMENT = 17, 103
 _U16 = struct.Struct("=H")
@@ -33,7 +35,7 @@ _UNSEGMENTED = frozenset(
 class HostUdp(ErrorSocket):
     """A host UDP socket (``slirp.host.UdpSocket``)."""
 
-    __slots__ = ("_family", "_how", "_segment", "born")
+    __slots__ = ("_family", "_how", "_segment", "_spelled", "born")
 
     def __init__(self, host: SocketSet, sock: socket.socket, family: int, events: UdpEvents) -> None:
         self._host = host
@@ -44,6 +46,7 @@ class HostUdp(ErrorSocket):
         self._how = -1
         self._segment = DATAGRAM  # the longest datagram to be tried with UDP_SEGMENT
         self._errors = ErrorQueue(sock)
+        self._spelled: dict[Address, Address] = {}  # scoped addresses: as the kernel tells them, as they were given
         self.born = host.enter(self._fd, self)
         host.register(self._fd, select.EPOLLIN)
 
@@ -58,7 +61,7 @@ class HostUdp(ErrorSocket):
                 if how != self._how:
                     apply(sock, self._family, self._how, how)
                     self._how = how
-                sock.sendto(data, remote)
+                sock.sendto(data, remote if "%" not in remote[0] else self._scope(remote))
                 return 0
             except OSError as failure:
                 error = failure.errno or errno.EIO
@@ -92,13 +95,28 @@ class HostUdp(ErrorSocket):
                 if how != self._how:
                     apply(self._sock, self._family, self._how, how)
                     self._how = how
-                self._sock.sendmsg((data,), control, 0, remote)
+                self._sock.sendmsg((data,), control, 0, remote if "%" not in remote[0] else self._scope(remote))
                 return 0
             except OSError as failure:
                 error = failure.errno or errno.EIO
                 if error not in SOFT or error in _UNSEGMENTED:
                     return error
         return error
+
+    def _scope(self, remote: Address) -> tuple[Any, ...]:
+        """A scoped address for the kernel; what comes from there is told as from ``remote``. Raises OSError."""
+        found = sockaddr(remote)
+        self._spelled[spelled(found)] = remote
+        if len(self._spelled) > SPELLED:
+            del self._spelled[next(iter(self._spelled))]
+        return found
+
+    def error(self) -> IcmpError | None:
+        """One error of the queue; None: none."""
+        found = super().error()
+        if self._spelled and isinstance(found, QueuedError):
+            found.remote = self._spelled.get(found.remote, found.remote)
+        return found
 
     def refuse(self, remote: Address) -> bool:
         """Tell ``remote`` that its datagram found a closed port."""
@@ -116,6 +134,9 @@ class HostUdp(ErrorSocket):
         for _ in range(4):
             try:
                 data, address = self._sock.recvfrom(DATAGRAM)
+                if self._spelled and len(address) > 3 and address[3]:
+                    found = spelled(address)
+                    return data, self._spelled.get(found, found)
                 return data, (address[0], address[1])
             except (BlockingIOError, InterruptedError):
                 return None

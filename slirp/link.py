@@ -40,7 +40,10 @@ class Unreachable(Exception):
 
 
 class Opener(Protocol):
-    """What answers a guest's connection in place of a host address: a program, a UNIX socket, a helper on the stream."""
+    """What answers a guest's connection in place of a host address: a program, a UNIX socket, a helper on the stream.
+
+    One with a ``patience`` (ns) is given up after that time where another target is left.
+    """
 
     def open(self, events: TcpEvents) -> TcpSocket:
         """Begin; ``host_connected`` or ``host_failed`` follows. Raises OSError."""

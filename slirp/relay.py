@@ -15,6 +15,8 @@ from .host import Address, Host, IcmpError, TcpEvents, TcpSocket
 class Relay:
     """A connection to ``remote`` that passes through unchanged (``slirp.host.TcpSocket``, ``TcpEvents``)."""
 
+    patience: int | None = None  # ns until the next target is tried (``slirp.link.Opener``)
+
     def __init__(self, host: Host, remote: Address) -> None:
         self.host = host
         self.remote = remote

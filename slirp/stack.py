@@ -405,7 +405,7 @@ class Stack:
             return []
         found = self._targets(dst, port)
         if dst in self._names:
-            return [DnsStream(self.host, address, self._own_name) for address in found]
+            return [DnsStream(self.host, address, self._own_name, self.dns.reached) for address in found]
         if port == FTP_PORT and self.config.ftp == "on":
             return [GuestControl(self.forwards, self.host, address) for address in found]
         return [*found]
@@ -422,7 +422,7 @@ class Stack:
         elif dst == wire6.LINK_LOCAL:
             return []  # the router's other address: nothing but pings
         elif dst in self._names:
-            return list(self.resolvers()) if port == DNS_PORT else []
+            return self.dns.order(self.now, tcp=True) if port == DNS_PORT else []
         elif dst in self._own:
             return []
         else:

@@ -23,6 +23,7 @@ probe, TIME-WAIT.
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
 from slirp import tcp_urgent
@@ -561,6 +562,10 @@ class Flow:
         limits = self.tcp.limits
         if state == TIME_WAIT:
             self.drop()
+        elif state == CONNECTING and len(self.targets) > 1:
+            if self.sock is not None:
+                self.sock.close()
+            self.host_failed(errno.ETIMEDOUT, now)
         elif state in (CONNECTING, SYN_SENT):
             self.tcp.counters["opens_timed_out"] += 1
             self.abort(state == SYN_SENT)

@@ -89,7 +89,8 @@ def connect(flow: Flow, now: int) -> None:
             error = failure.errno or errno.ECONNREFUSED
             flow.targets.pop(0)
             continue
-        flow.live(now + flow.tcp.limits.connect_timeout)
+        patience = getattr(target, "patience", None) if len(flow.targets) > 1 else None
+        flow.live(now + (patience or flow.tcp.limits.connect_timeout))
         return
     connect_failed(flow, error)
 

@@ -15,6 +15,7 @@ import socket
 from . import passed
 from .config import Chardev, Endpoint, UnixPath
 from .monitor import guard
+from .patience import limit
 from .unixsocket import UnixFile, alive, bind_private
 
 BACKLOG = 1024  # a storm of connects must not make an honest one wait for TCP to try again
@@ -81,7 +82,7 @@ async def connect(chardev: Chardev) -> socket.socket:
     assert address is not None
     loop = asyncio.get_running_loop()
     try:
-        async with asyncio.timeout(CONNECT_S):
+        async with asyncio.timeout(limit(CONNECT_S)):
             if isinstance(address, UnixPath):
                 path = "\0" + address.path if address.abstract else address.path
                 return await _connected(socket.AF_UNIX, path)

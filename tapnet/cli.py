@@ -15,7 +15,7 @@ from collections.abc import Iterable
 
 import click
 
-from . import __version__, journal, keys, options, sources
+from . import __version__, journal, keys, options, signals, sources
 from .config import MODES, Config
 from .words import HelpAsked, OptionError, nearest, printable, shown
 
@@ -248,7 +248,7 @@ def mode(ctx: click.Context, kind: str, vlan: int | None, instance: str | None) 
     from .monitor import client
 
     words = ["mode", kind] if vlan is None else ["mode", kind, str(vlan)]
-    ctx.exit(client.main(instance, words, timeout=MODE_SECONDS))
+    ctx.exit(client.main(instance, words, seconds=MODE_SECONDS))
 
 
 @cli.command()
@@ -383,6 +383,7 @@ def environment() -> None:
 
 def main(argv: Iterable[str] | None = None) -> int:
     """Run the program with ``argv`` (sys.argv without the program's name). Answers the exit status."""
+    signals.begin()
     standard_streams()
     environment()
     args = list(sys.argv[1:] if argv is None else argv)

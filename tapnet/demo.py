@@ -23,12 +23,15 @@ import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .patience import Patience, limit
+
 if TYPE_CHECKING:
     from .build import Instance
 
 NAME = "www.demo.test"
 PAGE = b"Hello from the host, through an NE2000.\n"
 FD_VARIABLE = "TAPNET_DEMO_FD"
+STEP_SECONDS = 10.0  # for whatever a step waits for, on a machine at rest
 SIOCGIFADDR = 0x8915  # <linux/sockios.h>
 SIOCGIFNETMASK = 0x891B
 SIOCGIFHWADDR = 0x8927
@@ -71,7 +74,7 @@ def main(words: list[str]) -> int:
         assert servers.stdin is not None
         servers.stdin.close()
         try:
-            servers.wait(5)
+            servers.wait(limit(STEP_SECONDS))
         except subprocess.TimeoutExpired:
             servers.kill()
             servers.wait()
@@ -174,7 +177,7 @@ def guest() -> int:
             print(f"tapnet: demo: step {title} failed: {error}", file=sys.stderr)
             return 1
         print(f"  {title:<6} {seen}  ({(time.monotonic() - began) * 1000:.1f} ms)", flush=True)
-    link.settimeout(5)
+    link.settimeout(limit(STEP_SECONDS))
     link.send(b"info network\n")
     answer = b""
     while not answer.endswith(b"\0"):
@@ -225,14 +228,15 @@ def _ping(target: str = "10.0.2.2") -> str:
         return 0xFFFF - int.from_bytes(data, "big") % 0xFFFF
 
     with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as sock:
-        sock.settimeout(2)
+        patience = Patience(STEP_SECONDS)
+        sock.settimeout(patience.left())
         payload = bytes(range(56))
         ident = os.getpid() & 0xFFFF
         head = struct.pack(">BBHHH", 8, 0, 0, ident, 1)
         head = struct.pack(">BBHHH", 8, 0, checksum(head + payload), ident, 1)
         began = time.monotonic()
         sock.sendto(head + payload, (target, 0))
-        while time.monotonic() < began + 2:
+        while patience.left() > 0:
             packet, (sender, _) = sock.recvfrom(2048)
             offset = (packet[0] & 15) * 4
             if packet[offset] == 0 and packet[offset + 4 : offset + 6] == ident.to_bytes(2, "big"):
@@ -253,7 +257,7 @@ def _name() -> str:
 def _http(port: int) -> str:
     url = f"http://{NAME}:{port}/"
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(url, timeout=10) as answer:
+    with opener.open(url, timeout=limit(STEP_SECONDS)) as answer:
         page = answer.read()
     if page != PAGE:
         raise StepError(f"{url} said {page!r}")

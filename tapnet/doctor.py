@@ -22,6 +22,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from .finding import Finding as Finding
+from .patience import limit
 
 MODES = ("exec", "user", "tap")
 CHILD_S = 10.0
@@ -66,7 +67,7 @@ def check_namespaces() -> Finding:
         f"sys.exit(ctypes.get_errno() if libc.unshare({flags}) else 0)\n"
     )
     try:
-        child = subprocess.run([sys.executable, "-I", "-c", script], timeout=CHILD_S, check=False)
+        child = subprocess.run([sys.executable, "-I", "-c", script], timeout=limit(CHILD_S), check=False)
         number = child.returncode
     except (OSError, subprocess.TimeoutExpired):
         number = errno.EAGAIN
@@ -143,7 +144,7 @@ def check_qemu() -> Finding:
         return Finding("qemu", False, "QEMU is not installed (real VMs)", "apt install qemu-system-x86")
     try:
         shown = subprocess.run(
-            [program, "--version"], capture_output=True, text=True, timeout=CHILD_S, check=False
+            [program, "--version"], capture_output=True, text=True, timeout=limit(CHILD_S), check=False
         ).stdout
     except (OSError, subprocess.TimeoutExpired) as error:
         return Finding(
@@ -198,7 +199,7 @@ def check_systemd(running: Path = Path("/run/systemd/system")) -> Finding:
         return Finding("systemd", False, "systemd is not installed", "tapnet run works without it")
     try:
         shown = subprocess.run(
-            [program, "--version"], capture_output=True, text=True, timeout=CHILD_S, check=False
+            [program, "--version"], capture_output=True, text=True, timeout=limit(CHILD_S), check=False
         ).stdout.split()
         version = int(shown[1].partition(".")[0].partition("~")[0])
     except (OSError, subprocess.TimeoutExpired, ValueError, IndexError):

@@ -6,16 +6,20 @@ hands the queues to the endpoints. The two never meet on one stack, so no endpoi
 own answer. Who gets a sender's frames is worked out when a port comes, goes or changes its link
 (``rewire``), not per frame.
 
-Back-pressure: a sender is held back only when all other members with link are full, so a hub of two loses
-nothing, and one slow port never slows the others: its overflow is dropped and counted. Held senders are
-told from the drain, never from inside another port's call.
+Back-pressure: a queue can be full for two reasons. Its endpoint has refused a frame and has not called ``flush`` yet:
+such a port is slow, its overflow is dropped and counted, and it holds a sender back only when all other members with link
+are slow too, so one slow port never slows the others. Or the endpoint is willing and the drain has not had its turn:
+then the sender waits for that turn, however many others there are, and nothing is lost. A hub of two loses nothing
+in either case. Held senders are told from the drain, never from inside another port's call.
 
 Switch (``switch``): sources are learned (``tapnet.addresses``); a frame to a station that is known goes to its port and
-to observers alone, what stays behind the port that it came from goes nowhere. Everything else is flooded. A full port
+to observers alone, what stays behind the port that it came from goes nowhere. Everything else is flooded. A slow port
 holds its sender back only where there is no other: one slow station must not slow what others are sent.
 
 Offload: each member is offered what all other members accept. A super-frame that reaches a port that cannot
 take it all the same is completed and segmented here, by ``tapnet.offload``, at the exit of that port.
+
+A frame of less than 60 bytes is padded when it enters (``tapnet.padding``).
 
 Trains: where all that hear a stream wire are stream wires, what it has read goes on in one piece (``tapnet.train``).
 
@@ -29,12 +33,12 @@ from collections.abc import Callable, Iterable
 
 from . import offload
 from .addresses import AddressTable
+from .padding import MIN_FRAME, MIN_HEADER, pad
 from .port import Frame, Item, Port, Trace
 from .train import HEAD, cut
 
 BUDGET = 256
 BUDGET_BYTES = 4 << 20  # 64 super-frames
-_ADDRESSES = 12  # bytes of a frame's two addresses
 _COST = BUDGET_BYTES // BUDGET  # one unit of the budget pays for so many bytes of a frame
 
 
@@ -127,8 +131,8 @@ class Hub:
         if port.full() or not port.link:
             port.counters.drop("queue" if port.link else "link")
             return
-        port.queue.append((frame, b""))
-        port.queued_bytes += len(frame)
+        port.queue.append((pad(frame), b""))
+        port.queued_bytes += len(port.queue[-1][0])
         if not port.refused:
             self.wake(port)
 
@@ -193,8 +197,12 @@ class Hub:
         return counts
 
     def forward(self, source: Port, frame: bytes, vnet: bytes) -> bool:
-        """Queue a frame for all ports but ``source``. False: all of them are full, not taken."""
+        """Queue a frame for all ports but ``source``. False: not taken, ``source`` is told when to try again."""
         size = len(frame)
+        if size < MIN_FRAME:
+            if size < MIN_HEADER:
+                return self._runt(source, frame)
+            frame, size = pad(frame), MIN_FRAME
         port = source.only
         if port is not None:  # a hub of two
             queue = port.queue
@@ -218,6 +226,14 @@ class Hub:
             self._tell(source, frame, vnet)
         return True
 
+    def _runt(self, source: Port, frame: bytes) -> bool:
+        """Drop what ``source`` has sent, because it has no Ethernet header."""
+        reason = "runt" if frame else "empty"
+        source.counters.drop(reason)
+        for trace in self.traces:
+            trace.dropped(source, frame, b"", reason, True)
+        return True
+
     def _tell(self, source: Port, frame: bytes, vnet: bytes) -> None:
         for trace in tuple(self.traces):
             trace.sent(source, frame, vnet, self._lost)
@@ -226,19 +242,21 @@ class Hub:
     def _switch(self, source: Port, item: tuple[bytes, bytes], size: int) -> bool:
         table, frame = self.table, item[0]
         assert table is not None
-        if size < _ADDRESSES:
-            return self._flood(source, item, size)
         table.learn(frame[6:12], source)
         target = None if frame[0] & 1 else table.find(frame[:6])
         if target is None:
-            table.flooded += 1
-            return self._flood(source, item, size)
+            taken = self._flood(source, item, size)
+            table.flooded += taken
+            return taken
         takers = self._observers
+        for port in takers:
+            if port.behind():
+                return False
         if target is source:
             table.local += 1
         elif not target.full():
             takers = (target, *takers)
-        elif len(source.peers) == 1:
+        elif not target.refused or len(source.peers) == 1:
             return False
         else:
             target.counters.drop("queue")
@@ -266,6 +284,8 @@ class Hub:
         wait = taken = False
         for port in source.peers:
             if len(port.queue) >= port.queue_frames or port.queued_bytes >= port.queue_bytes:
+                if not port.refused:  # it is the drain's turn, not a slow endpoint
+                    return False
                 full.append(port)
                 wait = wait or port.member
             else:
@@ -296,6 +316,9 @@ class Hub:
         taken = False
         for port in source.peers:
             if len(port.queue) >= port.queue_frames or port.queued_bytes >= port.queue_bytes:
+                if not port.refused:
+                    self._held[source] = None
+                    return False
                 full.append(port)
             else:
                 takers.append(port)
@@ -425,12 +448,9 @@ class Hub:
 
     def _release(self) -> None:
         for port in list(self._held):
-            for other in port.peers:
-                if other.member and not other.full():
-                    break
-            else:
-                if any(other.member for other in port.peers):
-                    continue
+            members = [other.full() for other in port.peers if other.member]
+            if (members and all(members)) or any(other.behind() for other in port.peers):
+                continue
             if port in self._held:  # no callback before it has unplugged it
                 del self._held[port]
                 port.ready()

@@ -400,7 +400,7 @@ def _socket(given: Given) -> SocketNet:
                 address = words.endpoint()(local)
             else:
                 bare = local if local.count(":") != 1 else local.partition(":")[0]
-                address = Endpoint(str(words.ip(bare)), 0)
+                address = Endpoint(str(words.ip(bare, scoped=True)), 0)
         except ValueError as error:
             raise given.error(f"localaddr={words.printable(local)}: {error}") from None
     elif way == "udp":

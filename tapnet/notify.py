@@ -20,6 +20,8 @@ import socket
 import time
 from collections.abc import Sequence
 
+from .patience import limit
+
 BARRIER_SECONDS = 5.0
 
 
@@ -96,7 +98,7 @@ def barrier(seconds: float = BARRIER_SECONDS) -> bool:
             return False
         poll = select.poll()
         poll.register(read, 0)
-        return bool(poll.poll(seconds * 1000))
+        return bool(poll.poll(limit(seconds) * 1000))
     finally:
         for fd in (read, write):
             with contextlib.suppress(OSError):

@@ -4,8 +4,8 @@
 
 What it promises
 * ``send`` never calls an endpoint: it appends to the queues of the other ports, the hub drains them later.
-* ``send`` answers False only when the hub has other ports with link and every one of them is full. Then the
-  frame was not taken, and ``ready()`` is called once when there is room again.
+* ``send`` answers False when a frame must wait: the queue of a port that takes frames is full until the next drain, or
+  every other member with link is full. Then the frame was not taken, and ``ready()`` is called once when there is room.
 * ``receive`` may answer False (not now); the frame stays at the head of the queue until the endpoint calls
   ``flush()``. It must call it.
 * What does not fit is dropped and counted by reason, for that port only.
@@ -234,6 +234,10 @@ class Port:
     def full(self) -> bool:
         """Whether the queue takes no further frame."""
         return len(self.queue) >= self.queue_frames or self.queued_bytes >= self.queue_bytes
+
+    def behind(self) -> bool:
+        """Whether the queue is full although the endpoint takes frames: the drain has not come to it yet."""
+        return not self.refused and self.full()
 
     def set_features(self, features: int) -> None:
         """Change what the endpoint accepts; the hub offers anew."""

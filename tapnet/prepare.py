@@ -131,4 +131,7 @@ def prepare(config: Config, *, exec_: bool = False, mask: Collection[int] | None
     except (BuildError, GuestError) as error:
         prepared.close()
         raise BuildError(str(error)) from None
+    except BaseException:  # a signal
+        prepared.close()
+        raise
     return prepared

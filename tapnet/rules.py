@@ -42,9 +42,10 @@ def _port(digits: str, what: str, low: int = 1) -> int:
 
 def _address(value: str, what: str) -> IpAddress:
     try:
-        return words.ip(value)
-    except ValueError:
-        raise ValueError(f"bad {what} address {words.shown(value)}") from None
+        return words.ip(value, scoped=what == "host")
+    except ValueError as error:
+        why = f": {error}" if "%" in value else ""
+        raise ValueError(f"bad {what} address {words.shown(value)}{why}") from None
 
 
 def _head(value: str, ending: str) -> tuple[str, str]:
@@ -307,7 +308,7 @@ def resolvers(value: str) -> tuple[tuple[str, int], ...]:
         else:
             address, digits = words.unbracket(part), "53"
         try:
-            found.append((str(words.ip(address)), _port(digits, "resolver")))
+            found.append((str(words.ip(address, scoped=True)), _port(digits, "resolver")))
         except ValueError as error:
             raise ValueError(f"{words.shown(part)}: {error}") from None
     return tuple(found)

@@ -1,7 +1,7 @@
 """Start, run and stop: the process round an ``Instance``.
 
 ``run``: until SIGINT, SIGTERM or the monitor's ``quit``; SIGHUP reads the configuration again (``supervise``). ``exec_``:
-until COMMAND ends. Both return an exit status: 0, 2 for what the user configured wrong (one line on standard error), those
+until COMMAND ends. A signal that the caller ignores (nohup, a background job) stays ignored. Both return an exit status: 0, 2 for what the user configured wrong (one line on standard error), those
 of ``exits`` for ``run``, 125 for a failure of ``exec`` afterwards.
 
 The only owner of a clock: ``time.monotonic_ns``. The event loop is uvloop where it is installed.
@@ -20,11 +20,11 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from . import handover, journal, notify, passed, privilege
+from . import handover, journal, notify, passed, privilege, signals
 from .clock import Clock
 from .config import Config
 from .exits import OSERR, SOFTWARE, USAGE, status_of
-from .guest.namespace import GuestError, SignalRelay
+from .guest.namespace import GuestError, Interrupted, SignalRelay
 from .handover import Handed
 from .monitor.server import (
     Served,
@@ -35,6 +35,7 @@ from .monitor.server import (
     open_monitor,
     open_qmp,
 )
+from .patience import Patience
 from .prepare import BuildError, Prepared, prepare
 from .privilege import Account, PrivilegeError
 from .supervise import Supervisor
@@ -90,16 +91,18 @@ def run(config: Config, again: Again | None = None) -> int:
 
 @contextlib.contextmanager
 def _stopped_by(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> Iterator[None]:
-    """Call ``stop`` at SIGINT and SIGTERM. Afterwards this process, which is about to end, ignores them: a second one
+    """Call ``stop`` at SIGINT and SIGTERM, unless they are ignored. Afterwards this process, which is about to end, ignores them: a second one
     must neither cut the clean-up short nor meet a loop that is half closed.
     """
-    for number in STOPS:
+    numbers = signals.heeded(STOPS)
+    for number in numbers:
         loop.add_signal_handler(number, stop)
+    signals.unblock(numbers)
     try:
         yield
     finally:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
-        for number in STOPS:
+        for number in numbers:
             loop.remove_signal_handler(number)
             signal.signal(number, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -273,9 +276,8 @@ def _ready(config: Config, status: str) -> None:
 
 async def _linger(instance: Instance) -> None:
     """COMMAND has ended; let its kernel send what it had written, as a real machine's would."""
-    loop = asyncio.get_running_loop()
-    end = loop.time() + LINGER_SECONDS
-    while instance.unfinished() and loop.time() < end:
+    patience = Patience(LINGER_SECONDS)
+    while instance.unfinished() and patience.left() > 0:
         await asyncio.sleep(LINGER_STEP)
 
 
@@ -293,6 +295,8 @@ def exec_(
         except BuildError as error:
             _say(str(error))
             return USAGE
+        except Interrupted as interrupted:
+            return 128 + interrupted.number
         try:
             with _runner() as runner:
                 return runner.run(_exec(config, prepared, relay, list(command), started))
@@ -322,7 +326,7 @@ async def _exec(
         if running:
             if alone:
                 guest.signal(number)
-        elif not ended.done():
+        elif number not in relay.ignored and not ended.done():
             ended.set_result(128 + number)
             interrupted.set()
 

@@ -1,7 +1,8 @@
 """What a running instance owes to its service manager, from READY to the end.
 
     every ``STATUS_SECONDS``, and as often as the watchdog wants it   STATUS= with mode and counters, WATCHDOG=1
-    SIGHUP       RELOADING=1, the configuration read again and its difference applied (``reload``), READY=1
+    SIGHUP       RELOADING=1, the configuration read again and its difference applied (``reload``), READY=1; nothing where
+                 our caller has it ignored (nohup)
     the end      STOPPING=1, a drain of at most ``DRAIN_SECONDS``, then what a restart needs goes to the store (``handover``)
 
 Signs of life come from the event loop itself: a loop that hangs gives none. What a callback of the loop raises is a line
@@ -21,10 +22,11 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from . import handover, journal, notify, passed, reload
+from . import handover, journal, notify, passed, reload, signals
 from .config import Config
 from .exits import OSERR
 from .monitor.control import ControlError
+from .patience import Patience
 from .words import OptionError
 
 if TYPE_CHECKING:
@@ -90,8 +92,10 @@ class Supervisor:
         """Until the end is asked for."""
         loop, wakes = self._loop, self._pause()
         loop.set_exception_handler(self._raised)
-        if self._again is not None:
+        reloads = self._again is not None and not signals.ignored(signal.SIGHUP)
+        if reloads:
             loop.add_signal_handler(signal.SIGHUP, self.reload)
+            signals.unblock((signal.SIGHUP,))
         if notify.watchdog_interval() is not None:
             with contextlib.suppress(ValueError, OSError):  # no standard error
                 faulthandler.enable()  # where it hung: the watchdog's SIGABRT prints that
@@ -102,7 +106,7 @@ class Supervisor:
                 except TimeoutError:
                     notify.notify("WATCHDOG=1", f"STATUS={self.status()}")
         finally:
-            if self._again is not None:
+            if reloads:
                 loop.remove_signal_handler(signal.SIGHUP)
 
     @staticmethod
@@ -170,8 +174,8 @@ class Supervisor:
         """End the NATs, whose flows go with this process (RST), and let frames that are on their way arrive, for a while."""
         for user in self._instance.usernets:
             user.close()
-        end = self._loop.time() + DRAIN_SECONDS
-        while self._instance.busy() and self._loop.time() < end:
+        patience = Patience(DRAIN_SECONDS)
+        while self._instance.busy() and patience.left() > 0:
             await asyncio.sleep(DRAIN_STEP)
 
     def hand_over(self) -> None:

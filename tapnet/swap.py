@@ -29,6 +29,7 @@ from .backends.user import UserBackend
 from .config import Net, TapNet, UserNet
 from .hub import Hub
 from .monitor.control import BACKEND, NIC, ControlError
+from .patience import Patience
 from .port import Port
 from .prepare import BuildError
 from .resolve import implied, mode_of, short_leases
@@ -273,8 +274,8 @@ class Swap:
 
     async def _drained(self, place: Place) -> None:
         """Until the guests have what was sent to them, bounded."""
-        end = self._loop.time() + DRAIN_SECONDS
-        while self._loop.time() < end:
+        patience = Patience(DRAIN_SECONDS)
+        while patience.left() > 0:
             if not any(m.port.queue for m in place.members if m.port is not None and m.kind != BACKEND):
                 return
             await asyncio.sleep(DRAIN_STEP)

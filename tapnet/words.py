@@ -329,20 +329,31 @@ def mask4(value: str) -> IPv4Address:
     return mask
 
 
-def ip6(value: str) -> IPv6Address:
-    """An IPv6 address, brackets allowed."""
+def _unscoped(address: IpAddress) -> None:
+    if getattr(address, "scope_id", None) is not None:
+        raise ValueError(f"an interface (%{printable(address.scope_id)}) has no meaning here")  # type: ignore[union-attr]
+
+
+def ip6(value: str, *, scoped: bool = False) -> IPv6Address:
+    """An IPv6 address, brackets allowed; ``scoped``: %INTERFACE behind it as well."""
     try:
-        return IPv6Address(unbracket(value))
+        address = IPv6Address(unbracket(value))
     except ValueError:
         raise ValueError("not an IPv6 address") from None
+    if not scoped:
+        _unscoped(address)
+    return address
 
 
-def ip(value: str) -> IpAddress:
-    """An IPv4 or IPv6 address, brackets allowed round the latter."""
+def ip(value: str, *, scoped: bool = False) -> IpAddress:
+    """An IPv4 or IPv6 address, brackets allowed round the latter; ``scoped``: %INTERFACE behind it as well."""
     try:
-        return ip_address(unbracket(value))
+        address = ip_address(unbracket(value))
     except ValueError:
         raise ValueError("not an IP address") from None
+    if not scoped:
+        _unscoped(address)
+    return address
 
 
 def net4(value: str) -> IPv4Network:
@@ -390,7 +401,7 @@ def split_port(value: str) -> tuple[str, str]:
         inner, bracket, rest = value[1:].partition("]")
         if not bracket or not rest.startswith(":"):
             raise ValueError("not [ADDR]:PORT")
-        ip6(inner)
+        ip6(inner, scoped=True)
         return inner, rest[1:]
     host, colon, digits = value.rpartition(":")
     if not colon:
@@ -405,7 +416,7 @@ def host(value: str) -> str:
     if re.fullmatch(r"[0-9.]+", value):
         return str(ip4(value))
     if ":" in value:
-        return str(ip6(value))
+        return str(ip6(value, scoped=True))
     return hostname(value)
 
 
@@ -439,7 +450,7 @@ def listen_endpoint(value: str) -> Endpoint:
 def multicast_endpoint(value: str) -> Endpoint:
     """GROUP:PORT, the group numeric."""
     address, digits = split_port(value)
-    group = ip(address)
+    group = ip(address, scoped=True)
     if not group.is_multicast:
         raise ValueError(f"{address} is not a multicast address (224.0.0.0 to 239.255.255.255, or ff00::/8)")
     try:

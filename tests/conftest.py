@@ -1,8 +1,13 @@
-"""For all tests: hypothesis judges what a program does, never how fast this machine is."""
+"""For all tests: hypothesis judges what a program does, never how fast this machine is; what a test starts does not
+inherit how the tests were started (``surroundings``).
+"""
 
 from __future__ import annotations
 
 from hypothesis import HealthCheck, settings
 
+from tests import surroundings
+
 settings.register_profile("tapnet", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tapnet")
+surroundings.settle()

@@ -20,6 +20,8 @@ import threading
 from ipaddress import ip_address
 from typing import Any
 
+from slirp.hostset import sockaddr
+
 from ..config import Endpoint, UnixPath
 from ..unixsocket import UnixFile, alive
 
@@ -54,6 +56,11 @@ def shown(address: Any) -> str:
     if not address:
         return ""
     host, port = str(address[0]), address[1]
+    if len(address) > 3 and address[3] and "%" not in host:
+        try:
+            host += f"%{socket.if_indextoname(address[3])}"
+        except OSError:
+            host += f"%{address[3]}"
     host = host.removeprefix("::ffff:") if "." in host else host
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
@@ -87,8 +94,8 @@ def numeric(where: Endpoint, *, ipv4: bool | None = None, ipv6: bool | None = No
             ip_address(host)
         except ValueError:
             return None
-        info = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
-        found = [(info[0][0], info[0][4])]
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        found = [(family, sockaddr((host, port)))]
     found = _allowed(found, ipv4, ipv6)
     if not found:
         raise OSError(errno.EAFNOSUPPORT, "no address of the family that is asked for")

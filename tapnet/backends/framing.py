@@ -5,15 +5,17 @@
 QEMU's ``socket`` and ``stream``, passt and every second emulator speak it: no handshake, no version.
 
 Limits: a frame has 1 to ``FRAME_MAX`` bytes (what QEMU takes). Length 0 is never sent, because QEMU 7.2 stops reading for
-good at it; received it is skipped and counted (``empty``). A longer length cannot be anything but garbage: there is no
+good at it; received it is skipped and counted (``empty``), as is what has no whole Ethernet header (``runts``). A longer length cannot be anything but garbage: there is no
 way back into step, so ``broken`` says why and whatever follows is ignored. One buffer of the longest frame and ``RECV``
-bytes is kept; bytes are copied once out of it, and what is left of a frame to its front. Runts are frames.
+bytes is kept; bytes are copied once out of it, and what is left of a frame to its front. A frame of less
+than 60 bytes comes out padded (``tapnet.padding``).
 
 Ref: QEMU net/net.c (net_fill_rstate), net/stream_data.c.
 """
 
 from __future__ import annotations
 
+from ..padding import MIN_FRAME, MIN_HEADER, pad
 from ..train import HEAD as HEAD
 from ..train import cut, length
 from ..train import head as head
@@ -23,12 +25,12 @@ RECV = 64 << 10  # more does not fit the cache
 
 
 class Splitter:
-    """Finds whole frames in a stream. ``empty``: lengths of 0 so far; ``broken``: why nothing more comes, or None."""
+    """Finds whole frames in a stream. ``empty``: lengths of 0 so far; ``runts``: lengths below an Ethernet header's; ``broken``: why nothing more comes, or None."""
 
-    __slots__ = ("_buffer", "_fill", "_view", "broken", "empty")
+    __slots__ = ("_buffer", "_fill", "_view", "broken", "empty", "runts")
 
     def __init__(self) -> None:
-        self.empty = 0
+        self.empty = self.runts = 0
         self.broken: str | None = None
         self._buffer = bytearray(HEAD + FRAME_MAX + RECV)
         self._view = memoryview(self._buffer)
@@ -54,32 +56,34 @@ class Splitter:
         buffer, view = self._buffer, self._view
         end = self._fill + size
         at = count = 0
-        holes: list[int] = []
+        odd = False  # a frame to be padded or skipped
         while at + HEAD <= end:
             long = length(buffer, at)[0]
             stop = at + HEAD + long
-            if stop > end:
-                if long > FRAME_MAX:
-                    self.broken = f"a length of {long} bytes: more than {FRAME_MAX}, or not this protocol"
-                break
-            if not long:
-                holes.append(at)
-            elif long > FRAME_MAX:
+            if long > FRAME_MAX:
                 self.broken = f"a length of {long} bytes: more than {FRAME_MAX}, or not this protocol"
                 break
-            else:
-                count += 1
+            if stop > end:
+                break
+            if long < MIN_FRAME:
+                odd = True
+            count += 1
             at = stop
-        if not holes:
-            train = bytes(view[:at])
-        else:
-            self.empty += len(holes)
-            begins = [0, *(hole + HEAD for hole in holes)]
-            train = b"".join(bytes(view[a:b]) for a, b in zip(begins, [*holes, at]))
+        train = bytes(view[:at])
+        if odd:
+            train, count = self.whole(cut(train))
         self._fill = left = 0 if self.broken is not None else end - at
         if left and at:
             view[:left] = view[at:end]
         return train, count
+
+    def whole(self, frames: list[bytes]) -> tuple[bytes, int]:
+        """A train of ``frames``, padded, without those that are none (counted), and how many it has."""
+        kept = [pad(frame) for frame in frames if len(frame) >= MIN_HEADER]
+        empty = frames.count(b"")
+        self.empty += empty
+        self.runts += len(frames) - empty - len(kept)
+        return b"".join(head(len(frame)) + frame for frame in kept), len(kept)
 
     def release(self) -> None:
         """Give the buffer back: nothing more comes."""

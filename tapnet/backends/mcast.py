@@ -22,6 +22,8 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+from slirp.hostset import scope_index
+
 from ..config import Endpoint
 from .address import FLAGS, WireError, reason
 from .dgram import Datagrams
@@ -35,7 +37,10 @@ _HINT = " (localaddr=127.0.0.1 keeps to this host)"
 
 def _index(address: str) -> int:
     """Number of the interface that has an IPv6 address. Raises OSError."""
-    wanted = ip_address(address.partition("%")[0])
+    bare, percent, scope = address.partition("%")
+    if percent:
+        return scope_index(scope)
+    wanted = ip_address(bare)
     with contextlib.suppress(OSError):
         for line in Path("/proc/net/if_inet6").read_text().splitlines():
             words = line.split()
@@ -67,7 +72,10 @@ class McastWire:
         self.port = self._end.port
         opened: list[socket.socket] = []
         try:
-            self._interface = _index(local) if self._six and local else 0
+            self._host, percent, scope = group.host.partition("%")
+            self._interface = 0
+            if self._six:
+                self._interface = scope_index(scope) if percent else _index(local) if local else 0
             receiver = given or self._receiver()
             opened.append(receiver)
             sender = self._sender()
@@ -87,14 +95,14 @@ class McastWire:
 
     def _target(self) -> tuple[Any, ...]:
         group = self._group
-        return (group.host, group.port, 0, self._interface) if self._six else (group.host, group.port)
+        return (self._host, group.port, 0, self._interface) if self._six else (self._host, group.port)
 
     def _receiver(self) -> socket.socket:
         sock = socket.socket(socket.AF_INET6 if self._six else socket.AF_INET, socket.SOCK_DGRAM | FLAGS)
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind(self._target())
-            host = self._group.host
+            host = self._host
             if self._six:
                 word = socket.inet_pton(socket.AF_INET6, host) + struct.pack("@I", self._interface)
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, word)

@@ -249,6 +249,9 @@ class Pipe:
             if splitter.empty:
                 self._port.counters.drop("empty", splitter.empty)
                 splitter.empty = 0
+            if splitter.runts:
+                self._port.counters.drop("runt", splitter.runts)
+                splitter.runts = 0
             self._deliver(train, count)
             if self.closed or not self._reading:
                 return

@@ -8,6 +8,7 @@ from ipaddress import IPv4Address
 
 import slirp.guestfwd
 from slirp.host import Service
+from slirp.hostset import spelled
 
 from ..config import Endpoint, GuestForward, UserV4
 
@@ -38,7 +39,7 @@ def _service(forward: GuestForward) -> Service:
             found = socket.getaddrinfo(to.host, to.port, type=kind)
         except OSError as error:
             raise ValueError(f"{to.host}: {error.strerror}") from None
-        address, *others = dict.fromkeys((str(entry[4][0]), int(entry[4][1])) for entry in found)
+        address, *others = dict.fromkeys(spelled(entry[4]) for entry in found)
         return Service(forward.target, address, also=tuple(others) if forward.target == "tcp" else ())
     if forward.target == "unix":
         return Service("unix", "\0" + to[1:] if to.startswith("@") else to)

@@ -16,7 +16,7 @@ Whoever holds a descriptor already (systemd's file descriptor store, a successor
 pyroute2's calls run in a thread of their own, because they cannot run on a thread with a running loop; a call takes
 some 3 ms. The module is imported only if something has to be changed.
 
-Limits: ``SCRIPT_SECONDS`` for a script, ``HELPER_SECONDS`` for a helper. Ref: Linux
+Limits: ``SCRIPT_SECONDS`` for a script, ``HELPER_SECONDS`` for a helper, both longer on a busy machine. Ref: Linux
 Documentation/networking/tuntap.rst; QEMU's -netdev tap and bridge; qemu-bridge-helper(8).
 """
 
@@ -39,6 +39,7 @@ from .. import privilege
 from ..config import TapNet
 from ..device import TUN_PATH, TapDevice
 from ..ifctl import control_socket, get_mac, get_mtu, is_up
+from ..patience import limit
 from .tap_written import Written, open_written
 
 ANY_NAME = "tap%d"
@@ -437,6 +438,7 @@ def _said(output: str) -> str:
 
 def run_script(key: str, program: str, ifname: str) -> None:
     """``script=`` or ``downscript=``: PROGRAM IFNAME, as QEMU runs it. Raises TapError."""
+    seconds = limit(SCRIPT_SECONDS)
     try:
         done = subprocess.run(
             [program, ifname],
@@ -445,10 +447,10 @@ def run_script(key: str, program: str, ifname: str) -> None:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            timeout=SCRIPT_SECONDS,
+            timeout=seconds,
         )
     except subprocess.TimeoutExpired:
-        raise TapError(f"{key}={program}: did not end within {SCRIPT_SECONDS:.0f} s") from None
+        raise TapError(f"{key}={program}: did not end within {seconds:.0f} s") from None
     except OSError as error:
         raise TapError(f"{key}={program}: {error.strerror}") from None
     if done.returncode:
@@ -468,6 +470,7 @@ def by_helper(helper: str, bridge: str, vnet_hdr: bool) -> int:
     """Have ``helper`` make a TAP on ``bridge``; its descriptor, which came by SCM_RIGHTS. Raises TapError."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     what = f"helper={helper}"
+    seconds = limit(HELPER_SECONDS)
     fds: Sequence[int] = ()
     with ours, theirs:
         try:
@@ -483,17 +486,17 @@ def by_helper(helper: str, bridge: str, vnet_hdr: bool) -> int:
         except OSError as error:
             raise TapError(f"{what}: {error.strerror}") from None
         theirs.close()
-        ours.settimeout(HELPER_SECONDS)
+        ours.settimeout(seconds)
         output = ""
         try:
             with contextlib.suppress(OSError):
                 _, fds, _, _ = socket.recv_fds(ours, 1, 4)
-            output, _ = process.communicate(timeout=HELPER_SECONDS)
+            output, _ = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
             _close(fds)
-            raise TapError(f"{what}: did not end within {HELPER_SECONDS:.0f} s") from None
+            raise TapError(f"{what}: did not end within {seconds:.0f} s") from None
     if process.returncode or len(fds) != 1:
         _close(fds)
         status = f"failed with status {process.returncode}" if process.returncode else "handed no TAP over"

@@ -70,6 +70,7 @@ def stack_config(net: UserNet) -> slirp.config.Config:
         domainname=net.dhcp.domainname,
         dnssearch=net.dhcp.search,
         lease_time=net.dhcp.lease_time,
+        lease_given=net.dhcp.lease_given,
         renew_time=net.dhcp.renew_time,
         restrict=net.restrict,
         rules=tuple(slirp.rules.Rule(r.allow, r.protocol, r.net, r.ports, r.text) for r in net.rules),

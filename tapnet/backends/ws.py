@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Any
 
 from .. import words
 from ..port import Port
-from ..train import head
 from .address import WireError, reason
 from .framing import FRAME_MAX, Splitter
 from .pipe import OUT_BYTES, Pipe, tune
@@ -79,7 +78,7 @@ class Messages(Splitter):
             return b"", 0
         protocol = self.protocol
         protocol.receive_data(bytes(self._view[:size]) if size else b"")
-        train: list[bytes] = []
+        frames: list[bytes] = []
         event: Any
         for event in protocol.events_received():
             opcode = event.opcode
@@ -95,17 +94,15 @@ class Messages(Splitter):
             message, self._parts = b"".join(self._parts), []
             if self._text:
                 self._port.counters.drop("text")
-            elif message:
-                train += (head(len(message)), message)
             else:
-                self.empty += 1
+                frames.append(message)
         self.owed = b"".join(protocol.data_to_send())
         if protocol.parser_exc is not None:
             self.fault = "oversize" if type(protocol.parser_exc).__name__ == "PayloadTooBig" else "malformed"
             self.broken = f"{protocol.parser_exc}"
         elif protocol.close_rcvd is not None:
             self.broken = "closed by the peer"
-        return b"".join(train), len(train) // 2
+        return self.whole(frames)
 
 
 class WsPipe(Pipe):

@@ -38,10 +38,12 @@ from pyroute2.dhcp.leases import Lease
 from pyroute2.iproute.linux import AsyncIPRoute
 from pyroute2.netlink.rtnl import RTMGRP_LINK
 
+from ..patience import limit
 from .links import NicSpec
 
 RETRY_FIRST, RETRY_MAX = 0.5, 16.0
 MTU_LEAST = 576
+HOOK_SECONDS = 10.0  # for what is done with a lease
 SOLICITATIONS, SOLICIT_EVERY = 2, 4.0  # RFC 4861 10: RTR_SOLICITATION_INTERVAL
 SEARCH_MAX = 16
 _LABELS_MAX = 127
@@ -185,7 +187,7 @@ class Keeper:
             handle_signals=False,
             host_name=None,
             vendor_id=None,
-            hook_timeout=10.0,
+            hook_timeout=limit(HOOK_SECONDS),
         )
         async with AsyncIPRoute() as monitor:
             await monitor.bind(RTMGRP_LINK)

@@ -20,8 +20,9 @@ nothing stays.
 Exit status of a guest: COMMAND's; 128+n when signal n killed it; 126 not executable, 127 not found, as
 env(1); 125 when tapnet itself failed.
 
-Timers: ``READY_SECONDS`` bounds every wait for the helper at start; ``LEASE_SECONDS`` is the usual bound for
-the first lease.
+Timers: a helper or PID 1 that starts may take as long as it moves; without a message and without work for
+``READY_SECONDS`` the start has failed, or after ``READY_MAX_SECONDS`` in any case. ``LEASE_SECONDS`` is the usual bound
+for the first lease. All three are stretched on a busy machine (``patience``).
 """
 
 from __future__ import annotations
@@ -33,30 +34,43 @@ import fcntl
 import os
 import select
 import signal
-import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NoReturn
 
 from ..device import Device
+from ..patience import Patience, limit
+from ..signals import heeded
 from . import links, mounts, syscalls
 from .helper import attach_helper, fork, guest_helper
 from .links import NicSpec
+from .progress import worked
 from .terminal import SignalRelay, Terminal
 from .wire import Channel
 
 READY_SECONDS = 10.0
+READY_MAX_SECONDS = 120.0
+_LOOK_SECONDS = 0.5  # how often a start is looked at
 LEASE_SECONDS = 10.0
 IPV6_SECONDS = 0.5  # how long a guest that has its lease waits for its IPv6 address
 NAMESERVER = "10.0.2.3"
 _NS_GET_USERNS = 0xB701
+_ENDINGS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 
 Lease = dict[str, Any]
 
-__all__ = ["LEASE_SECONDS", "GuestError", "Lease", "NamespaceGuest", "NicSpec", "SignalRelay"]
+__all__ = ["LEASE_SECONDS", "GuestError", "Interrupted", "Lease", "NamespaceGuest", "NicSpec", "SignalRelay"]
 
 
 class GuestError(Exception):
     """The guest could not be made; one line that names the option and its value where it is about one."""
+
+
+class Interrupted(Exception):
+    """A signal that this thread has blocked asks to end, while a guest is being made."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
 
 
 class NamespaceGuest:
@@ -102,8 +116,8 @@ class NamespaceGuest:
 
         kind   ``auto``; ``tap`` or ``veth`` to insist
         mask   signals that COMMAND has blocked (default: those that this thread has)
-        Call it before other threads exist, best before the event loop runs. Blocks for some 50 ms. Raises
-        GuestError.
+        Call it before other threads exist, best before the event loop runs. Blocks for some 50 ms, longer on a busy
+        machine. Raises GuestError, and Interrupted when a blocked signal asks to end meanwhile.
         """
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, ()) if mask is None else mask
         ours, theirs = Channel.pair()
@@ -191,16 +205,24 @@ class NamespaceGuest:
     def _await(self, channel: Channel) -> tuple[dict[str, Any], list[int]] | None:
         """One message from a child that is starting; None at its end.
 
-        Raises GuestError when it takes too long.
+        Raises GuestError when nothing moves for too long, and Interrupted.
         """
-        deadline = time.monotonic() + READY_SECONDS
+        still, whole = Patience(READY_SECONDS), Patience(READY_MAX_SECONDS)
+        before = worked(self.pid)
         channel.socket.setblocking(False)
         while True:
             if (received := channel.receive()) is not None or channel.eof:
                 return received
-            left = deadline - time.monotonic()
-            if left <= 0 or not select.select([channel.socket], [], [], left)[0]:
-                raise GuestError(f"the guest's namespace was not ready within {READY_SECONDS:.0f} s")
+            if (left := min(still.left(), whole.left())) <= 0:
+                late = still if still.left() <= 0 else whole
+                raise GuestError(f"the guest's namespace was not ready within {late.limit:.0f} s")
+            if coming := signal.sigpending().intersection(heeded(_ENDINGS)):
+                raise Interrupted(min(coming))
+            if not select.select([channel.socket], [], [], min(left, _LOOK_SECONDS))[0]:
+                now = worked(self.pid)
+                if now != before:
+                    before = now
+                    still.renew()
 
     def _collect(self, what: str) -> None:
         """Take over the devices that the helper has made."""
@@ -312,12 +334,12 @@ class NamespaceGuest:
     async def leased(self, seconds: float = LEASE_SECONDS) -> None:
         """Wait until every interface with DHCP has a lease, or, without IPv4, an IPv6 address; ``watch`` first.
 
-        Where both are to come, the address is waited for as well, but not longer than ``IPV6_SECONDS``. Raises
-        GuestError naming those without.
+        Where both are to come, the address is waited for as well, but not longer than ``IPV6_SECONDS``. ``seconds`` are
+        those of a machine at rest. Raises GuestError naming those without.
         """
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + seconds
-        quick = deadline  # when not to wait any more for what need not come
+        patience = Patience(seconds, loop.time)
+        quick: float | None = None  # when not to wait any more for what need not come
         while True:
             lacking = [
                 n for n in self.nics if n.quick6 and not self.leases6.get(n.ifname, {}).get("addresses")
@@ -325,7 +347,7 @@ class NamespaceGuest:
             missing = [n.ifname for n in self.nics if n.dhcp and n.dhcp4 and n.ifname not in self.leases]
             missing += [nic.ifname for nic in lacking if not nic.dhcp4]
             if not missing:
-                quick = min(quick, loop.time() + IPV6_SECONDS)
+                quick = loop.time() + limit(IPV6_SECONDS) if quick is None else quick
                 if not lacking or loop.time() >= quick:
                     return
             if self._error:
@@ -335,17 +357,19 @@ class NamespaceGuest:
             future = loop.create_future()
             self._waiters.append(future)
             try:
-                async with asyncio.timeout_at(deadline if missing else quick):
+                async with asyncio.timeout_at(loop.time() + patience.left() if missing else quick):
                     await future
             except TimeoutError:
                 if not missing:
                     return
+                if patience.left() > 0:  # the machine is busier than it was
+                    continue
                 what = (
                     "no DHCP lease"
                     if any(n.dhcp4 for n in self.nics if n.ifname in missing)
                     else "no IPv6 address"
                 )
-                raise GuestError(f"{what} on {', '.join(missing)} within {seconds:g} s") from None
+                raise GuestError(f"{what} on {', '.join(missing)} within {patience.limit:.3g} s") from None
 
     def start(
         self, argv: Sequence[str], *, env: dict[str, str] | None = None, cwd: str | None = None

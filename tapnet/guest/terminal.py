@@ -14,6 +14,7 @@ import os
 import signal
 from collections.abc import Callable
 
+from .. import signals
 from . import syscalls
 
 
@@ -69,11 +70,15 @@ class SignalRelay:
     tapnet, which the kernel tells to the leader alone. Blocks the signals in this
     thread: make it before other threads; give ``mask`` to ``NamespaceGuest.spawn`` and to every other child
     process.
+
+    ignored   signals that our caller has us ignore. They are told all the same, because a COMMAND, which ignores them
+              too, may handle them nevertheless; to tapnet itself they mean nothing
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
     def __init__(self) -> None:
+        self.ignored = frozenset(number for number in self.SIGNALS if signals.ignored(number))
         self._signals = syscalls.SignalFd(self.SIGNALS)
         self.mask = self._signals.old_mask
 

@@ -32,7 +32,6 @@ import errno
 import logging
 import select
 import socket
-import time
 from array import array
 from collections.abc import Callable, Iterator
 from struct import Struct
@@ -40,6 +39,7 @@ from typing import Any
 
 from nic_models.pci import PciFunction
 
+from ..patience import Patience, limit
 from . import vfio_wire as wire
 from .vfio_dma import CHUNK, Dma
 from .vfio_irq import Interrupts
@@ -85,7 +85,7 @@ class Session:
         self._farewell = "the client has gone"
         self._sizes = [bar.size for bar in function.bars]
         self._due: int | None = None  # of the card, for which ``_timer`` is armed
-        self._timer: asyncio.TimerHandle | None = loop.call_later(GREETING_S, self._silent)
+        self._timer: asyncio.TimerHandle | None = loop.call_later(limit(GREETING_S), self._silent)
         self._handlers: dict[int, Callable[[Message], None]] = {
             wire.DMA_MAP: self._map,
             wire.DMA_UNMAP: self._unmap,
@@ -225,7 +225,7 @@ class Session:
 
     def _silent(self) -> None:
         self._timer = None
-        self.close(f"no VERSION within {GREETING_S:.0f} s")
+        self.close("no VERSION in time")
 
     def finish(self, reason: str) -> None:
         """``close`` when the client is at rest: set up, no interrupt hangs, no processor of a VM waits for an answer.
@@ -234,12 +234,10 @@ class Session:
         """
         self._farewell = reason
         self.irqs.retire()
-        end = time.monotonic() + FINISH_S
+        patience = Patience(FINISH_S)
         poll = select.poll()
         poll.register(self.sock, select.POLLIN)
-        while (
-            not self._closed and (self.irqs.pending or self._setup) and (left := end - time.monotonic()) > 0
-        ):
+        while not self._closed and (self.irqs.pending or self._setup) and (left := patience.left()) > 0:
             if poll.poll(left * 1000):
                 self._readable()
         if self._closed:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..patience import limit
 from .belongings import plain
 
 _FORWARD = 2  # NF_INET_FORWARD, NF_BR_FORWARD
@@ -131,7 +132,7 @@ def _legacy(names: Path) -> list[Barrier]:
         if "filter" not in tables or path is None:
             continue
         shown = subprocess.run(
-            [path, "-t", "filter"], capture_output=True, text=True, timeout=_LEGACY_S, check=False
+            [path, "-t", "filter"], capture_output=True, text=True, timeout=limit(_LEGACY_S), check=False
         ).stdout
         if any(line.startswith(":FORWARD DROP") for line in shown.splitlines()):
             found.append(Barrier(family, "filter", "FORWARD", "policy drop", legacy=True))

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from ..signals import heeded
 from . import journal
 from .belongings import Belongings, Link
 from .journal import Journal
@@ -41,7 +42,10 @@ class Outcome:
 
 
 class Signals:
-    """SIGINT, SIGTERM and SIGHUP as a note that ``check`` looks at: no netlink call is cut in the middle."""
+    """SIGINT, SIGTERM and SIGHUP as a note that ``check`` looks at: no netlink call is cut in the middle.
+
+    Those that our caller ignores stay ignored: under nohup, the end of the session undoes nothing.
+    """
 
     NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -53,7 +57,7 @@ class Signals:
         self.came = self.came or number
 
     def __enter__(self) -> Signals:
-        for number in self.NUMBERS:
+        for number in heeded(self.NUMBERS):
             self._before[number] = signal.signal(number, self._note)
         return self
 

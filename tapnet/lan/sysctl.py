@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..patience import Patience
 from .journal import Busy, Journal
 
 ROOT = Path("/proc/sys/net")
@@ -74,13 +75,13 @@ _BUSY_S, _PAUSE_S = 10.0, 0.02
 @contextlib.contextmanager
 def _loans() -> Iterator[dict[str, Any]]:
     """What is lent in this namespace: file -> {before, now, who}; what the block makes of it is written. Raises Busy."""
-    end = time.monotonic() + _BUSY_S
+    patience = Patience(_BUSY_S)
     while True:
         try:
             found = Journal(_KIND, _NAME)
             break
         except Busy:
-            if time.monotonic() > end:
+            if patience.left() <= 0:
                 raise
             time.sleep(_PAUSE_S)
     with found:

@@ -14,6 +14,7 @@ import sys
 import syslog
 import time
 
+from ..patience import Patience
 from . import bridge, journal
 from .journal import Busy, Journal
 from .record import read, started
@@ -81,7 +82,7 @@ def _settled(name: str) -> bool:
 
 def _undo(name: str) -> None:
     """Put back what is not confirmed."""
-    end = time.monotonic() + _BUSY_S
+    patience = Patience(_BUSY_S)
     while True:
         try:
             with Journal(bridge.KIND, name) as found:
@@ -93,7 +94,7 @@ def _undo(name: str) -> None:
                 syslog.syslog(syslog.LOG_WARNING, f"bridge {name}: not confirmed, put back what was before")
                 return
         except Busy:
-            if time.monotonic() > end:
+            if patience.left() <= 0:
                 raise
             time.sleep(_PAUSE_S)
         except KernelError as error:

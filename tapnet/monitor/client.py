@@ -2,7 +2,7 @@
 its own.
 
 Exit status: 0; 1 if a command failed or the instance went away; 2 if it is not clear which instance is meant.
-Limits: ``ANSWER_MAX`` bytes an answer, ``TIMEOUT_S`` seconds for one.
+Limits: ``ANSWER_MAX`` bytes an answer, ``TIMEOUT_S`` seconds for one, more on a busy machine (``patience``).
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ import socket
 import sys
 from pathlib import Path
 
+from ..patience import limit
 from . import paths
 from .control import columns
 from .hmp import PROMPT
 
 ANSWER_MAX = 64 << 20
-TIMEOUT_S = 10.0
+TIMEOUT_S = 30.0
 PROBE_S = 2.0
 
 
@@ -28,11 +29,12 @@ class ClientError(Exception):
 class Connection:
     """One control connection."""
 
-    def __init__(self, path: Path, timeout: float = TIMEOUT_S) -> None:
-        """Raises ClientError."""
+    def __init__(self, path: Path, seconds: float = TIMEOUT_S) -> None:
+        """``seconds``: for an answer, on a machine at rest. Raises ClientError."""
         self.path = path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        self._socket.settimeout(timeout)
+        self._seconds = limit(seconds)
+        self._socket.settimeout(self._seconds)
         try:
             self._socket.connect(str(path))
         except OSError as error:
@@ -52,7 +54,7 @@ class Connection:
             size = int(head[1])
             body = self._file.read(size) if size <= ANSWER_MAX else b""
         except TimeoutError:
-            raise ClientError(f"{self.path}: no answer") from None
+            raise ClientError(f"{self.path}: no answer within {self._seconds:.0f} s") from None
         except OSError as error:
             raise ClientError(f"{self.path}: {error.strerror or error}") from None
         if len(body) != size:
@@ -65,9 +67,9 @@ class Connection:
         self._socket.close()
 
 
-def main(instance: str | None, words: list[str] | tuple[str, ...], timeout: float = TIMEOUT_S) -> int:
+def main(instance: str | None, words: list[str] | tuple[str, ...], seconds: float = TIMEOUT_S) -> int:
     """Run one command in ``instance`` (name, pid or path; None: the only one), or talk if there are no
-    words. ``timeout``: seconds for an answer."""
+    words. ``seconds``: for an answer, on a machine at rest."""
     if list(words[:2]) == ["capture", "start"] and len(words) == 4 and words[3] == "-":
         from . import live
 
@@ -78,7 +80,7 @@ def main(instance: str | None, words: list[str] | tuple[str, ...], timeout: floa
         print(f"tapnet: monitor: {error}", file=sys.stderr)
         return 2
     try:
-        connection = Connection(path, timeout)
+        connection = Connection(path, seconds)
     except ClientError as error:
         print(f"tapnet: monitor: {error}", file=sys.stderr)
         return 2

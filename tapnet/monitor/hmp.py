@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from .commands import BY_WORD, INFO
 from .control import Control, ControlError, Refused
+from .mistakes import called, waited
 from .table import Arg, BadArguments, Command, Kind, from_words
 
 PROMPT = "(tapnet) "
@@ -57,7 +58,7 @@ class Hmp:
 
     def execute(self, line: str) -> Reply:
         """Answer one line. Never raises for what the line says. A command that takes its time is refused: ``start``."""
-        reply = self._begin(line)
+        reply = self._answer(line)
         if isinstance(reply, Reply):
             return reply
         if isinstance(reply[1], Coroutine):
@@ -66,8 +67,14 @@ class Hmp:
 
     def start(self, line: str) -> Reply | Awaitable[Reply]:
         """The same, but an answer that takes its time is to be awaited."""
-        reply = self._begin(line)
-        return reply if isinstance(reply, Reply) else self._wait(*reply)
+        reply = self._answer(line)
+        return reply if isinstance(reply, Reply) else self._wait(_word(line), *reply)
+
+    def _answer(self, line: str) -> Reply | tuple[Command, Awaitable[Any]]:
+        try:
+            return called(_word(line), self._begin, line)
+        except ControlError as error:
+            return _failed(error)
 
     def _begin(self, line: str) -> Reply | tuple[Command, Awaitable[Any]]:
         try:
@@ -90,19 +97,22 @@ class Hmp:
             return Reply(f'{error}\nTry "help {words[0]}" for more information\n', False)
         if not self.trusted and command.needs_trust(arguments):
             return Reply(f"Error: {shown}: {UNTRUSTED}\n", False)
-        try:
-            result = (command.text or command.run)(self.control, arguments)
-        except ControlError as error:
-            return _failed(error)
+        result = (command.text or command.run)(self.control, arguments)
         if isinstance(result, Awaitable):
             return command, result
         return _done(command, result)
 
-    async def _wait(self, command: Command, result: Awaitable[Any]) -> Reply:
+    async def _wait(self, word: str, command: Command, result: Awaitable[Any]) -> Reply:
         try:
-            return _done(command, await result)
+            return _done(command, await waited(word, result))
         except ControlError as error:
             return _failed(error)
+
+
+def _word(line: str) -> str:
+    """What a line asks for, for messages."""
+    words = line.split(maxsplit=2)
+    return " ".join(words[: 2 if words[:1] == ["info"] else 1])
 
 
 def _done(command: Command, result: Any) -> Reply:

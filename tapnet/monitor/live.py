@@ -16,6 +16,7 @@ import signal
 import sys
 from pathlib import Path
 
+from ..signals import heeded
 from . import client
 
 CHUNK = 1 << 16
@@ -57,7 +58,7 @@ def _run(connection: client.Connection, fifo: Path, target: str, out: int) -> in
     stop, wake = os.pipe()
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in heeded((signal.SIGINT, signal.SIGTERM)):
         signal.signal(number, lambda *_: None)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # as any filter: whoever reads us has enough
     line = shlex.join(["capture", "start", target, str(fifo)])

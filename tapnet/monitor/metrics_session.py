@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import asyncio
 
-from .control import Control
+from .control import Control, ControlError
 from .metrics import CONTENT_TYPE, exposition
+from .mistakes import called
 from .session import Hook, Session, nothing
 
 HEAD_MAX = 8192
@@ -23,6 +24,7 @@ _REASONS = {
     404: "Not Found",
     405: "Method Not Allowed",
     431: "Header Too Large",
+    500: "Internal Server Error",
 }
 
 
@@ -66,7 +68,15 @@ class MetricsSession(Session):
         elif words[1].partition(b"?")[0] != b"/metrics":
             self._reply(404, b"metrics are at /metrics\n")
         else:
-            self._reply(200, exposition(self._control).encode(), words[0] == b"HEAD")
+            self._metrics(words[0] == b"HEAD")
+
+    def _metrics(self, head_only: bool) -> None:
+        try:
+            text = called("metrics", exposition, self._control)
+        except ControlError as error:
+            self._reply(500, f"{error}\n".encode(errors="replace"), head_only)
+        else:
+            self._reply(200, text.encode(errors="replace"), head_only)
 
     def _reply(self, status: int, body: bytes = b"", head_only: bool = False) -> None:
         allow = "Allow: GET, HEAD\r\n" if status == 405 else ""

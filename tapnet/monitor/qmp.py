@@ -25,6 +25,7 @@ from .. import __version__
 from .commands import BY_QMP
 from .control import Control, ControlError
 from .hmp import UNTRUSTED, Hmp
+from .mistakes import called, waited
 from .table import Arguments, BadParameter, Command, from_json, settled
 
 MESSAGE_MAX = 1 << 20
@@ -120,13 +121,14 @@ class Splitter:
 
 
 class Answer(NamedTuple):
-    """One answer. ``quit``: end the instance once it is sent."""
+    """One answer. ``quit``: end the instance once it is sent. ``text``: the value as JSON, where that is known already."""
 
     value: dict[str, Any]
     quit: bool = False
+    text: str = ""
 
 
-class _Failed(Exception):
+class _Failed(ControlError):
     """An error answer."""
 
     def __init__(self, desc: str, kind: str = GENERIC) -> None:
@@ -168,29 +170,27 @@ class Qmp:
         """Answer one JSON text; an answer that takes its time is to be awaited. Never raises for what it says."""
         tag: dict[str, Any] = {}
         try:
-            message = parse(text)
+            message = called("QMP", parse, text)
             if "id" in message:
                 tag["id"] = message["id"]
             name, arguments = self._checked(message)
-            result, ends = self._run(name, arguments)
-        except _Failed as failed:
-            return Answer(error(str(failed), failed.kind) | tag)
+            result, ends = called(name, self._run, name, arguments)
+            if isinstance(result, Awaitable):
+                return self._wait(name, result, tag, ends)
+            return _returned(name, result, tag, ends)
         except BadParameter as bad:
             return Answer(error(str(bad)) | tag)
         except ControlError as bad:
             return Answer(error(str(bad), bad.kind) | tag)
-        if isinstance(result, Awaitable):
-            return self._wait(result, tag, ends)
-        return Answer({"return": {} if result is None else result} | tag, ends)
 
-    async def _wait(self, result: Awaitable[Any], tag: dict[str, Any], ends: bool) -> Answer:
+    async def _wait(self, name: str, result: Awaitable[Any], tag: dict[str, Any], ends: bool) -> Answer:
         try:
-            value = await result
+            value = await waited(name, result)
+            if isinstance(value, _Human):
+                return _returned(name, str(value), tag, value.quit)
+            return _returned(name, value, tag, ends)
         except ControlError as bad:
             return Answer(error(str(bad), bad.kind) | tag)
-        if isinstance(value, _Human):
-            return Answer({"return": str(value)} | tag, value.quit)
-        return Answer({"return": {} if value is None else value} | tag, ends)
 
     def _checked(self, message: dict[str, Any]) -> tuple[str, Arguments]:
         for key in message:
@@ -260,6 +260,12 @@ class Qmp:
             return _Human(done.text, done.quit)
 
         return wait() if isinstance(reply, Awaitable) else _Human(reply.text, reply.quit)
+
+
+def _returned(name: str, value: Any, tag: dict[str, Any], ends: bool) -> Answer:
+    """Raises ControlError for a value that is none of JSON's."""
+    whole = {"return": {} if value is None else value} | tag
+    return Answer(whole, ends, called(name, json.dumps, whole))
 
 
 class _Human(str):

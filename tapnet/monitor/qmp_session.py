@@ -64,7 +64,7 @@ class QmpSession(Session):
         self._answer(await answer)
 
     def _answer(self, answer: Answer) -> None:
-        self._put(answer.value)
+        self._send(answer.text or json.dumps(answer.value))
         if self.qmp.negotiated and self._unsubscribe is None:
             self._unsubscribe = self._events.subscribe(self._event)
         if answer.quit:
@@ -78,4 +78,7 @@ class QmpSession(Session):
             self._put(event)
 
     def _put(self, value: dict[str, Any]) -> None:
-        self._write(json.dumps(value).encode() + b"\r\n")
+        self._send(json.dumps(value))
+
+    def _send(self, text: str) -> None:
+        self._write(text.encode() + b"\r\n")

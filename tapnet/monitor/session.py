@@ -110,7 +110,12 @@ class Session(asyncio.Protocol):
 
     def _serve(self) -> None:
         while self.transport is not None and not (self._stalled or self._busy or self.transport.is_closing()):
-            if not self._take():
+            try:
+                whole = self._take()
+            except BaseException:
+                self.end()
+                raise
+            if not whole:
                 break
         self._look()
 
@@ -120,6 +125,9 @@ class Session(asyncio.Protocol):
         async def run() -> None:
             try:
                 await work
+            except BaseException:  # there is no answer: a client must not wait for one
+                self.end()
+                raise
             finally:
                 self._busy, self._task = False, None
                 if self.transport is not None:
@@ -173,7 +181,7 @@ class LineSession(Session):
 
     def _answer(self, reply: Reply) -> None:
         if self.framed:
-            body = reply.text.encode()
+            body = reply.text.encode(errors="replace")
             self._write(f"{'ok' if reply.ok else 'error'} {len(body)}\n".encode() + body)
         else:
             self._text(reply.text + ("" if reply.quit else PROMPT))
@@ -182,4 +190,4 @@ class LineSession(Session):
             self.end()
 
     def _text(self, text: str) -> None:
-        self._write(text.replace("\n", "\r\n").encode())
+        self._write(text.replace("\n", "\r\n").encode(errors="replace"))

@@ -118,7 +118,7 @@ def start_session(session: Session) -> Callable[[], None]:
 
 def put(text: str) -> None:
     """Write all of it. Raises OSError."""
-    data = text.encode()
+    data = text.encode(errors="replace")
     while data:
         data = data[os.write(1, data) :]
 

@@ -1,7 +1,8 @@
 """The guest kit: what real VMs are made of, built once into an ignored folder (``make guests``).
 
 * QEMU 10.1 or newer (``vfio-user-pci``): a Debian trixie folder with backports, run by chroot;
-* the kernel that ``linux-image-amd64`` depends on and its NIC modules, unpacked, never installed;
+* the kernel that ``linux-image-amd64`` of this machine's Debian depends on and its NIC modules, unpacked, never
+  installed;
 * bookworm's i386 kernel with the ISA ``ne`` driver, by a private apt directory;
 * an initramfs of busybox-static, the modules and a shell on the serial console.
 
@@ -10,6 +11,7 @@ Everything comes from Debian by the mirror that this machine's own apt names. Ne
 
 from __future__ import annotations
 
+import bz2
 import fcntl
 import gzip
 import lzma
@@ -19,12 +21,14 @@ import shutil
 import struct
 import subprocess
 import sys
-from collections.abc import Iterable
+import zlib
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 KIT = Path(os.environ.get("TAPNET_GUESTS") or ROOT / ".cache" / "guests")
-MODULES = ("8390", "ne2k-pci", "mii", "8139too", "8139cp", "pcnet32", "8390p", "ne")
+MODULES = ("8390", "ne2k-pci", "mii", "8139too", "8139cp", "pcnet32")
+ISA_MODULES = ("8390p", "ne")  # of the i386 kernel only
 
 
 class KitError(Exception):
@@ -90,25 +94,37 @@ def qemu_root() -> Path:
     return folder
 
 
-def _unpack(package: str, folder: Path, apt: tuple[str, ...] = ()) -> None:
-    """Resolve what the meta package depends on, download it and unpack it into ``folder``."""
-    listing = _run("apt-cache", *apt, "depends", package)
-    found = re.search(r"Depends: (linux-image-\S+)", listing)
+def kernel_packages(meta: str, depends: Callable[[str], str]) -> list[str]:
+    """The packages that hold the kernel which ``meta`` stands for; ``depends`` gives apt-cache's words on one.
+
+    Up to Debian 13 that is one package; later the image, its configuration and the modules have their own.
+    """
+    listing = depends(meta)
+    found = re.search(r"Depends: linux-image-(\S+)", listing)
     if not found:
-        raise KitError(f"{package} depends on no kernel:\n{listing}")
+        raise KitError(f"{meta} depends on no kernel:\n{listing}")
+    image, release = f"linux-image-{found.group(1)}", re.escape(found.group(1))
+    return [image, *re.findall(rf"Depends: (linux-(?:base|binary|modules)-{release})$", depends(image), re.M)]
+
+
+def _unpack(meta: str, folder: Path, apt: tuple[str, ...] = ()) -> None:
+    """Download the kernel that the meta package depends on and unpack it into ``folder``."""
+    packages = kernel_packages(meta, lambda name: _run("apt-cache", *apt, "depends", name))
     _run("rm", "-rf", folder)
     download = folder.with_suffix(".deb.d")
-    download.mkdir(parents=True, exist_ok=True)
-    _run("apt-get", *apt, "-q", "download", found.group(1), cwd=download)
-    _run("dpkg", "-x", *download.glob("*.deb"), folder)
+    _run("rm", "-rf", download)
+    download.mkdir(parents=True)
+    _run("apt-get", *apt, "-q", "download", *packages, cwd=download)
+    for package in sorted(download.glob("*.deb")):
+        _run("dpkg", "-x", package, folder)
     shutil.rmtree(download)
 
 
 @_locked
 def kernel() -> Path:
-    """Folder of Debian's current amd64 kernel, unpacked: boot/vmlinuz-*, lib/modules/*."""
+    """Folder of this Debian's amd64 kernel, unpacked: see ``vmlinuz`` and ``drivers``."""
     folder = KIT / "kernel-amd64"
-    if not list(folder.glob("boot/vmlinuz-*")):
+    if not _images(folder):
         _unpack("linux-image-amd64", folder)
     return folder
 
@@ -117,7 +133,7 @@ def kernel() -> Path:
 def kernel_686() -> Path:
     """Folder of bookworm's i386 kernel, which has the ISA ``ne`` driver."""
     folder = KIT / "kernel-686"
-    if not list(folder.glob("boot/vmlinuz-*")):
+    if not _images(folder):
         private = KIT / "apt-i386"
         for name in ("lists/partial", "cache/archives/partial", "sources.d"):
             (private / name).mkdir(parents=True, exist_ok=True)
@@ -129,39 +145,133 @@ def kernel_686() -> Path:
     return folder
 
 
+def _images(folder: Path) -> list[Path]:
+    """Kernel images of an unpacked kernel folder: in boot, after Debian 13 beside the modules."""
+    return [*folder.glob("boot/vmlinuz-*"), *folder.glob("usr/lib/modules/*/vmlinuz")]
+
+
 def vmlinuz(folder: Path) -> Path:
     """The kernel image of an unpacked kernel folder."""
-    return next(folder.glob("boot/vmlinuz-*"))
+    images = _images(folder)
+    if not images:
+        raise KitError(f"{folder}: no kernel")
+    return images[0]
+
+
+# ---- compression -------------------------------------------------------------------------------------------
+
+# How a stream begins (Linux: lib/decompress.c), and the name of its format.
+_MAGIC = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\x5d\0\0": "lzma",
+    b"\xfd7zXZ\0": "xz",
+    b"\x89LZO\0": "lzo",
+    b"\x02\x21\x4c\x18": "lz4",
+    b"\x28\xb5\x2f\xfd": "zstd",
+}
+
+
+def compression(data: bytes) -> str:
+    """The format of a compressed stream by its first bytes; the bytes themselves where it is none that Linux knows."""
+    for magic, name in _MAGIC.items():
+        if data.startswith(magic):
+            return name
+    return f"unknown ({data[:6].hex()})"
+
+
+def _zstd(data: bytes) -> bytes:
+    try:
+        done = subprocess.run(["zstd", "-dcq"], input=data, capture_output=True)
+    except FileNotFoundError:
+        raise KitError("zstd is not installed") from None
+    if done.returncode:
+        raise KitError(done.stderr.decode(errors="replace").strip())
+    return done.stdout
+
+
+def _stream(
+    decompressor: zlib._Decompress | bz2.BZ2Decompressor | lzma.LZMADecompressor, data: bytes
+) -> bytes:
+    unpacked = decompressor.decompress(data)
+    if not decompressor.eof:
+        raise EOFError("it ends early")
+    return unpacked
+
+
+_UNPACK: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": lambda data: _stream(zlib.decompressobj(wbits=zlib.MAX_WBITS | 16), data),
+    "bzip2": lambda data: _stream(bz2.BZ2Decompressor(), data),
+    "lzma": lambda data: _stream(lzma.LZMADecompressor(), data),
+    "xz": lambda data: _stream(lzma.LZMADecompressor(), data),
+    "zstd": _zstd,
+}
+
+
+def decompressed(data: bytes, what: str) -> bytes:
+    """One compressed stream unpacked. Raises KitError that names ``what`` and its compression."""
+    how = compression(data)
+    if how not in _UNPACK:
+        raise KitError(f"{what}: the kit cannot unpack its compression {how}")
+    try:
+        return _UNPACK[how](data)
+    except (zlib.error, lzma.LZMAError, OSError, EOFError, KitError) as error:
+        raise KitError(f"{what}: {how}: {error}") from None
 
 
 _SETUP_SECTS, _PAYLOAD = 0x1F1, 0x248  # of the bzImage header (Documentation/x86/boot)
+_ELF = b"\x7fELF"
+
+
+def elf_of(image: bytes, what: str) -> bytes:
+    """The ELF kernel inside a bzImage, whose last four bytes are its unpacked size."""
+    offset, length = struct.unpack_from("<II", image, _PAYLOAD)
+    offset += ((image[_SETUP_SECTS] or 4) + 1) * 512
+    payload = image[offset : offset + length]
+    # gzip ends with the size itself; the kernel's build appends it to the other formats.
+    stream = payload if compression(payload) == "gzip" else payload[:-4]
+    unpacked = decompressed(stream, what)
+    if not unpacked.startswith(_ELF) or payload[-4:] != struct.pack("<I", len(unpacked)):
+        raise KitError(f"{what}: what was unpacked is not the kernel")
+    return unpacked
 
 
 @_locked
 def boot_image(folder: Path) -> Path:
-    """What QEMU's -kernel boots fastest: the unpacked ELF image where the kernel has a PVH entry.
+    """What QEMU's -kernel boots fastest: the unpacked ELF image where the kernel has a PVH entry, otherwise vmlinuz.
 
-    A guest under TCG needs some five seconds to unpack its own kernel. vmlinuz where that cannot be done.
+    A guest under TCG needs some five seconds to unpack its own kernel.
     """
     packed = vmlinuz(folder)
-    image = KIT / packed.name.replace("vmlinuz", "vmlinux")
-    config = folder / "boot" / packed.name.replace("vmlinuz", "config")
+    inside = packed.parent.name != "boot"  # usr/lib/modules/RELEASE
+    release = packed.parent.name if inside else packed.name.removeprefix("vmlinuz-")
+    config = packed.with_name("config" if inside else f"config-{release}")
     if "CONFIG_PVH=y" not in config.read_text():
         return packed
+    image = KIT / f"vmlinux-{release}"
     if not image.exists() or image.stat().st_mtime < packed.stat().st_ctime:
-        data = packed.read_bytes()
-        offset, length = struct.unpack_from("<II", data, _PAYLOAD)
-        offset += ((data[_SETUP_SECTS] or 4) + 1) * 512
-        try:
-            unpacked = lzma.LZMADecompressor().decompress(data[offset : offset + length])
-        except lzma.LZMAError:
-            return packed
-        if not unpacked.startswith(b"\x7fELF"):
-            return packed
         temporary = image.with_suffix(".new")
-        temporary.write_bytes(unpacked)
+        temporary.write_bytes(elf_of(packed.read_bytes(), f"vmlinuz-{release}"))
         temporary.rename(image)
     return image
+
+
+def drivers(folder: Path) -> dict[str, bytes]:
+    """The NIC drivers of an unpacked kernel by name, as plain ELF files however Debian packs them.
+
+    Up to Debian 12 they are lib/modules/**/*.ko, in 13 usr/lib/modules/**/*.ko.xz.
+    """
+    found: dict[str, bytes] = {}
+    names = (*MODULES, *ISA_MODULES) if "686" in folder.name else MODULES
+    for name in names:
+        for tree in ("lib/modules", "usr/lib/modules"):
+            for path in (folder / tree).rglob(f"{name}.ko*"):
+                data = path.read_bytes()
+                found[name] = data if data.startswith(_ELF) else decompressed(data, path.name)
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise KitError(f"{folder}: no driver {', '.join(missing)}")
+    return found
 
 
 INIT = """#!/bin/sh
@@ -240,9 +350,7 @@ def initramfs(folder: Path) -> Path:
     entries += [(f"bin/{name}", 0o120777, b"busybox") for name in applets]
     entries.append(("init", 0o100755, INIT.encode()))
     entries.append(("etc/udhcpc/default.script", 0o100755, UDHCPC.encode()))
-    for module in MODULES:
-        for path in (folder / "lib/modules").rglob(f"{module}.ko*"):
-            entries.append((f"lib/m/{path.name}", 0o100644, path.read_bytes()))
+    entries += [(f"lib/m/{name}.ko", 0o100644, data) for name, data in drivers(folder).items()]
     temporary = image.with_suffix(".new")
     temporary.write_bytes(gzip.compress(_cpio_devices(entries), 1))
     temporary.rename(image)

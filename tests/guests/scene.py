@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 
 from tests.guests import vm
+from tests.waiting import BOUND_S
 
 MAC = "52:54:00:12:34:56"
 KIB, MIB = 1 << 10, 1 << 20
@@ -134,12 +135,12 @@ class Scene:
         host = f"[fec0::2]:{self.host.port6}" if family == 6 else f"10.0.2.2:{self.host.port}"
         return f"http://{host}/{size}"
 
-    def download(self, size: int, seconds: float = 120, family: int = 4) -> None:
+    def download(self, size: int, seconds: float = BOUND_S, family: int = 4) -> None:
         """To /tmp/f, checked."""
         said = self.vm.run(f"wget -q -O /tmp/f {self.url(size, family)} && md5sum < /tmp/f", seconds)
         assert said.split()[0] == hashlib.md5(self.host.content[:size]).hexdigest(), said
 
-    def upload(self, size: int, seconds: float = 120) -> None:
+    def upload(self, size: int, seconds: float = BOUND_S) -> None:
         """/tmp/f back to the host, checked."""
         self.host.uploads.clear()
         head = f"POST /{size} HTTP/1.0\\r\\nContent-Length: {size}\\r\\n\\r\\n"

@@ -10,6 +10,7 @@ import pytest
 
 from tests.guests import vm
 from tests.guests.scene import LEASE
+from tests.waiting import BOUND_S
 
 MIB = 1 << 20
 SOCKETS = ("a.sock", "b.sock")
@@ -96,7 +97,7 @@ def test_garbage_and_kill_9_on_one_socket_leave_the_other_alone(pair: Pair) -> N
     path = pair.lab.folder / "a.sock"
     for nonsense in (b"\xff" * 64, b"GET / HTTP/1.0\r\n\r\n", b"\1\0\1\0\x10\0\0\0\0\0\0\0\0\0\0\0"):
         with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(20)
+            client.settimeout(BOUND_S)
             client.connect(str(path))
             client.sendall(nonsense)
             assert client.recv(100) == b""  # closed

@@ -30,11 +30,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests import waiting
+from tests.waiting import BOUND_S
+
 from . import kit
 
-BOOT_S = 240.0  # bounds, not expectations: CI machines are slow
-RUN_S = 90.0
-END_S = 30.0
+BOOT_S = 2 * BOUND_S
+RUN_S = END_S = BOUND_S
 MEMORY_MB = 128
 LOG_MAX = 1 << 20
 READY = "GUEST-READY"
@@ -58,12 +60,7 @@ def pin(pid: int, where: Sequence[int]) -> None:
 
 def until(condition: Callable[[], Any], what: str, seconds: float = RUN_S) -> Any:
     """Poll a condition with a bound; its value."""
-    end = time.monotonic() + seconds
-    while not (value := condition()):
-        if time.monotonic() > end:
-            raise VmError(f"timed out: {what}")
-        time.sleep(0.01)
-    return value
+    return waiting.until(condition, what, seconds=seconds, failure=VmError)
 
 
 def end(process: subprocess.Popen[Any], seconds: float = END_S) -> int:
@@ -142,7 +139,7 @@ class Tapnet:
             )
         os.close(theirs)
         try:
-            if not select.select([ready], [], [], 90)[0] or not os.read(ready, 1):
+            if not select.select([ready], [], [], BOUND_S)[0] or not os.read(ready, 1):
                 end(self.process)
                 raise VmError(f"tapnet did not start: {self.output()}")
         finally:
@@ -159,7 +156,7 @@ class Tapnet:
             cwd=kit.ROOT,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=BOUND_S,
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -355,7 +352,7 @@ class Vm:
     def qmp(self, command: str, **arguments: Any) -> Any:
         """One QMP command; its return value."""
         with socket.socket(socket.AF_UNIX) as sock:
-            sock.settimeout(60)
+            sock.settimeout(BOUND_S)
             sock.connect(str(self.qmp_path))
             stream = sock.makefile("rwb")
             stream.readline()

@@ -13,27 +13,17 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from tests.pings import lossless, patient
+from tests.waiting import BOUND_S, until
 
 ROOT = Path(__file__).resolve().parents[2]
-SECONDS = 45.0
 HOST_ADDRESS = "192.0.2.1"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 QEMU = ("qemu-system-x86_64", "-machine", "none", "-nodefaults", "-display", "none")
-
-
-def until(condition: Callable[[], Any], what: str, seconds: float = SECONDS) -> Any:
-    """Wait for a condition with a bound; its value."""
-    end = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < end, f"timed out: {what}"
-        time.sleep(0.02)
-    return value
 
 
 class Program:
@@ -56,7 +46,7 @@ class Program:
         """What it has said."""
         return Path(self.log.name).read_text()
 
-    def wait(self, seconds: float = SECONDS) -> int:
+    def wait(self, seconds: float = BOUND_S) -> int:
         """Its status."""
         return self.process.wait(seconds)
 
@@ -64,14 +54,14 @@ class Program:
         """End it."""
         if self.process.poll() is None:
             self.process.send_signal(number)
-            self.process.wait(SECONDS)
+            self.process.wait(BOUND_S)
 
     def close(self) -> None:
         """End it gently, or else at once."""
         if self.process.poll() is None:
             self.process.terminate()
             try:
-                self.process.wait(5)
+                self.process.wait(BOUND_S)
             except subprocess.TimeoutExpired:
                 self.kill()
         assert self.process.stdin is not None
@@ -120,7 +110,7 @@ class Guest(Program):
         assert self.process.poll() is None, self.text()
         return False
 
-    def run(self, command: str, check: bool = True, seconds: float = SECONDS) -> str:
+    def run(self, command: str, check: bool = True, seconds: float = BOUND_S) -> str:
         """A shell command in the guest; its output."""
         done = subprocess.run(
             [*self.enter, "sh", "-c", command], capture_output=True, text=True, timeout=seconds, cwd="/"
@@ -148,7 +138,7 @@ class Guest(Program):
             f"{self.name} to reach {address}: {self.monitor('info network -v')}",
         )
         if count > 1:
-            text = self.run(f"ping {patient(count)} -i {interval} {address}", check=False, seconds=90)
+            text = self.run(f"ping {patient(count)} -i {interval} {address}", check=False, seconds=BOUND_S)
             lossless(text, count)
 
     def monitor(self, command: str) -> str:
@@ -158,7 +148,7 @@ class Guest(Program):
             capture_output=True,
             text=True,
             env=self.lab.environment,
-            timeout=SECONDS,
+            timeout=BOUND_S,
         )
         return done.stdout
 
@@ -232,7 +222,7 @@ class Lab:
     def sh(self, command: str) -> str:
         """A shell command on the lab's host; its output."""
         return subprocess.run(
-            [*self.enter, "sh", "-c", command], capture_output=True, text=True, timeout=SECONDS
+            [*self.enter, "sh", "-c", command], capture_output=True, text=True, timeout=BOUND_S
         ).stdout
 
     def close(self) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.interop.lab import HOST_ADDRESS, Guest, Lab, lab, until
+from tests.waiting import BOUND_S
 
 
 @pytest.fixture
@@ -289,7 +290,7 @@ def test_a_thousand_connects_and_drops(host: Lab) -> None:
     )
 
     def storm() -> None:
-        assert host.program("storm", "python3", "-c", code).wait(60) == 0
+        assert host.program("storm", "python3", "-c", code).wait(BOUND_S) == 0
 
     leaks_nothing(a, storm)
     b.ping("10.9.0.1", count=100)
@@ -511,7 +512,7 @@ def test_multicast_from_strangers_and_port_scans_leave_nothing_behind(host: Lab)
     def strangers() -> None:
         for name, code in (("stranger", STRANGER), ("scan", scan)):
             done = host.program(name, "python3", "-c", code)
-            assert done.wait(90) == 0, done.text()
+            assert done.wait(BOUND_S) == 0, done.text()
 
     leaks_nothing(a, strangers)
     b.ping("10.9.0.1", count=100)
@@ -653,12 +654,12 @@ def test_an_inherited_socket(host: Lab) -> None:
         pass_fds=[theirs.fileno()],
     )
     theirs.close()
-    ours.settimeout(30)
+    ours.settimeout(BOUND_S)
     who_has = bytes.fromhex(
         "ffffffffffff525400123456080600010800060400015254001234560a00020f0000000000000a000202"
     )
     ours.sendall(len(who_has).to_bytes(4, "big") + who_has)
-    data, end = b"", time.monotonic() + 30
+    data, end = b"", time.monotonic() + BOUND_S
     while b"\x52\x55\x0a\x00\x02\x02" not in data:
         assert time.monotonic() < end and program.process.poll() is None, program.text()
         data += ours.recv(4096)

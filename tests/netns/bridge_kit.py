@@ -18,6 +18,7 @@ import tempfile
 from typing import Any
 
 from tests.netns.support import sh, until_sync
+from tests.waiting import BOUND_S
 
 VOLATILE = {
     "ifindex", "valid_life_time", "preferred_life_time", "link_index", "expires", "operstate", "tentative", "linkinfo",
@@ -117,7 +118,9 @@ def state(prefix: str) -> dict[str, Any]:
         ("-6", ("rule",)),
     ):
         words = ["ip", *prefix.split(), *family.split(), "-d", "-j", "-batch", "-"]
-        done = subprocess.run(words, input="\n".join(questions), capture_output=True, text=True, timeout=30)
+        done = subprocess.run(
+            words, input="\n".join(questions), capture_output=True, text=True, timeout=BOUND_S
+        )
         assert done.returncode == 0, done.stderr
         text = done.stdout.lstrip()
         for question in questions:

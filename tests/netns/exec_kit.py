@@ -17,9 +17,10 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.waiting import BOUND_S
+
 ROOT = Path(__file__).resolve().parents[2]
 UID = 1000
-SECONDS = 60.0
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -38,7 +39,7 @@ class Runner:
         return [*self.prefix, "-m", "tapnet", *words]
 
     def run(
-        self, command: str | Sequence[str], *options: str, seconds: float = SECONDS, text: str = ""
+        self, command: str | Sequence[str], *options: str, seconds: float = BOUND_S, text: str = ""
     ) -> subprocess.CompletedProcess[str]:
         """``tapnet exec OPTIONS -- COMMAND`` (a string goes to sh); never raises for its status."""
         words = ["sh", "-c", command] if isinstance(command, str) else list(command)
@@ -128,11 +129,11 @@ class Servers:
             server = await asyncio.start_server(guarded, "127.0.0.1", 0, backlog=1024, limit=1 << 20)
             return int(server.sockets[0].getsockname()[1])
 
-        return asyncio.run_coroutine_threadsafe(start(), self._loop).result(10)
+        return asyncio.run_coroutine_threadsafe(start(), self._loop).result(BOUND_S)
 
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._thread.join(BOUND_S)
 
 
 def blob(size: int) -> bytes:

@@ -20,8 +20,8 @@ import pytest
 from tapnet.guest import syscalls
 from tests.netns.exec_kit import Runner, daemon, root_runner
 from tests.netns.support import sh
+from tests.waiting import BOUND_S
 
-SECONDS = 60
 T = TypeVar("T")
 _COUNT = itertools.count()
 
@@ -111,7 +111,7 @@ class Running:
                 cwd=tapnet.home,
             )
         os.close(write)
-        ready = select.select([read], [], [], SECONDS)[0] and os.read(read, 1)
+        ready = select.select([read], [], [], BOUND_S)[0] and os.read(read, 1)
         os.close(read)
         if not ready:
             self.process.kill()
@@ -129,7 +129,7 @@ class Running:
     def ask(self, *words: str, check: bool = True) -> str:
         """Any command of tapnet's, run as the same user."""
         done = subprocess.run(
-            self.tapnet.argv(*words), env=self.tapnet.env, capture_output=True, text=True, timeout=SECONDS
+            self.tapnet.argv(*words), env=self.tapnet.env, capture_output=True, text=True, timeout=BOUND_S
         )
         assert not check or done.returncode == 0, done.stderr
         return done.stdout + done.stderr
@@ -139,7 +139,7 @@ class Running:
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)
-        return self.process.wait(SECONDS)
+        return self.process.wait(BOUND_S)
 
     def __exit__(self, *_: object) -> None:
         self.process.kill()
@@ -165,7 +165,7 @@ class Lan:
     host: str
     guest: str
 
-    def tell(self, name: str, command: str, *, check: bool = True, timeout: float = SECONDS) -> str:
+    def tell(self, name: str, command: str, *, check: bool = True, timeout: float = BOUND_S) -> str:
         """Run a command in one of them; what it said."""
         return sh(f"ip netns exec {name} {command}", check=check, timeout=timeout)
 

@@ -22,8 +22,11 @@ from tapnet.guest.drivers import DRIVERS
 from tapnet.guest.namespace import NamespaceGuest, NicSpec
 from tapnet.hub import Hub
 from tapnet.port import Port
+from tests.waiting import BOUND_S
+from tests.waiting import until as until_sync
+from tests.waiting import until_async as until
 
-SECONDS = 60.0
+__all__ = ["until", "until_sync"]  # among what is defined here
 
 
 def mac(number: int) -> bytes:
@@ -84,7 +87,7 @@ class Wire:
         member.attachment, member.port = attachment, port
         return attachment
 
-    async def run(self, number: int, command: str, *, seconds: float = SECONDS) -> int:
+    async def run(self, number: int, command: str, *, seconds: float = BOUND_S) -> int:
         """Run a shell command as the guest's COMMAND; its status."""
         member = self.members[number]
         assert member.status is not None
@@ -101,23 +104,6 @@ class Wire:
                 member.attachment.close()
         for board in self.boards:
             board.close()
-
-
-async def until(condition: Callable[[], Any], what: str, seconds: float = SECONDS) -> None:
-    """Wait for a condition with a bound."""
-    loop = asyncio.get_running_loop()
-    end = loop.time() + seconds
-    while not condition():
-        assert loop.time() < end, f"timed out: {what}"
-        await asyncio.sleep(0.01)
-
-
-def until_sync(condition: Callable[[], Any], what: str, seconds: float = SECONDS) -> None:
-    """The same without a loop."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"timed out: {what}"
-        time.sleep(0.01)
 
 
 def play(
@@ -161,7 +147,7 @@ def nic(number: int, *, ifname: str = "eth0", mtu: int = 1500, dhcp: bool = Fals
     return NicSpec(ifname, mac(number), mtu, dhcp)
 
 
-def sh(command: str, *, check: bool = True, timeout: float = SECONDS) -> str:
+def sh(command: str, *, check: bool = True, timeout: float = BOUND_S) -> str:
     """Run a command on the host; its output."""
     done = subprocess.run(shlex.split(command), capture_output=True, text=True, timeout=timeout)
     assert not check or done.returncode == 0, f"{command}: {done.stderr}"

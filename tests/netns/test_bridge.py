@@ -16,8 +16,7 @@ from tests.netns.bridge_kit import differences, forked, make_host, renamed, sett
 from tests.netns.exec_kit import ROOT, Runner, daemon, root_runner, user_runner
 from tests.netns.lan_kit import inside, namespace
 from tests.netns.support import sh, until_sync
-
-SECONDS = 60
+from tests.waiting import BOUND_S
 
 
 @pytest.fixture
@@ -63,7 +62,7 @@ def program(name: str, tapnet: Runner, *words: str) -> subprocess.CompletedProce
         env=tapnet.env,
         capture_output=True,
         text=True,
-        timeout=SECONDS,
+        timeout=BOUND_S,
     )
 
 
@@ -194,7 +193,7 @@ def test_guest_host_and_lan_reach_each_other(lan_host: tuple[str, str], tapnet: 
                     sh(f"ip netns exec {who} ping -c 1 -w 20 {address}")
                 refused = bridge(host, "down", "br0")
                 assert refused.returncode == 2 and "br0: tap0 would be cut off" in refused.stderr
-                process.communicate("\n", timeout=SECONDS)
+                process.communicate("\n", timeout=BOUND_S)
             finally:
                 process.kill()
                 process.wait()

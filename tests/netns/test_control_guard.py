@@ -10,6 +10,8 @@ import threading
 
 import pytest
 
+from tests.waiting import BOUND_S
+
 ASK = """
 import socket, sys
 for port in sys.argv[1:]:
@@ -41,9 +43,9 @@ def test_a_guest_cannot_reach_a_control_plane(option: str) -> None:
              option, f"127.0.0.1:{port}" if option == "--metrics" else f"tcp:127.0.0.1:{port},server=on,wait=off",
              "-net", "nic", "-net", f"user,guestfwd=tcp:10.0.2.100:80-tcp:127.0.0.1:{port}", "--",
              sys.executable, "-c", ASK, str(port), "service", str(other.getsockname()[1])],
-            capture_output=True, text=True, timeout=60,
+            capture_output=True, text=True, timeout=BOUND_S,
         )  # fmt: skip
-        thread.join(5)
+        thread.join(BOUND_S)
     assert seen.returncode == 0, seen.stderr
     refused, service, reached = seen.stdout.splitlines()
     assert refused == service == "ConnectionRefusedError"

@@ -8,12 +8,14 @@ import subprocess
 import sys
 import time
 
+from tests.waiting import BOUND_S
+
 TAPNET = [sys.executable, "-m", "tapnet"]
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*TAPNET, "demo", *words], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
+        [*TAPNET, "demo", *words], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=BOUND_S
     )
 
 
@@ -70,7 +72,7 @@ def test_on_a_terminal_it_leaves_a_shell_in_the_guest():
         os.execv(sys.executable, [*TAPNET, "demo"])
     seen = b""
     typed = False
-    end = time.monotonic() + 60
+    end = time.monotonic() + BOUND_S
     while time.monotonic() < end:
         if not select.select([fd], [], [], 0.5)[0]:
             continue

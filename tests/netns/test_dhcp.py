@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests import needs
 from tests.netns.exec_kit import root_runner
 
@@ -94,3 +96,20 @@ def test_systemd_networkd(tmp_path: Path) -> None:
         "DOMAINNAME=lab.test",
     ):
         assert text in done.stdout, (done.stdout, done.stderr)
+
+
+@pytest.mark.parametrize("net", ["user,lease-time=600", "user,lease-time=600 -net tap,ifname=nametap0,script=no --mode user"])
+def test_a_lease_time_that_was_given_is_every_clients(tmp_path: Path, net: str) -> None:
+    """Also for busybox beside a TAP, and for a client that asks for less."""
+    show = tmp_path / "show"
+    show.write_text("#!/bin/sh\n[ $1 = bound ] && echo $lease\nexit 0\n")
+    show.chmod(0o755)
+    config = tmp_path / "dhclient.conf"
+    config.write_text("send dhcp-lease-time 100;\n")
+    script = (
+        f"busybox udhcpc -f -n -q -i eth0 -s {show} 2>/dev/null; busybox udhcpc -f -n -q -i eth0 -x lease:100 -s {show} 2>/dev/null;"
+        f"dhclient -1 -cf {config} -lf $PWD/lease -pf $PWD/pid -sf /bin/true eth0; grep lease-time lease; kill $(cat pid)"
+    )
+    options = ["-net", *net.split()]
+    done = root_runner(tmp_path).run(script, "-net", "nic,model=direct,dhcp=off", *options)
+    assert done.stdout.split() == ["600", "600", "option", "dhcp-lease-time", "600;"], done.stderr

@@ -16,6 +16,7 @@ from pathlib import Path
 from tapnet import keys
 from tests import needs
 from tests.netns.exec_kit import ROOT, root_runner
+from tests.waiting import BOUND_S
 
 PAGE = (ROOT / "docs" / "user-network.md").read_text()
 CARD = "-net nic,model=direct -net user"
@@ -38,7 +39,7 @@ def names():
 def run(words):
     command = [sys.executable, "-m", "tapnet", "exec", *words]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=90, stdin=subprocess.DEVNULL)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=100, stdin=subprocess.DEVNULL)
     except subprocess.TimeoutExpired as error:
         return str(error)
     return done.stdout + done.stderr
@@ -106,7 +107,7 @@ def test_every_example_runs(tmp_path: Path) -> None:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=220,
+        timeout=BOUND_S,
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr

@@ -17,8 +17,7 @@ from tapnet.lan import checks, firewall, sysctl
 from tests.netns.exec_kit import Runner, root_runner, user_runner
 from tests.netns.lan_kit import inside, namespace
 from tests.netns.support import sh
-
-SECONDS = 60
+from tests.waiting import BOUND_S as SECONDS
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ import pytest
 from tests import needs
 from tests.netns.exec_kit import Runner, Servers, blob, daemon, ftp, http, root_runner, user_runner
 from tests.netns.support import until_sync
+from tests.waiting import BOUND_S
 
 BIG = 100 << 20
 DIRECT = ("-net", "nic,model=direct", "-net", "user")
@@ -177,7 +178,7 @@ def test_http_both_ways(tapnet: Runner, servers: Servers, model: str, size: int)
         f"curl -sSf http://10.0.2.2:{port}/ | sha256sum; curl -sSf -T {source} http://10.0.2.2:{port}/",
         *machine,
         *("-net", f"nic,model={model}", "-net", "user"),
-        seconds=110,
+        seconds=BOUND_S,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [digest, "-", digest]

@@ -9,16 +9,15 @@ from pathlib import Path
 from tests.netns.exec_kit import Runner, user_runner
 from tests.netns.lan_kit import Running, inside, lan, tapnet
 from tests.netns.support import sh
+from tests.waiting import BOUND_S
 
 __all__ = ["lan", "tapnet"]  # fixtures
-
-SECONDS = 60
 
 
 def ended(runner: Runner, *words: str) -> tuple[int, str]:
     done = subprocess.run(
         runner.argv("run", "-net", "nic", *words),
-        env=runner.env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=SECONDS, cwd=runner.home,
+        env=runner.env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=BOUND_S, cwd=runner.home,
     )  # fmt: skip
     assert "Traceback" not in done.stderr
     return done.returncode, done.stderr

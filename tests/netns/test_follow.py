@@ -9,6 +9,7 @@ import pytest
 
 from tests.netns.exec_kit import Runner, root_runner, user_runner
 from tests.pings import lossless, patient
+from tests.waiting import BOUND_S
 
 MODELS = ("ne2k_pci", "ne2k_isa", "rtl8139", "rtl8139,rev=0x10", "pcnet")
 CASES = [*(("root", model) for model in MODELS), ("user", "ne2k_pci")]
@@ -71,7 +72,7 @@ def test_another_address(tapnet: Runner, model: str) -> None:
         "ip route add default via 10.0.2.2; "
         f"ping -q -c 30 -A -W 2 10.0.2.2 >/dev/null; ping {patient(20)} -A 10.0.2.2",
         *("-net", f"nic,model={model}", "-net", "user"),
-        seconds=240,
+        seconds=BOUND_S,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     said = done.stdout.split("ping statistics")
@@ -85,7 +86,7 @@ def test_promiscuous_only_where_asked(tapnet: Runner, model: str) -> None:
     done = tapnet.run(
         [sys.executable if tapnet.name == "root" else "python3", "-c", STRANGER],
         *("-net", f"nic,model={model}", "-net", "nic,model=direct", "-net", "user"),
-        seconds=240,
+        seconds=BOUND_S,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout == "followed\n"

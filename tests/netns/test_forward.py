@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from tests.netns.exec_kit import Runner, blob, root_runner, user_runner
+from tests.waiting import BOUND_S
 
-SECONDS = 60.0
 ECHO = """
 import socket, sys, threading
 tcp = socket.create_server(("", 7), backlog=100)
@@ -62,7 +62,7 @@ def free_port(kind: int = socket.SOCK_STREAM) -> int:
 def line(process: subprocess.Popen[str]) -> str:
     """A line of its output, in time."""
     assert process.stdout is not None
-    ready, _, _ = select.select([process.stdout], [], [], SECONDS)
+    ready, _, _ = select.select([process.stdout], [], [], BOUND_S)
     assert ready, "the guest says nothing"
     return process.stdout.readline().strip()
 
@@ -75,12 +75,12 @@ def guest(tapnet: Runner, command: str, *options: str, ready: bool = True) -> It
     try:
         if ready and line(process) != "ready":
             process.kill()
-            raise AssertionError(process.communicate(timeout=SECONDS))
+            raise AssertionError(process.communicate(timeout=BOUND_S))
         yield process
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
-        process.communicate(timeout=SECONDS)
+        process.communicate(timeout=BOUND_S)
 
 
 def echo(home: Path) -> str:
@@ -102,7 +102,7 @@ def echoing(tapnet: Runner) -> Iterator[tuple[int, int, Path]]:
 
 def talk(sock: socket.socket, data: bytes) -> bytes:
     """Send, half-close, read to the end."""
-    sock.settimeout(SECONDS)
+    sock.settimeout(BOUND_S)
     with sock:
         sock.sendall(data)
         sock.shutdown(socket.SHUT_WR)
@@ -114,7 +114,7 @@ def talk(sock: socket.socket, data: bytes) -> bytes:
 
 def test_nc_and_its_half_close(echoing: tuple[int, int, Path]) -> None:
     for where in (["127.0.0.1", str(echoing[0])], ["127.0.0.9", str(echoing[0])], ["-U", str(echoing[2])]):
-        done = subprocess.run(["nc", "-N", *where], input=b"hello ", capture_output=True, timeout=SECONDS)
+        done = subprocess.run(["nc", "-N", *where], input=b"hello ", capture_output=True, timeout=BOUND_S)
         assert done.stdout == b"hello 6 from 10.0.2.2"
 
 
@@ -125,7 +125,7 @@ def test_much_data_both_ways(echoing: tuple[int, int, Path]) -> None:
 
 
 def test_many_clients_at_once(echoing: tuple[int, int, Path]) -> None:
-    clients = [socket.create_connection(("127.0.0.1", echoing[0]), SECONDS) for _ in range(100)]
+    clients = [socket.create_connection(("127.0.0.1", echoing[0]), BOUND_S) for _ in range(100)]
     answers = {talk(client, b"%d." % number) for number, client in enumerate(clients)}
     assert {answer.split(b".")[0] for answer in answers} == {b"%d" % number for number in range(100)}
 
@@ -133,7 +133,7 @@ def test_many_clients_at_once(echoing: tuple[int, int, Path]) -> None:
 def test_udp_by_nc_from_the_address_that_was_asked(echoing: tuple[int, int, Path]) -> None:
     for address in ("127.0.0.1", "127.0.0.9"):
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            sock.settimeout(SECONDS)
+            sock.settimeout(BOUND_S)
             sock.connect((address, echoing[1]))  # hears nobody else
             sock.send(b"abc")
             assert sock.recv(100) == b"ABC 10.0.2.2"
@@ -141,7 +141,7 @@ def test_udp_by_nc_from_the_address_that_was_asked(echoing: tuple[int, int, Path
         ["nc", "-u", "-w", "2", "-W", "1", "127.0.0.1", str(echoing[1])],
         input=b"nc",
         capture_output=True,
-        timeout=SECONDS,
+        timeout=BOUND_S,
     )
     assert done.stdout == b"NC 10.0.2.2"
 
@@ -160,7 +160,7 @@ def test_a_client_with_an_address_of_its_own_is_seen_as_that(echoing: tuple[int,
 def test_a_closed_port_of_the_guest_resets_the_client(tapnet: Runner) -> None:
     port = free_port()
     with guest(tapnet, "echo ready; exec sleep 60", "-net", f"user,hostfwd=tcp::{port}-:9"):
-        client = socket.create_connection(("127.0.0.1", port), SECONDS)
+        client = socket.create_connection(("127.0.0.1", port), BOUND_S)
         with client, pytest.raises(ConnectionResetError):
             client.recv(1)
 
@@ -174,9 +174,9 @@ def test_a_client_waits_for_a_guest_that_is_not_up_yet(root: Runner) -> None:
         f" {echo(root.home)}"
     )
     with guest(root, command, "-net", "nic,model=ne2k_pci,dhcp=off", "-net", f"user,hostfwd=tcp::{port}-:7"):
-        left = socket.create_connection(("127.0.0.1", port), SECONDS)
+        left = socket.create_connection(("127.0.0.1", port), BOUND_S)
         left.close()
-        waits = socket.create_connection(("127.0.0.1", port), SECONDS)
+        waits = socket.create_connection(("127.0.0.1", port), BOUND_S)
         waits.sendall(b"early ")
         ready, _, _ = select.select([waits], [], [], 1.5)
         assert not ready, "it waits"
@@ -193,8 +193,8 @@ def test_a_client_of_a_guest_that_never_comes_is_refused(root: Runner) -> None:
         "echo ready; exec sleep 100",
         *("-net", "nic,model=ne2k_pci,dhcp=off", "-net", f"user,hostfwd=tcp::{port}-:7"),
     ):
-        client = socket.create_connection(("127.0.0.1", port), SECONDS)
-        client.settimeout(90)
+        client = socket.create_connection(("127.0.0.1", port), BOUND_S)
+        client.settimeout(BOUND_S)
         start = time.monotonic()
         with client, pytest.raises(ConnectionResetError):
             client.recv(1)
@@ -215,7 +215,7 @@ def test_ssh(root: Runner) -> None:
     with guest(root, sshd, "-net", "nic,model=ne2k_pci", "-redir", f"tcp:{port}::22"):
         for _ in range(50):
             done = subprocess.run(
-                [*client, "ip -4 addr show dev eth0; cat"], input=b"in", capture_output=True, timeout=60
+                [*client, "ip -4 addr show dev eth0; cat"], input=b"in", capture_output=True, timeout=BOUND_S
             )
             if b"refused" not in done.stderr and b"reset" not in done.stderr:
                 break
@@ -238,12 +238,12 @@ def test_curl_and_dig(root: Runner) -> None:
         done = subprocess.run(
             ["curl", "-sS", "--retry", "20", "--retry-all-errors", "--retry-delay", "1", url],
             capture_output=True,
-            timeout=60,
+            timeout=BOUND_S,
         )
         assert done.stdout == blob(3_000_000), done.stderr
         for port, more in ((dns, ["+notcp"]), (dns_tcp, ["+tcp"])):
             words = ["dig", "@127.0.0.1", "-p", str(port), "+short", "+tries=5", *more, "a.example.test"]
-            assert subprocess.run(words, capture_output=True, timeout=60).stdout == b"192.0.2.77\n"
+            assert subprocess.run(words, capture_output=True, timeout=BOUND_S).stdout == b"192.0.2.77\n"
 
 
 def test_adding_and_removing_while_it_runs(root: Runner) -> None:
@@ -256,7 +256,7 @@ def test_adding_and_removing_while_it_runs(root: Runner) -> None:
             env=root.env,
             capture_output=True,
             text=True,
-            timeout=SECONDS,
+            timeout=BOUND_S,
         )
 
     with guest(root, echo(root.home), "--name", name, "-net", "user"):
@@ -267,13 +267,13 @@ def test_adding_and_removing_while_it_runs(root: Runner) -> None:
         assert talk(socket.create_connection(("127.0.0.1", port)), b"x") == b"x1 from 10.0.2.2"
         taken = monitor("hostfwd_add", f"tcp::{port}-:8")
         assert (taken.returncode, "Address already in use" in taken.stdout + taken.stderr) == (1, True)
-        stays = socket.create_connection(("127.0.0.1", port), SECONDS)
+        stays = socket.create_connection(("127.0.0.1", port), BOUND_S)
         stays.sendall(b"a")
         assert stays.recv(1) == b"a"
         assert monitor("hostfwd_remove", rule).stdout == f"host forwarding rule for {rule} removed\n"
         assert monitor("hostfwd_remove", rule).stdout == f"host forwarding rule for {rule} not found\n"
         with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", port), SECONDS)
+            socket.create_connection(("127.0.0.1", port), BOUND_S)
         assert talk(stays, b"b") == b"b2 from 10.0.2.2", "a connection that exists goes on"
 
 
@@ -338,17 +338,19 @@ def test_ftp_in_passive_mode(root: Runner, ftp: str, works: bool) -> None:
             "--retry-delay",
             "1",
         ]
-        listing = subprocess.run([*common, "-Q", "PWD", "-I", url], capture_output=True, timeout=60)
+        listing = subprocess.run([*common, "-Q", "PWD", "-I", url], capture_output=True, timeout=BOUND_S)
         assert b"Content-Length: 3000000" in listing.stdout, listing
         if works:
             for how in ("--ftp-skip-pasv-ip", "--no-ftp-skip-pasv-ip"):
                 for extended in ("--ftp-pasv", "--disable-epsv"):
                     words = ["curl", "-sS", "--max-time", "40", how, extended, url]
-                    done = subprocess.run(words, capture_output=True, timeout=60)
+                    done = subprocess.run(words, capture_output=True, timeout=BOUND_S)
                     assert done.stdout == blob(3_000_000), (words, done.stderr)
             lftp = f"set net:max-retries 2; open ftp://127.0.0.1:{port}; cat f; cls -1"
-            done = subprocess.run(["lftp", "-c", lftp], capture_output=True, timeout=60)
+            done = subprocess.run(["lftp", "-c", lftp], capture_output=True, timeout=BOUND_S)
             assert done.stdout == blob(3_000_000) + b"f\n", done.stderr
         else:
-            done = subprocess.run(["curl", "-sS", "--max-time", "4", url], capture_output=True, timeout=60)
+            done = subprocess.run(
+                ["curl", "-sS", "--max-time", "4", url], capture_output=True, timeout=BOUND_S
+            )
             assert done.returncode != 0

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.netns.exec_kit import Runner, blob, root_runner
+from tests.waiting import BOUND_S
 
 SETTINGS = """listen=YES
 anonymous_enable=YES
@@ -55,7 +56,7 @@ def test_active_and_passive(lonely: Runner) -> None:
             f"sha256sum < {lonely.home}/share/f",
         ]
     )
-    done = lonely.run(script, "-net", "nic,model=direct", "-net", "user,ftp=on", seconds=120)
+    done = lonely.run(script, "-net", "nic,model=direct", "-net", "user,ftp=on", seconds=BOUND_S)
     sums = done.stdout.split()[::2]
     assert len(sums) == len(CLIENTS) + 2, done.stderr
     assert len(set(sums)) == 1, (done.stdout, done.stderr)
@@ -64,5 +65,5 @@ def test_active_and_passive(lonely: Runner) -> None:
 @pytest.mark.slow
 def test_without_help_active_mode_fails(lonely: Runner) -> None:
     script = f"until nc -z 10.0.2.2 21; do sleep 0.1; done; {CLIENTS['curl active']} | wc -c"
-    done = lonely.run(script, "-net", "nic,model=direct", "-net", "user", seconds=120)
+    done = lonely.run(script, "-net", "nic,model=direct", "-net", "user", seconds=BOUND_S)
     assert done.stdout == "0\n"

@@ -14,9 +14,9 @@ import pytest
 
 from tests.netns.exec_kit import Runner, blob, root_runner, user_runner
 from tests.netns.test_forward import guest, line
+from tests.waiting import BOUND_S
 
 CARD = ("-net", "nic,model=direct")
-SECONDS = 30.0
 
 
 @pytest.fixture(scope="module", params=["root", "user"])
@@ -45,7 +45,7 @@ def datagrams(tapnet: Runner) -> Iterator[str]:
     yield path
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as last:
         last.sendto(b"", path)
-    thread.join(SECONDS)
+    thread.join(BOUND_S)
     server.close()
     Path(path).unlink()
 
@@ -150,7 +150,7 @@ def test_connections_to_the_host(tmp_path: Path) -> None:
         script = f"for p in 1 2; do printf $p-said | nc -N 10.0.2.4 $p; echo; done; python3 {tmp_path}/ask.py 10.0.2.4 1 asked"
         done = tapnet.run(script, *CARD, "-net", ",".join(["user,restrict=on", *rules]))
         for job in jobs:
-            job.join(SECONDS)
+            job.join(BOUND_S)
     assert done.stdout.split() == ["1-SAID", "2-SAID", "ASKED"], done.stderr
 
 
@@ -165,7 +165,7 @@ def test_while_it_runs(tmp_path: Path) -> None:
             env=root.env,
             capture_output=True,
             text=True,
-            timeout=SECONDS,
+            timeout=BOUND_S,
         )
         return done.stdout + done.stderr
 

@@ -15,8 +15,8 @@ import pytest
 
 from tests.netns.exec_kit import Runner, root_runner, user_runner
 from tests.netns.internet import Internet, internet
+from tests.waiting import BOUND_S
 
-SECONDS = 120.0
 GATEWAY = "10.0.2.2"
 GATEWAYS = {4: GATEWAY, 6: "fec0::2"}
 HOWS = {
@@ -102,7 +102,7 @@ def play(net: Internet, runner: Runner, command: str, *options: str) -> tuple[st
     nets = options or ("-net", "nic,model=direct", "-net", "user")
     process = net.inside(runner).popen(command, *nets)
     try:
-        return process.communicate(timeout=SECONDS)
+        return process.communicate(timeout=BOUND_S)
     finally:
         process.kill()
 

@@ -26,6 +26,7 @@ from tests import needs
 from tests.netns.exec_kit import Runner, blob, daemon, root_runner, user_runner
 from tests.netns.internet import Internet, internet
 from tests.netns.support import until_sync
+from tests.waiting import BOUND_S
 
 DIRECT = ("-net", "nic,model=direct")
 BY_HAND = ("-net", "nic,model=direct,dhcp=off")
@@ -95,7 +96,7 @@ def reversing(host: str) -> Iterator[int]:
         yield sock.getsockname()[1]
         with socket.socket(sock.family, socket.SOCK_DGRAM) as last:
             last.sendto(b"end", sock.getsockname()[:2])
-        thread.join(30)
+        thread.join(BOUND_S)
 
 
 # ---- how a guest is configured -----------------------------------------------------------------------------
@@ -182,7 +183,7 @@ def test_dhcpv6_clients(root: Runner, client: str) -> None:
         *BY_HAND,
         "-net",
         f"{options},dnssearch=lab.example",
-        seconds=90,
+        seconds=BOUND_S,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     if client == "dhclient":
@@ -211,7 +212,7 @@ def test_curl_and_iperf3(root: Runner) -> None:
             *DIRECT,
             "-net",
             f"user,tftp={root.home}/www6",
-            seconds=180,
+            seconds=BOUND_S,
         )
     digest = hashlib.sha256(data).hexdigest()
     assert done.stdout.split() == [digest, "-", digest, "-", "ok", "ok"], done.stdout + done.stderr
@@ -282,7 +283,7 @@ def test_ssh_to_a_guest(root: Runner) -> None:
     try:
         for _ in range(100):
             done = subprocess.run(
-                [*client, "echo $SSH_CONNECTION; cat"], input=b"in", capture_output=True, timeout=60
+                [*client, "echo $SSH_CONNECTION; cat"], input=b"in", capture_output=True, timeout=BOUND_S
             )
             if b"refused" not in done.stderr and b"reset" not in done.stderr:
                 break
@@ -292,7 +293,7 @@ def test_ssh_to_a_guest(root: Runner) -> None:
         )
     finally:
         process.terminate()
-        process.communicate(timeout=60)
+        process.communicate(timeout=BOUND_S)
 
 
 def test_udp_to_a_guest(root: Runner) -> None:
@@ -316,7 +317,7 @@ def test_udp_to_a_guest(root: Runner) -> None:
                 raise AssertionError("no answer")
     finally:
         process.terminate()
-        process.communicate(timeout=60)
+        process.communicate(timeout=BOUND_S)
 
 
 # ---- to the world ------------------------------------------------------------------------------------------
@@ -335,7 +336,7 @@ def test_the_true_path(net: Internet, root: Runner) -> None:
         f"for how in '' -I -T; do traceroute -6 -n -q 1 -w 20 -m 6 $how {server}; done;"
         f" ping -6 -n -c 1 -w 30 -t 2 {server}; ping -6 -n -c 2 -i 0.2 -w 30 {server}"
     )
-    done = net.inside(root).run(command, *DIRECT, "-net", "user", seconds=200)
+    done = net.inside(root).run(command, *DIRECT, "-net", "user", seconds=BOUND_S)
     found = done.stdout
     traces = found.split("traceroute to ")[1:]
     assert len(traces) == 3, found + done.stderr
@@ -355,7 +356,7 @@ def test_a_smaller_mtu_on_the_way(net: Internet, root: Runner) -> None:
             *DIRECT,
             "-net",
             "user",
-            seconds=120,
+            seconds=BOUND_S,
         )
     finally:
         net.mtu(1, 1500)

@@ -18,9 +18,10 @@ from pathlib import Path
 import pytest
 
 from tests.netns.exec_kit import ROOT, Runner
-from tests.netns.lan_kit import SECONDS, Lan, Running, inside, links, tapnet, whole_lan, within
+from tests.netns.lan_kit import Lan, Running, inside, links, tapnet, whole_lan, within
 from tests.netns.support import sh, until_sync
 from tests.pings import lossless, patient
+from tests.waiting import BOUND_S
 
 __all__ = ["tapnet"]  # a fixture
 
@@ -46,11 +47,11 @@ def guest_of(lan: Lan, tapnet: Runner, model: str, more: str = "", tap: str = ""
         inside(lan.host, tapnet), *machine, "-net", nic, "-net", f"tap,ifname=tap0,br=br0{tap}"
     ) as running:
         try:
-            until_sync(lambda: address(lan), "a lease", SECONDS)
+            until_sync(lambda: address(lan), "a lease")
             yield running
         finally:
             running.stop()
-            until_sync(lambda: "eth0" not in links(lan.guest), "the guest's interface is gone", SECONDS)
+            until_sync(lambda: "eth0" not in links(lan.guest), "the guest's interface is gone")
 
 
 def address(lan: Lan, family: int = 4) -> str:
@@ -82,7 +83,7 @@ def mac(name: str, device: str = "eth0") -> bytes:
 def frames(taker: socket.socket, mark: bytes, until: bytes) -> list[bytes]:
     """Frames with ``mark`` in them up to the one with ``until``, tags put back where the kernel had taken them out."""
     found = []
-    end = time.monotonic() + SECONDS
+    end = time.monotonic() + BOUND_S
     while time.monotonic() < end:
         if not select.select([taker], [], [], 1)[0]:
             continue
@@ -104,7 +105,7 @@ def frames(taker: socket.socket, mark: bytes, until: bytes) -> list[bytes]:
 def test_a_station_of_the_lan(lan: Lan, tapnet: Runner, model: str) -> None:
     with guest_of(lan, tapnet, model):
         assert address(lan).startswith("192.168.88.") and "192.168.88.1" in sh(f"ip -n {lan.guest} route")
-        until_sync(lambda: address(lan, 6).startswith("2001:db8:88:"), "an address by RA", SECONDS)
+        until_sync(lambda: address(lan, 6).startswith("2001:db8:88:"), "an address by RA")
         pings(lan)
         transfers(lan)
         group_frames(lan)
@@ -134,7 +135,7 @@ def transfers(lan: Lan) -> None:
         stderr=subprocess.DEVNULL,
     )
     try:
-        until_sync(lambda: ":5201" in lan.tell(lan.guest, "ss -tln"), "a server in the guest", SECONDS)
+        until_sync(lambda: ":5201" in lan.tell(lan.guest, "ss -tln"), "a server in the guest")
         done = json.loads(lan.tell(lan.b, f"iperf3 -J -n 1M -c {address(lan)}"))
         moved(done, 1 << 20)
     finally:
@@ -158,7 +159,7 @@ def group_frames(lan: Lan) -> None:
             socket.IP_ADD_MEMBERSHIP,
             socket.inet_aton("239.1.2.3") + socket.inet_aton(address(lan)),
         )
-        made.settimeout(SECONDS)
+        made.settimeout(BOUND_S)
         return made
 
     def speaker() -> socket.socket:
@@ -207,9 +208,9 @@ def strangers(lan: Lan) -> None:
 
         assert not heard()
         sh(f"ip -n {lan.guest} link set eth0 promisc on")
-        until_sync(heard, "promiscuous", SECONDS)
+        until_sync(heard, "promiscuous")
         sh(f"ip -n {lan.guest} link set eth0 promisc off")
-        until_sync(lambda: not heard(), "no longer", SECONDS)
+        until_sync(lambda: not heard(), "no longer")
 
 
 def test_nobody_is_promiscuous_but_for_the_bridge(lan: Lan, tapnet: Runner) -> None:
@@ -223,7 +224,7 @@ def test_nobody_is_promiscuous_but_for_the_bridge(lan: Lan, tapnet: Runner) -> N
     nic = f"nic,netns=/run/netns/{lan.guest}"
     with Running(inside(lan.host, tapnet), "-net", nic, "-net", "tap,ifname=tap9"):
         assert promiscuity(lan.host) == before | {"tap9": 0}
-    until_sync(lambda: "eth0" not in links(lan.guest), "the guest's interface is gone", SECONDS)
+    until_sync(lambda: "eth0" not in links(lan.guest), "the guest's interface is gone")
 
 
 def test_the_five_commands_of_the_manual(tapnet: Runner) -> None:
@@ -255,7 +256,7 @@ def test_the_five_commands_of_the_manual(tapnet: Runner) -> None:
     with whole_lan(bridged=False) as lan:
         done = subprocess.run(
             ["ip", "netns", "exec", lan.host, "sh", "-c", "\n".join(script)],
-            env=tapnet.env, capture_output=True, text=True, timeout=2 * SECONDS,
+            env=tapnet.env, capture_output=True, text=True, timeout=2 * BOUND_S,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         assert "3 packets transmitted, 3 received" in done.stdout
@@ -278,7 +279,7 @@ def tcpdump(lan: Lan, name: str, device: str, file: Path, expression: str) -> It
         yield
     finally:
         process.terminate()
-        process.wait(SECONDS)
+        process.wait(BOUND_S)
 
 
 def lengths(file: Path, expression: str = "") -> list[int]:
@@ -292,9 +293,9 @@ def test_super_frames_have_right_checksums_on_the_far_side(lan: Lan, tapnet: Run
     """
     lan.tell(lan.host, "ethtool -K eth0 tx off tso off gso off")
     with guest_of(lan, tapnet, "direct"):
-        until_sync(lambda: address(lan, 6).startswith("2001:db8:88:"), "an address by RA", SECONDS)
+        until_sync(lambda: address(lan, 6).startswith("2001:db8:88:"), "an address by RA")
         tap, far = tmp_path / "tap.pcap", tmp_path / "far.pcap"
-        until_sync(lambda: lan.tell(lan.guest, "ping -c 1 -w 30 192.168.88.10"), "a ping", SECONDS)
+        until_sync(lambda: lan.tell(lan.guest, "ping -c 1 -w 30 192.168.88.10"), "a ping")
         with (
             tcpdump(lan, lan.host, "tap0", tap, "tcp or udp"),
             tcpdump(lan, lan.a, "eth0", far, "tcp or udp"),
@@ -318,12 +319,12 @@ def tcp(lan: Lan, where: str) -> None:
     family = socket.AF_INET6 if ":" in where else socket.AF_INET
     data = os.urandom(4 << 20)
     with within(lan.a, lambda: socket.create_server((where, 5010), family=family)) as server:
-        out = within(lan.guest, lambda: socket.create_connection((where, 5010), SECONDS))
+        out = within(lan.guest, lambda: socket.create_connection((where, 5010), BOUND_S))
         taken, _ = server.accept()
         with out, taken:
             out.setblocking(False)
             digest, left, got = hashlib.sha256(), memoryview(data), 0
-            end = time.monotonic() + SECONDS
+            end = time.monotonic() + BOUND_S
             while got < len(data):
                 assert time.monotonic() < end
                 readable, writable, _ = select.select([taken], [out] if left else [], [], 1)
@@ -347,7 +348,7 @@ def udp(lan: Lan, where: str, size: int) -> None:
         made = socket.socket(family, socket.SOCK_DGRAM)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         made.bind((where, 5011))
-        made.settimeout(SECONDS)
+        made.settimeout(BOUND_S)
         return made
 
     with (

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-PATIENCE = 60.0
+from tests.waiting import BOUND_S
+
 TAPNET = [sys.executable, "-m", "tapnet"]
 
 
 def wait_for(condition, what: str):
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + BOUND_S
     while not (found := condition()):
         assert time.monotonic() < end, f"timed out: {what}"
         time.sleep(0.05)
@@ -37,14 +38,14 @@ def test_device_add_to_a_namespace(tmp_path: Path, model: str) -> None:
 
     def inside(*words: str) -> subprocess.CompletedProcess[str]:
         command = ["nsenter", "-t", str(box.pid), "-n", *words]
-        return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+        return subprocess.run(command, capture_output=True, text=True, timeout=BOUND_S)
 
     def monitor(line: str, status: int = 0) -> str:
         done = subprocess.run(
             [*TAPNET, "monitor", "-i", str(tapnet.pid), line],
             capture_output=True,
             text=True,
-            timeout=PATIENCE,
+            timeout=BOUND_S,
         )
         assert done.returncode == status, done.stderr
         return done.stdout + done.stderr
@@ -68,7 +69,7 @@ def test_device_add_to_a_namespace(tmp_path: Path, model: str) -> None:
         children = Path(f"/proc/{tapnet.pid}/task/{tapnet.pid}/children").read_text().split()
         assert children == [], "no helper stays"
         tapnet.send_signal(signal.SIGTERM)
-        assert tapnet.wait(PATIENCE) == 0
+        assert tapnet.wait(BOUND_S) == 0
         assert tapnet.stderr is not None
         assert "Traceback" not in tapnet.stderr.read()
     finally:
@@ -93,11 +94,11 @@ def test_a_tap_comes_and_goes_while_others_are_served(tmp_path: Path) -> None:
 
     def links() -> str:
         command = ["nsenter", "-t", str(tapnet.pid), "-n", "ip", "link"]
-        return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE).stdout
+        return subprocess.run(command, capture_output=True, text=True, timeout=BOUND_S).stdout
 
     def monitor(line: str) -> str:
         command = [*TAPNET, "monitor", "-i", str(tapnet.pid), line]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=BOUND_S)
         return done.stdout + done.stderr
 
     try:
@@ -109,13 +110,13 @@ def test_a_tap_comes_and_goes_while_others_are_served(tmp_path: Path) -> None:
         assert monitor("info status") == "VM status: running\n"
         assert "tap" not in monitor("info network")
         go.touch()
-        assert adding.wait(PATIENCE) == 0
+        assert adding.wait(BOUND_S) == 0
         assert "t7" in links() and "ifname=t7" in monitor("info network")
         assert "exists already" in monitor("host_net_add tap,ifname=t8,name=tap.0")
         assert monitor("host_net_remove 0 tap.0") == ""
         assert "t7" not in links() and monitor("info network") == ""
         tapnet.send_signal(signal.SIGTERM)
-        _, err = tapnet.communicate(timeout=PATIENCE)
+        _, err = tapnet.communicate(timeout=BOUND_S)
         assert tapnet.returncode == 0 and "Traceback" not in err
     finally:
         if tapnet.poll() is None:

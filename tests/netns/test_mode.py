@@ -16,10 +16,10 @@ from tapnet.monitor import client
 from tests.netns.exec_kit import Runner, daemon
 from tests.netns.lan_kit import Running, inside, lan, links, tapnet, within
 from tests.netns.support import sh, until_sync
+from tests.waiting import BOUND_S
 
 __all__ = ["lan", "tapnet"]  # fixtures
 
-SECONDS = 60
 PORT, FORWARDED = 5001, 5002
 ROUTER_SOLICITATION = 133
 
@@ -39,14 +39,13 @@ def address(guest: str) -> str:
 
 
 def leased(guest: str, start: str) -> None:
-    until_sync(lambda: address(guest).startswith(start), f"a lease of {start}", SECONDS)
+    until_sync(lambda: address(guest).startswith(start), f"a lease of {start}")
 
 
 def ping(guest: str, to: str) -> None:
     until_sync(
         lambda: " 0% packet loss" in sh(f"ip netns exec {guest} ping -c 1 -W 2 {to}", check=False),
         f"a ping to {to}",
-        SECONDS,
     )
 
 
@@ -55,8 +54,8 @@ def listening(name: str, where: tuple[str, int]) -> socket.socket:
 
 
 def connected(name: str, where: tuple[str, int]) -> socket.socket:
-    made = within(name, lambda: socket.create_connection(where, SECONDS))
-    made.settimeout(SECONDS)
+    made = within(name, lambda: socket.create_connection(where, BOUND_S))
+    made.settimeout(BOUND_S)
     return made
 
 
@@ -95,10 +94,10 @@ def test_swapped_under_a_guest(lan: str, guest: str, tapnet: Runner, model: str)
         back_guest = stack.enter_context(served.accept()[0])
         for one, other in ((out, out_host), (back, back_guest)):
             one.sendall(b"x")
-            other.settimeout(SECONDS)
+            other.settimeout(BOUND_S)
             assert other.recv(1) == b"x"
         index = links(guest)["eth0"]["ifindex"]
-        until_sync(lambda: "default" in sh(f"ip -n {guest} -6 route"), "a router of IPv6", SECONDS)
+        until_sync(lambda: "default" in sh(f"ip -n {guest} -6 route"), "a router of IPv6")
 
         said = running.ask("mode", "tap", "-i", running.name)
         assert said == "VLAN 0: tap: ifname=tap0 setup_script=\n"
@@ -107,9 +106,7 @@ def test_swapped_under_a_guest(lan: str, guest: str, tapnet: Runner, model: str)
         assert links(lan)["tap0"]["master"] == "br0"
         leased(guest, "192.168.77.")
         ping(guest, "192.168.77.1")
-        until_sync(
-            lambda: "default" not in sh(f"ip -n {guest} -6 route"), "the router has said goodbye", SECONDS
-        )
+        until_sync(lambda: "default" not in sh(f"ip -n {guest} -6 route"), "the router has said goodbye")
         assert links(guest)["eth0"]["ifindex"] == index, "the same interface"
         assert running.ask("mode", "tap", "-i", running.name) == said, "again is nothing"
 
@@ -140,14 +137,12 @@ def test_the_guest_asks_for_routers_of_its_new_network(lan: str, guest: str, tap
     )
     with Running(inside(lan, tapnet), "--mode", "user", *options) as running:
         leased(guest, "10.0.2.15")
-        until_sync(lambda: "default" in sh(f"ip -n {guest} -6 route"), "a router of IPv6", SECONDS)
-        until_sync(
-            lambda: settled(sh(f"ip -n {guest} -6 addr show eth0")), "the kernel's own question", SECONDS
-        )
+        until_sync(lambda: "default" in sh(f"ip -n {guest} -6 route"), "a router of IPv6")
+        until_sync(lambda: settled(sh(f"ip -n {guest} -6 addr show eth0")), "the kernel's own question")
         heard = within(lan, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x86DD)))
         with heard:
             heard.bind(("br0", 0x86DD))
-            heard.settimeout(SECONDS)
+            heard.settimeout(BOUND_S)
             running.monitor("mode", "tap")
             while (frame := heard.recv(2048))[20] != socket.IPPROTO_ICMPV6 or frame[
                 54
@@ -168,7 +163,7 @@ def test_what_fails_changes_nothing(lan: str, guest: str, tapnet: Runner) -> Non
             assert said == "Error: -net tap: br=br0: no such interface (ip link add br0 type bridge)\n"
             assert [name for name in links(lan) if name.startswith("tap")] == [], "nothing is left of it"
             out.sendall(b"x")
-            taken.settimeout(SECONDS)
+            taken.settimeout(BOUND_S)
             assert taken.recv(1) == b"x", "flows go on"
             assert links(guest)["eth0"]["operstate"] in ("UP", "UNKNOWN"), "the link has not blinked"
         for vlan, why in (("7", "there is no such VLAN"),):
@@ -229,7 +224,7 @@ def test_reload_keeps_what_a_monitor_chose(lan: str, guest: str, tapnet: Runner)
 
     told = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     told.bind(str(tapnet.home / "notify"))
-    told.settimeout(SECONDS)
+    told.settimeout(BOUND_S)
     runner = inside(lan, tapnet)
     runner.env["NOTIFY_SOCKET"] = str(tapnet.home / "notify")
 
@@ -301,7 +296,7 @@ def test_a_hundred_swaps_under_traffic(lan: str, guest: str, tapnet: Runner, tmp
     with Running(inside(lan, tapnet), "--mode", "user", *options) as running:
         for text in ("10.0.2.15/24", "192.168.77.15/24"):
             sh(f"ip -n {guest} addr add {text} dev eth0")
-        control = client.Connection(client.find(running.name), SECONDS)
+        control = client.Connection(client.find(running.name), BOUND_S)
         for mode in ("tap", "user"):  # what is made once, is
             assert control.ask(f"mode {mode}")[0]
         descriptors = Path(f"/proc/{running.process.pid}/fd")
@@ -310,7 +305,7 @@ def test_a_hundred_swaps_under_traffic(lan: str, guest: str, tapnet: Runner, tmp
             for number in range(100):
                 mode = ("tap", "user")[number % 2]
                 assert control.ask(f"mode {mode}")[0]
-                end = time.monotonic() + SECONDS
+                end = time.monotonic() + BOUND_S
                 while (got := answers()) != mode:
                     assert time.monotonic() < end, (number, mode, got)
                 assert answers() in (mode, ""), "nobody of the other side"

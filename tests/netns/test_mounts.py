@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import BOUND_S
+
 ROOT = Path(__file__).resolve().parents[2]
 
 PLAY = """
@@ -40,7 +42,7 @@ print(json.dumps(seen))
 def play(arrange: str, act: str = "") -> dict[str, object]:
     done = subprocess.run(
         [sys.executable, "-c", PLAY, arrange, act],
-        capture_output=True, text=True, timeout=30, cwd=ROOT,
+        capture_output=True, text=True, timeout=BOUND_S, cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     seen: dict[str, object] = json.loads(done.stdout)

@@ -15,6 +15,7 @@ import pytest
 
 from tests.netns.exec_kit import ROOT, UID, Runner, root_runner, user_runner
 from tests.netns.support import until_sync
+from tests.waiting import BOUND_S
 
 CARD = ("-net", "nic,model=direct")
 
@@ -33,10 +34,10 @@ def user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
             "/usr/sbin/nologin",
             "tapnet-test",
         ]
-        subprocess.run(words, check=True, timeout=60)
+        subprocess.run(words, check=True, timeout=BOUND_S)
     yield user_runner(tmp_path_factory.mktemp("user"))
     if made:
-        subprocess.run(["userdel", "tapnet-test"], check=True, timeout=60)
+        subprocess.run(["userdel", "tapnet-test"], check=True, timeout=BOUND_S)
 
 
 def share(runner: Runner) -> Path:
@@ -185,7 +186,7 @@ def test_the_state_of_a_killed_one_goes_with_the_next_start(tmp_path: Path, user
             until_sync((tmp_path / found[-1] / "smb.conf").exists, "its smb.conf")
             if number == 0:
                 tapnet.kill()
-                tapnet.wait(60)
+                tapnet.wait(BOUND_S)
                 assert os.listdir(tmp_path) == found
         assert sorted(os.listdir(tmp_path)) == sorted(found[1:])
     assert not os.listdir(tmp_path)

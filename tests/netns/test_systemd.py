@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from tests.guests import kit, vm
+from tests.waiting import BOUND_S
 
 ROOT = Path(__file__).resolve().parents[2]
 PROBE = Path(__file__).parent / "systemd" / "probe.py"
@@ -101,7 +102,9 @@ def test_another_python_is_taken_the_next_time(tmp_path: Path) -> None:
             f'case $1 in -m) test ! -e "$3" && mkdir -p "$3/bin" && echo {name} >"$3/bin/python";; *) echo {name};; esac\n'
         )
         python.chmod(0o755)
-        subprocess.run(["make", "-s", "installer", f"PYTHON={python}"], cwd=tmp_path, check=True, timeout=60)
+        subprocess.run(
+            ["make", "-s", "installer", f"PYTHON={python}"], cwd=tmp_path, check=True, timeout=BOUND_S
+        )
         assert made.read_text() == f"{name}\n"
 
 
@@ -112,7 +115,7 @@ def test_another_prefix_says_what_to_link() -> None:
         check=True,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=BOUND_S,
     )
     assert "systemctl link /opt/x/lib/systemd/system/tapnet@.service " in done.stdout
 

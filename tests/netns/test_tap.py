@@ -12,10 +12,9 @@ import pytest
 from tests.netns.exec_kit import Runner, daemon, user_runner
 from tests.netns.lan_kit import Running, inside, lan, links, namespace, tapnet
 from tests.netns.support import sh, until_sync
+from tests.waiting import BOUND_S
 
 __all__ = ["lan", "tapnet"]  # fixtures
-
-SECONDS = 60
 
 
 @pytest.mark.parametrize("model", ["ne2k_pci", "direct"])
@@ -49,7 +48,7 @@ def test_guest_is_on_the_lan(lan: str, tapnet: Runner, model: str) -> None:
 
         until_sync(fetched, "the guest's server")
         assert got == Path("/etc/hostname").read_text()
-        assert process.wait(SECONDS) == 0
+        assert process.wait(BOUND_S) == 0
     finally:
         process.kill()
     assert "tap0" not in links(lan), "what we made is gone"
@@ -109,7 +108,7 @@ def test_a_deleted_tap_does_not_stop_the_rest(lan: str, tapnet: Runner) -> None:
     try:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
         sh(f"ip -n {lan} link del tap0")
-        assert process.wait(60) == 0
+        assert process.wait(BOUND_S) == 0
     finally:
         process.kill()
 
@@ -138,7 +137,7 @@ def test_ready_fd_must_be_open_for_writing(tapnet: Runner) -> None:
         with open("/dev/null") as read_only:
             done = subprocess.run(
                 tapnet.argv("run", "-net", "user", "-net", "nic", f"--ready-fd={descriptor}"),
-                env=tapnet.env, stdin=read_only, capture_output=True, text=True, timeout=SECONDS,
+                env=tapnet.env, stdin=read_only, capture_output=True, text=True, timeout=BOUND_S,
             )  # fmt: skip
         assert (done.returncode, done.stderr) == (2, f"tapnet: --ready-fd={descriptor}: {why}\n")
 
@@ -198,7 +197,7 @@ def test_an_ordinary_users_namespace(tmp_path: Path) -> None:
 def test_namespaces_that_are_none(tapnet: Runner, netns: str, said: str) -> None:
     done = subprocess.run(
         tapnet.argv("run", "-net", f"nic,netns={netns}", "-net", "user"),
-        env=tapnet.env, capture_output=True, text=True, timeout=SECONDS,
+        env=tapnet.env, capture_output=True, text=True, timeout=BOUND_S,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"tapnet: -net nic: {said}\n"
@@ -209,7 +208,7 @@ def test_an_interface_that_is_there_is_not_taken(tapnet: Runner) -> None:
         sh(f"ip -n {name} link add eth0 type bridge")
         done = subprocess.run(
             tapnet.argv("run", "-net", f"nic,netns=/run/netns/{name}", "-net", "user"),
-            env=tapnet.env, capture_output=True, text=True, timeout=SECONDS,
+            env=tapnet.env, capture_output=True, text=True, timeout=BOUND_S,
         )  # fmt: skip
         assert done.returncode == 2
         assert "ifname=eth0" in done.stderr and "already" in done.stderr
@@ -221,7 +220,7 @@ def test_no_permission_for_a_roots_namespace(tmp_path: Path) -> None:
     with namespace("guest") as name:
         done = subprocess.run(
             user.argv("run", "-net", f"nic,netns=/run/netns/{name}", "-net", "user"),
-            env=user.env, capture_output=True, text=True, timeout=SECONDS,
+            env=user.env, capture_output=True, text=True, timeout=BOUND_S,
         )  # fmt: skip
         assert done.returncode == 2
         assert f"netns=/run/netns/{name}" in done.stderr and "not permitted" in done.stderr

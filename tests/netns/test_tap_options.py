@@ -19,11 +19,11 @@ from tapnet.config import TapNet
 from tests.netns.exec_kit import UID, Runner, user_runner
 from tests.netns.lan_kit import Running, inside, lan, links, tapnet, within
 from tests.netns.support import sh, until_sync
+from tests.waiting import BOUND_S
 
 __all__ = ["lan", "tapnet"]  # fixtures
 
 HELPER = "/usr/lib/qemu/qemu-bridge-helper"
-SECONDS = 60
 LEASE = "ip -4 addr show eth0 | grep 192.168.77."
 
 
@@ -48,7 +48,7 @@ def among_private_mounts(
     ]
     done = subprocess.run(
         ["ip", "netns", "exec", lan, "unshare", "-m", "sh", "-c", " && ".join(steps)],
-        env=who.env, capture_output=True, text=True, timeout=SECONDS, cwd=who.home,
+        env=who.env, capture_output=True, text=True, timeout=BOUND_S, cwd=who.home,
     )  # fmt: skip
     return f"{done.returncode} {done.stdout}{done.stderr}"
 
@@ -149,7 +149,7 @@ def test_a_descriptor_that_we_inherit(lan: str, tapnet: Runner, flags: int) -> N
         sh(f"ip -n {lan} link set given0 master br0 up")
         done = subprocess.run(
             tapnet.argv("exec", "-net", "nic,model=direct", "-net", f"tap,fd={fd}", "--", "sh", "-c", LEASE),
-            env=tapnet.env, capture_output=True, text=True, timeout=SECONDS, pass_fds=[fd],
+            env=tapnet.env, capture_output=True, text=True, timeout=BOUND_S, pass_fds=[fd],
         )  # fmt: skip
         assert done.returncode == 0 and "192.168.77." in done.stdout, done.stderr
         assert link(lan, "given0")["master"] == "br0", "it is somebody else's"
@@ -360,20 +360,20 @@ def pings(neighbour: str) -> bool:
 
 
 def says(running: Running, text: str) -> None:
-    until_sync(lambda: text in running.said(), f"{text} in {running.said()}", SECONDS)
+    until_sync(lambda: text in running.said(), f"{text} in {running.said()}")
 
 
 def test_a_deleted_tap_is_made_again(lan: str, neighbour: str, tapnet: Runner) -> None:
     with Running(inside(lan, tapnet), "-net", guest(lan), "-net", "tap,ifname=tap0,br=br0") as running:
         sh(f"ip -n {neighbour} addr add 192.168.77.9/24 dev eth0")
-        until_sync(lambda: pings(neighbour), "a ping", SECONDS)
+        until_sync(lambda: pings(neighbour), "a ping")
         mac = link(lan, "tap0")["address"]
         assert str(mac).startswith("fe:"), "not the bridge's own address"
         for _ in range(2):
             seen = {None, link(lan, "tap0")["ifindex"]}
             sh(f"ip -n {lan} link del tap0")
-            until_sync(lambda seen=seen: link(lan, "tap0").get("ifindex") not in seen, "tap0", SECONDS)
-            until_sync(lambda: pings(neighbour), "a ping", SECONDS)
+            until_sync(lambda seen=seen: link(lan, "tap0").get("ifindex") not in seen, "tap0")
+            until_sync(lambda: pings(neighbour), "a ping")
         assert (link(lan, "tap0")["master"], link(lan, "tap0")["address"]) == ("br0", mac)
         assert running.said().count("-net tap: tap0: the interface was deleted; trying again") == 2
         says(running, "-net tap: tap0: up again")
@@ -390,7 +390,7 @@ def test_anothers_tap_is_opened_again_when_it_is_there(lan: str, neighbour: str,
         says(running, "tap5: there is no such interface; trying again")
         assert not link(lan, "tap5"), "not ours to make"
         sh(f"ip -n {lan} tuntap add dev tap5 mode tap")
-        until_sync(lambda: pings(neighbour), "a ping", SECONDS)
+        until_sync(lambda: pings(neighbour), "a ping")
         assert running.stop() == 0
     assert link(lan, "tap5").get("master") is None
 
@@ -402,16 +402,15 @@ def test_bridge_gone_and_back(lan: str, neighbour: str, tapnet: Runner) -> None:
         sh(f"ip -n {lan} link del br1")
         says(running, "tap0: is no longer a member of br1, which is gone; trying again")
         _bridge(lan)
-        until_sync(lambda: link(lan, "tap0").get("master") == "br1", "a member again", SECONDS)
+        until_sync(lambda: link(lan, "tap0").get("master") == "br1", "a member again")
         until_sync(
             lambda: (
                 " 0% packet loss" in sh(f"ip netns exec {neighbour} ping -c 1 -W 1 192.168.78.1", check=False)
             ),
             "a ping",
-            SECONDS,
         )
         sh(f"ip -n {lan} link set tap0 nomaster")
-        until_sync(lambda: link(lan, "tap0").get("master") == "br1", "taken back", SECONDS)
+        until_sync(lambda: link(lan, "tap0").get("master") == "br1", "taken back")
 
 
 def _bridge(lan: str) -> None:
@@ -445,7 +444,7 @@ def test_nothing_is_left_after_sigkill(lan: str, neighbour: str, tapnet: Runner)
     options = ("-net", guest(lan), "-net", "tap,ifname=tap0,br=br0")
     with Running(inside(lan, tapnet), *options) as running:
         running.stop(9)
-    until_sync(lambda: not link(lan, "tap0") and "eth0" not in links(neighbour), "interfaces", SECONDS)
+    until_sync(lambda: not link(lan, "tap0") and "eth0" not in links(neighbour), "interfaces")
     with Running(inside(lan, tapnet), *options) as running:
         assert link(lan, "tap0")["master"] == "br0"
         assert running.stop() == 0

@@ -9,17 +9,17 @@ from pathlib import Path
 
 from tests.netns.exec_kit import root_runner
 from tests.netns.support import sh, until_sync
+from tests.waiting import BOUND_S
 
-SECONDS = 60.0
 # One end: say hello with a mark in it, hear the same, and where its mark was.
 TALK = """
 def talk(sock):
     import select, socket
-    sock.settimeout(30)
+    sock.settimeout(100)
     sock.sendall(b"hello")
     sock.send(b"!", socket.MSG_OOB)
     sock.sendall(b"world")
-    assert select.select([], [], [sock], 30)[2], "no urgent data"
+    assert select.select([], [], [sock], 100)[2], "no urgent data"
     mark = sock.recv(1, socket.MSG_OOB)
     got = b""
     while len(got) < 10:
@@ -48,8 +48,8 @@ def test_urgent_data_both_ways(tmp_path: Path) -> None:
             "print(talk(sock))'"
         )
         process = root_runner(tmp_path).popen(command, "-net", "nic,model=direct", "-net", "user")
-        out, said = process.communicate(timeout=SECONDS)
-        thread.join(SECONDS)
+        out, said = process.communicate(timeout=BOUND_S)
+        thread.join(BOUND_S)
         assert out.strip() == str((b"!", b"helloworld")), out + said
         assert heard == [(b"!", b"helloworld")]
 
@@ -77,7 +77,7 @@ def test_a_guests_keepalive_makes_the_hosts_socket_probe(tmp_path: Path) -> None
                     "the host probes, too",
                 )
                 sock.send(b"x")
-                assert process.communicate(timeout=SECONDS)[0].strip() == "b'x'"
+                assert process.communicate(timeout=BOUND_S)[0].strip() == "b'x'"
         finally:
             process.kill()
 
@@ -94,7 +94,7 @@ def test_a_guests_closed_udp_port_refuses_the_hosts_client(tmp_path: Path) -> No
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
             client.connect(("127.0.0.1", port))
-            client.settimeout(5)
+            client.settimeout(BOUND_S)
 
             def refused() -> bool:
                 try:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.netns.exec_kit import Runner, blob, root_runner, user_runner
+from tests.waiting import BOUND_S
 
 CARD = ("-net", "nic,model=direct")
 BIG = 40 << 20
@@ -40,7 +41,7 @@ def served(tapnet: Runner) -> Path:
     return tapnet.home / "srv"
 
 
-def in_guest(tapnet: Runner, script: str, *more: str, seconds: float = 120) -> list[str]:
+def in_guest(tapnet: Runner, script: str, *more: str, seconds: float = BOUND_S) -> list[str]:
     """Run a script in an own directory of the guest's; its lines."""
     done = tapnet.run(
         f"cd $(mktemp -d) && {{ {script}; }}; rm -rf $PWD",

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from tests.netns.exec_kit import root_runner
 from tests.netns.test_forward import ECHO, free_port, guest, line, talk
+from tests.waiting import BOUND_S
 
 ONE, TWO = "52:54:00:00:00:01", "52:54:00:00:00:02"
-SECONDS = 60.0
 ASK = """
 import socket, sys
 s = socket.socket()
@@ -34,7 +34,7 @@ def test_two_guests_by_hub_and_by_wire(tmp_path: Path) -> None:
 
     def serve() -> None:
         """Answer only when both have come."""
-        http.settimeout(SECONDS)
+        http.settimeout(BOUND_S)
         for _ in range(2):
             client, _ = http.accept()
             both.append((client, client.recv(100)))
@@ -74,7 +74,7 @@ def test_two_guests_by_hub_and_by_wire(tmp_path: Path) -> None:
     ):
         assert [line(first), line(second)] == ["hello one", "hello two"], "the same source port on both"
         assert [line(first), line(second)] == ["ready", "ready"]
-        thread.join(SECONDS)
+        thread.join(BOUND_S)
         for port, name in zip(ports, (b"one", b"two", b"one", b"two"), strict=True):
-            sock = socket.create_connection(("127.0.0.1", port), SECONDS)
+            sock = socket.create_connection(("127.0.0.1", port), BOUND_S)
             assert talk(sock, b"x") == b"x1 at %s, from 10.0.2.2" % name

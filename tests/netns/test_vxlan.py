@@ -16,8 +16,7 @@ from tests.netns.exec_kit import ROOT, Runner, daemon
 from tests.netns.lan_kit import Running, inside, links, namespace
 from tests.netns.lan_kit import tapnet as tapnet
 from tests.netns.support import sh, until_sync
-
-SECONDS = 60
+from tests.waiting import BOUND_S
 
 
 class Hosts:
@@ -50,7 +49,7 @@ class Hosts:
 
     def guest(self, number: int, command: str) -> str:
         """In guest ``number``."""
-        return sh(f"ip netns exec {self.guests[number - 1]} {command}", timeout=SECONDS)
+        return sh(f"ip netns exec {self.guests[number - 1]} {command}", timeout=BOUND_S)
 
     def serve(self) -> None:
         """Guest 1 is 192.168.99.1 and gives leases, with the segment's MTU."""
@@ -157,7 +156,7 @@ def test_what_is_deleted_is_made_again_and_what_was_killed_is_cleaned_up(hosts: 
     assert "a process that is dead left" in second.said()
     third = subprocess.run(
         inside(host, hosts.tapnet).argv("run", "-net", "nic", "-net", "vxlan,id=42,remote=10.66.0.3"),
-        env=hosts.tapnet.env, capture_output=True, text=True, timeout=SECONDS,
+        env=hosts.tapnet.env, capture_output=True, text=True, timeout=BOUND_S,
     )  # fmt: skip
     assert third.returncode == 2
     assert "vni=42: there is a vxlan42 already; join its bridge: -net tap,br=" in third.stderr
@@ -180,7 +179,7 @@ def test_mistakes_are_one_line_and_leave_nothing(tapnet: Runner) -> None:
         for option, said in MISTAKES:
             done = subprocess.run(
                 inside(host, tapnet).argv("run", "-net", "nic", "-net", f"vxlan,{option}"),
-                env=tapnet.env, capture_output=True, text=True, timeout=SECONDS,
+                env=tapnet.env, capture_output=True, text=True, timeout=BOUND_S,
             )  # fmt: skip
             assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
             assert said in done.stderr

@@ -1,4 +1,4 @@
-"""libslirp as an oracle: QEMU 7.2 with no machine at all, its ``user`` backend and a socket on one hub; our own stack; and
+"""libslirp as an oracle: QEMU with no machine at all, its ``user`` backend and a socket on one hub; our own stack; and
 what their frames say, as fields that can be compared."""
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from slirp import formats, wire
 from slirp.config import Config
 from slirp.hostio import AsyncHost
 from slirp.stack import Stack
+from tests.waiting import BOUND_S
 
-DEADLINE = 30.0
 LENGTH = struct.Struct("!I")
 
 
@@ -42,7 +42,7 @@ class Oracle:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
         )
-        end = time.monotonic() + DEADLINE
+        end = time.monotonic() + BOUND_S
         while True:
             try:
                 self.sock = socket.create_connection(("127.0.0.1", port), 1)
@@ -55,7 +55,7 @@ class Oracle:
         for frame in frames:
             self.sock.sendall(LENGTH.pack(len(frame)) + frame)
         got: list[bytes] = []
-        self.sock.settimeout(DEADLINE)
+        self.sock.settimeout(BOUND_S)
         while len(got) < count:
             self.buffer += self.sock.recv(65536)
             while len(self.buffer) >= 4:
@@ -90,7 +90,7 @@ class Ours:
             self.stack.input(frame, b"", time.monotonic_ns())
 
         async def wait() -> None:
-            end = time.monotonic() + DEADLINE
+            end = time.monotonic() + BOUND_S
             while len(self.got) < count:
                 assert time.monotonic() < end, f"{len(self.got)} answers of {count}"
                 await asyncio.sleep(0.001)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 import time
 
-PATIENCE = 60.0  # seconds until an answer that does not come is an error
+from tests.waiting import BOUND_S
 
 
 class Refused(Exception):
@@ -21,7 +21,7 @@ class QtestClient:
 
     def __init__(self, connected: socket.socket) -> None:
         self.socket = connected
-        self.socket.settimeout(PATIENCE)
+        self.socket.settimeout(BOUND_S)
         self.levels: dict[int, bool] = {}
         self.messages: list[str] = []
         self._text = b""
@@ -29,7 +29,7 @@ class QtestClient:
     @classmethod
     def unix(cls, path: str) -> QtestClient:
         """Connect to a server that may still be starting."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + BOUND_S
         while True:
             connected = socket.socket(socket.AF_UNIX)
             try:
@@ -114,10 +114,10 @@ class QtestClient:
 
     def wait(self, condition, what: str):
         """Poll until ``condition()`` is true; gives what it gave."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + BOUND_S
         while not (value := condition()):
             if time.monotonic() > deadline:
-                raise AssertionError(f"waited {PATIENCE} s for {what}")
+                raise AssertionError(f"waited {BOUND_S} s for {what}")
         return value
 
     # ---- PCI -----------------------------------------------------------------------------------------------

@@ -17,9 +17,11 @@ from typing import Any
 import dpkt
 
 from slirp import wire
-from tests.oracle.libslirp import DEADLINE, Oracle, Ours
+from tests.oracle.libslirp import Oracle, Ours
+from tests.oracle.listed import judge
 from tests.slirp.fakes import GUEST_MAC, HOST_MAC, ping
 from tests.slirp.netsim import ACK, FIN, PSH, RST, SYN, Segment, make_frame
+from tests.waiting import BOUND_S
 
 FENCE = b"fence"
 URG = 32
@@ -42,11 +44,11 @@ class World:
     def __init__(self, tftp: Path) -> None:
         self.tftp = tftp
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=50)
-        self.listener.settimeout(DEADLINE)
+        self.listener.settimeout(BOUND_S)
         self.port = self.listener.getsockname()[1]
         self.udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.udp.bind(("0.0.0.0", 0))
-        self.udp.settimeout(DEADLINE)
+        self.udp.settimeout(BOUND_S)
         self.udp_port = self.udp.getsockname()[1]
         self.dns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.dns.bind((RESOLVER, 53))
@@ -72,7 +74,7 @@ class World:
 
     def accept(self) -> socket.socket:
         sock, _ = self.listener.accept()
-        sock.settimeout(DEADLINE)
+        sock.settimeout(BOUND_S)
         return sock
 
     def close(self) -> None:
@@ -96,7 +98,7 @@ class Side:
         brings. Repetitions and housekeeping (ARP) aside."""
         got: list[bytes] = []
         todo = list(frames)
-        end = time.monotonic() + DEADLINE
+        end = time.monotonic() + BOUND_S
         while True:
             want = 1 if not todo or not count else count
             if todo or len(got) < count or (until is not None and not until(got)):
@@ -243,4 +245,4 @@ def compare(talk: Talk, world: World, sides: tuple[Side, Side]) -> None:
     theirs, ours = (talk.play(side, world) for side in sides)
     keys = theirs.keys() | ours.keys()
     different = {key: (theirs.get(key), ours.get(key)) for key in keys if theirs.get(key) != ours.get(key)}
-    assert different.keys() == talk.accepted.keys(), f"libslirp, ours: {different}"
+    judge(different, talk.accepted)

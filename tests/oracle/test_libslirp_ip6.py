@@ -14,10 +14,11 @@ from slirp import wire, wire6
 from slirp.config import Config
 from slirp.config6 import Config6
 from tests.oracle.libslirp import Oracle, Ours
-from tests.oracle.talks import DEADLINE, FENCE, Side, Talk, Transcript, World, compare, is_fence
+from tests.oracle.talks import FENCE, Side, Talk, Transcript, World, compare, is_fence
 from tests.slirp.fakes import arp, ping
 from tests.slirp.fakes6 import DNS, GUEST, LINK, LOCAL, ROUTER, icmp6, ip6, ns, ping6, rs, udp6
 from tests.slirp.netsim import ACK, RST, SYN, Segment, make_frame
+from tests.waiting import BOUND_S
 
 pytestmark = [
     pytest.mark.root,
@@ -147,7 +148,7 @@ def hop_limit_1(side: Side, world: World) -> Transcript:
 
 def udp_echo(side: Side, world: World) -> Transcript:
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(DEADLINE)
+        sock.settimeout(BOUND_S)
         sock.bind(("::1", 0))
         port = sock.getsockname()[1]
         ask(side, udp6(ROUTER, port, b"hello"))
@@ -173,7 +174,7 @@ def tcp(side: Side, world: World) -> Transcript:
     guest, router_ip = wire.ip_bytes(GUEST), wire.ip_bytes(ROUTER)
     found: Transcript = {}
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as listener:
-        listener.settimeout(DEADLINE)
+        listener.settimeout(BOUND_S)
         port = listener.getsockname()[1]
         sport = next(Side.ports)
 

@@ -14,7 +14,6 @@ import dpkt
 import pytest
 
 from slirp import wire
-from tests.oracle.libslirp import DEADLINE
 from tests.oracle.talks import (
     FENCE,
     GATEWAY,
@@ -38,6 +37,7 @@ from tests.oracle.talks import (
 from tests.slirp.fakes import GUEST_MAC, HOST_MAC, arp, icmp, ip4, ping, udp, udp_body
 from tests.slirp.netsim import ACK, FIN, PSH, RST, SYN, Segment, make_frame
 from tests.slirp.test_dns import question
+from tests.waiting import BOUND_S
 
 pytestmark = [
     pytest.mark.root,
@@ -195,7 +195,7 @@ def tcp_urgent(side: Side, world: World) -> Transcript:
     tcp = Tcp(side, world.port)
     with world.accept() as sock:
         tcp.talk(ACK | URG, b"ab!cd", urgent=3, until=lambda got: any(seg.ack == 5006 for seg in got))
-        end = time.monotonic() + DEADLINE
+        end = time.monotonic() + BOUND_S
         mark: bytes | str = ""
         while time.monotonic() < end and not mark:
             try:
@@ -219,11 +219,11 @@ def tcp_syn_in_a_connection(side: Side, world: World) -> Transcript:
 def tcp_to_the_world(side: Side, world: World) -> Transcript:
     """To an address of the world, not ours."""
     with socket.create_server((WORLD, 0)) as listener:
-        listener.settimeout(DEADLINE)
+        listener.settimeout(BOUND_S)
         tcp = Tcp(side, listener.getsockname()[1], dst=wire.ip_bytes(WORLD))
         sock, _ = listener.accept()
         with sock:
-            sock.settimeout(DEADLINE)
+            sock.settimeout(BOUND_S)
             tcp.say(b"hello")
             found = {
                 "flags": tcp.syn_ack.flags,
@@ -446,7 +446,7 @@ def dns(side: Side, world: World) -> Transcript:
 def forward_tcp(side: Side, world: World) -> Transcript:
     """A client of the host's, and a guest that answers, hears and is heard."""
     with socket.socket() as client:
-        client.settimeout(DEADLINE)
+        client.settimeout(BOUND_S)
         client.setblocking(False)
         client.connect_ex(("127.0.0.1", side.forward))
         syns = [
@@ -463,7 +463,7 @@ def forward_tcp(side: Side, world: World) -> Transcript:
         ack = (syn.seq + 1) & 0xFFFFFFFF
         give(SYN | ACK, 9000, until=lambda got: any(f[23] == 6 and f[47] & ACK for f in got))
         client.setblocking(True)
-        client.settimeout(DEADLINE)
+        client.settimeout(BOUND_S)
         give(ACK | PSH, 9001, b"welcome", until=lambda got: any(f[23] == 6 for f in got))
         heard = received(client, 7)
         client.sendall(b"thanks")
@@ -490,7 +490,7 @@ def forward_tcp(side: Side, world: World) -> Transcript:
 
 def forward_udp(side: Side, world: World) -> Transcript:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-        client.settimeout(DEADLINE)
+        client.settimeout(BOUND_S)
         client.bind(("127.0.0.1", 0))
         client.sendto(b"hello", ("127.0.0.1", side.udp_forward))
         (got,) = side.hear(count=1)

@@ -352,13 +352,13 @@ class FakeHost:
 
     def listen(self, local: Address | str, events: Any) -> FakeListener:
         if local in self.listeners and not self.listeners[local].closed:
-            raise OSError(errno.EADDRINUSE, "in use")
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
         self.listeners[local] = FakeListener(local, events)
         return self.listeners[local]
 
     def listen_udp(self, local: Address, events: Any) -> FakeUdpListener:
         if local in self.udp_listeners and not self.udp_listeners[local].closed:
-            raise OSError(errno.EADDRINUSE, "in use")
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
         self.udp_listeners[local] = FakeUdpListener(local, events)
         return self.udp_listeners[local]
 
@@ -488,7 +488,9 @@ def read(frame: bytes, vnet: bytes = b"") -> Ip:
     assert frame[12:14] == wire.TYPE_IPV4
     first, tos, length, ident, flags, ttl, protocol, _, src, dst = wire.IPV4.unpack_from(frame, 14)
     assert first == 0x45
-    assert length == len(frame) - 14
+    end = 14 + length
+    assert len(frame) == end or (len(frame) == 60 and not any(frame[end:])), "neither exact nor padded"
+    frame = frame[:end]
     assert checksum.good(frame[14:34])
     body = frame[34:]
     if not flags & 0x3FFF:

@@ -522,3 +522,34 @@ def test_any_bytes_are_counted_never_raised(data: bytes, cut: int) -> None:
     good = query(DISCOVER, {55: b"\x01\x03", 61: b"\x01abc"})[42:]
     for payload in (data, good[: 240 + cut], good[:240] + data, good[:28] + data):
         net.put(udp(EVERYBODY, 67, payload, src="0.0.0.0", sport=68, to=BROADCAST))
+
+
+@pytest.mark.parametrize("code", [50, 51, 54, 57])
+@pytest.mark.parametrize("size", [0, 1, 5, 8])
+def test_a_wrong_hint_is_ignored_and_the_request_answered(net: Net, code: int, size: int) -> None:
+    offer = ask(net, DISCOVER, {code: bytes(size)})
+    assert (offer.kind, offer.yiaddr) == (OFFER, "10.0.2.15")
+    assert int.from_bytes(offer.options[51], "big") == 86400
+    wanted = {} if code == 50 else {50: wire.ip_bytes("10.0.2.15")}
+    ack = ask(net, REQUEST, {**wanted, code: bytes(size)})
+    assert (ack.kind, ack.yiaddr) == (ACK, "10.0.2.15")
+    assert net.count("dhcp_option_ignored") == 2
+    assert net.count("dhcp_malformed") == 0
+
+
+def test_a_request_whose_address_makes_no_sense_is_told_so(net: Net) -> None:
+    assert ask(net, REQUEST, {50: b"ab"}).kind == NAK
+
+
+@pytest.mark.parametrize("asked", [60, 100, 7200, 0xFFFFFFFF])
+@pytest.mark.parametrize("vendor", [b"udhcp 1.35.0", b"MSFT 5.0"])
+@pytest.mark.parametrize("seconds", [120, 3600, 0xFFFFFFFF])
+def test_a_lease_time_that_was_given_is_what_everybody_gets(asked: int, vendor: bytes, seconds: int) -> None:
+    net = Net(Config(lease_time=seconds, lease_given=True, renew_time=30), known=False)
+    options = {51: asked.to_bytes(4, "big"), 60: vendor}
+    for reply in (
+        ask(net, DISCOVER, options),
+        ask(net, REQUEST, {**options, 50: wire.ip_bytes("10.0.2.15")}),
+        ask(net, REQUEST, options, ciaddr="10.0.2.15", src="10.0.2.15"),
+    ):
+        assert int.from_bytes(reply.options[51], "big") == seconds

@@ -234,3 +234,9 @@ def test_every_change_is_told() -> None:
     assert not told, "an offer is nothing to keep"
     lease(net)
     assert len(told) == 1
+
+
+def test_the_file_field_and_option_67_say_the_same() -> None:
+    net = made(bootfile="pxelinux.0", dhcp_options=((67, b"other.0"),))
+    offer = ask(net, DISCOVER, {55: b"\x43"})
+    assert offer.options[67] == offer.file.rstrip(b"\0") == b"other.0"

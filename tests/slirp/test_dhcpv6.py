@@ -350,19 +350,46 @@ def test_information_with_an_identity_is_refused(net: Net6) -> None:
     [
         b"",
         b"\1\2\3",
-        b"\1\2\3\4\0\1",
-        b"\1\2\3\4\0\1\0\5abc",
-        b"\1\2\3\4" + option(dw.CLIENT_ID, b"x"),
-        b"\1\2\3\4" + option(dw.CLIENT_ID, b"x" * 131),
-        b"\1\2\3\4" + option(dw.IA_NA, b"1234"),
-        b"\1\2\3\4" + option(dw.IA_NA, b"1" * 12 + option(dw.IA_ADDRESS, b"short")),
-        b"\1\2\3\4" + option(dw.ORO, b"x"),
-        b"\1\2\3\4" + option(99, b"") * 65,
     ],
 )
 def test_malformed(net: Net6, message: bytes) -> None:
     assert net.ask6(udp6("ff02::1:2", 547, message, src=LOCAL, sport=546)) == []
     assert net.count("dhcp6_malformed") == 1
+
+
+BROKEN = [
+    b"\0\1",
+    b"\0\x27\0\5abc",
+    option(dw.CLIENT_ID, b"x"),
+    option(dw.CLIENT_ID, b"x" * 131),
+    option(dw.CLIENT_ID, b"another"),
+    option(dw.SERVER_ID, b""),
+    option(dw.IA_NA, b"1234"),
+    option(dw.IA_TA, b"12"),
+    option(dw.IA_NA, b"1" * 12 + option(dw.IA_ADDRESS, b"short")),
+    option(dw.IA_NA, b"1" * 12 + b"\0\5\0\x18"),
+    option(dw.ORO, b"x"),
+    option(99, b"") * 65,
+]
+
+
+@pytest.mark.parametrize("bad", BROKEN)
+def test_a_wrong_hint_is_ignored_and_the_message_answered(net: Net6, bad: bytes) -> None:
+    message = bytes((dw.SOLICIT,)) + XID + option(dw.CLIENT_ID, DUID) + ia() + bad
+    (answer,) = net.ask6(udp6("ff02::1:2", 547, message, src=LOCAL, sport=546))
+    options = dw.options(answer.payload, 4, len(answer.payload))
+    assert dict(options)[dw.CLIENT_ID] == DUID
+    given = [value for code, value in options if code == dw.IA_NA]
+    assert given[0][12:14] == dw.IA_ADDRESS.to_bytes(2, "big")
+    assert net.count("dhcp6_option_ignored") == 1
+
+
+@pytest.mark.parametrize("bad", [b"", b"x", b"x" * 131])
+def test_without_an_identifier_there_is_no_answer(net: Net6, bad: bytes) -> None:
+    message = bytes((dw.SOLICIT,)) + XID + option(dw.CLIENT_ID, bad) + ia()
+    assert net.ask6(udp6("ff02::1:2", 547, message, src=LOCAL, sport=546)) == []
+    message = bytes((dw.INFORMATION,)) + XID + option(dw.CLIENT_ID, bad)
+    assert len(net.ask6(udp6("ff02::1:2", 547, message, src=LOCAL, sport=546))) == 1
 
 
 def test_a_group_is_asked_from_a_link_local_address_only(net: Net6) -> None:

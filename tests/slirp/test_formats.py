@@ -76,14 +76,46 @@ def test_bootp_has_no_kind_and_no_cookie() -> None:
         message(b"\x35\x02\x01"),
         message(b"\x35\x02\x01\x01\xff"),
         message(b"\x35\x00\xff"),
-        message(b"\x32\x03\x01\x02\x03\xff"),
-        message(b"\x39\x01\x01\xff"),
-        message(b"\x34\x01\x01\xff", file=b"\x0c\xff" + b"x" * 126),
     ],
 )
 def test_malformed_raises_value_error(data: bytes) -> None:
     with pytest.raises(ValueError):
         formats.parse_dhcp(data)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        *(b"\x32" + bytes((size,)) + bytes(size) for size in (0, 2, 3, 5, 8)),
+        *(b"\x33" + bytes((size,)) + bytes(size) for size in (0, 2, 5)),
+        *(b"\x36" + bytes((size,)) + bytes(size) for size in (0, 3, 8)),
+        *(b"\x39" + bytes((size,)) + bytes(size) for size in (0, 1, 3)),
+        *(b"\x34" + bytes((size,)) + bytes(size) for size in (0, 2)),
+        b"\x35\x01\x03",
+        b"\x35\x00",
+        b"\x35\x02\x03\x03",
+        b"\x3d\x00",
+        b"\x0c\xffshort",
+        b"\x0c",
+    ],
+)
+def test_a_wrong_hint_is_ignored_and_counted(bad: bytes) -> None:
+    for area in (b"\x35\x01\x01" + bad, b"\x35\x01\x01\x34\x01\x01\xff"):
+        found = formats.parse_dhcp(message(area, file=bad.ljust(128, b"\xff") if area[3] == 0x34 else b""))
+        assert (found.kind, found.ignored) == (1, 1)
+        assert not {50, 51, 54, 57, 61} & set(found.options)
+
+
+def test_the_first_of_the_right_length_counts() -> None:
+    found = formats.parse_dhcp(message(b"\x35\x01\x03\x32\x02ab\x32\x04abcd\x32\x04efgh\x35\x01\x01\xff"))
+    assert (found.kind, found.options[50], found.ignored) == (3, b"abcd", 3)
+
+
+def test_boot_strings_end_in_a_pad_byte_that_is_no_part_of_them() -> None:
+    items = [(66, b"name"), (67, b"file"), (12, b"host")]
+    assert formats.pack_options(items, 300, True, True)[0] == b"\x42\x04name\0\x43\x04file\0\x0c\x04host\xff"
+    main, file, _, lost = formats.pack_options(items, 17, True, True)
+    assert (main, file, lost) == (b"\x42\x04name\0\x0c\x04host\x34\x01\x01\xff", b"\x43\x04file\0\xff", 0)
 
 
 def test_infiniband_with_client_id() -> None:

@@ -17,8 +17,8 @@ import pytest
 from slirp.host import NO_FRAGMENT, Echo, EchoSocket, IcmpError, UdpSocket
 from slirp.hostecho import HostEcho, RawEcho
 from slirp.hostio import AsyncHost
+from tests.waiting import BOUND_S, until_async
 
-DEADLINE = 30.0
 CLONE_NEWNET = 0x40000000
 
 
@@ -50,13 +50,7 @@ class Rig:
         return sock
 
     def until(self, condition: Callable[[], object]) -> None:
-        async def wait() -> None:
-            end = self.loop.time() + DEADLINE
-            while not condition():
-                assert self.loop.time() < end, "condition not met in time"
-                await asyncio.sleep(0.001)
-
-        self.loop.run_until_complete(wait())
+        self.loop.run_until_complete(until_async(condition, "condition", pause=0.001))
 
     def close(self) -> None:
         for sock in self.socks:
@@ -74,7 +68,7 @@ def in_a_namespace(scene: str, *words: str) -> None:
         f"from tests.slirp import test_hostecho as t; t.{scene}(*sys.argv[1:])"
     )
     done = subprocess.run(
-        ["unshare", "-n", sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=90
+        ["unshare", "-n", sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=BOUND_S
     )
     assert done.returncode == 0, done.stderr
 
@@ -218,7 +212,7 @@ def refusal_scene(family: str, way: str) -> None:
     rig = Rig()
     with socket.socket(kind, socket.SOCK_DGRAM) as remote:
         remote.bind((where, 0))
-        remote.settimeout(DEADLINE)
+        remote.settimeout(BOUND_S)
         address = (where, remote.getsockname()[1])
         if way == "flow":
             sock = rig.udp(int(family))

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from slirp.hostfiles import HostDirectory
-
-DEADLINE = 60.0
+from tests.waiting import BOUND_S
 
 
 class Events:
@@ -46,7 +45,7 @@ class Bench:
 
     def next(self) -> tuple[str, object]:
         """The next event."""
-        self.waiting.get(timeout=DEADLINE)()
+        self.waiting.get(timeout=BOUND_S)()
         return self.events.log.pop(0)
 
     def get(self, *parts: bytes) -> tuple[str, object]:
@@ -126,7 +125,7 @@ def test_a_race_between_directory_and_link_gives_nothing_away(bench: Bench) -> N
         found = {bench.get(b"swap", b"secret") for _ in range(500)}
     finally:
         stop.set()
-        thread.join(DEADLINE)
+        thread.join(BOUND_S)
     assert ("read", b"secret") not in found
     assert {what for what, _ in found} <= {"read", "failed"}
 
@@ -189,7 +188,7 @@ def test_no_event_after_close_and_no_descriptor_left(bench: Bench) -> None:
     file = bench.directory.open([b"f"], bench.events)
     file.close()
     file.close()
-    bench.waiting.get(timeout=DEADLINE)()
+    bench.waiting.get(timeout=BOUND_S)()
     assert bench.events.log == []
     bench.directory.close()
     assert len(os.listdir("/proc/self/fd")) == before - 1

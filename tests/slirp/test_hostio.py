@@ -24,8 +24,8 @@ from slirp.hostio import AsyncHost, is_local, parse_resolv_conf
 from slirp.hosttcp import HostTcp
 from slirp.hostudp import HostUdp
 from tapnet.monitor.guard import claim
+from tests.waiting import BOUND_S, until_async
 
-DEADLINE = 60.0
 IP_RECVTTL = 12
 
 
@@ -42,14 +42,7 @@ class Bench:
 
     def until(self, condition: Callable[[], object]) -> None:
         """Run the loop until ``condition()`` is true; bounded."""
-
-        async def wait() -> None:
-            end = self.loop.time() + DEADLINE
-            while not condition():
-                assert self.loop.time() < end, "condition not met in time"
-                await asyncio.sleep(0.001)
-
-        self.loop.run_until_complete(wait())
+        self.loop.run_until_complete(until_async(condition, "condition", pause=0.001))
 
     def settle(self) -> None:
         """Let everything that is ready happen."""
@@ -133,7 +126,7 @@ def server() -> Iterator[socket.socket]:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         sock.listen(64)
-        sock.settimeout(DEADLINE)
+        sock.settimeout(BOUND_S)
         yield sock
 
 
@@ -142,7 +135,7 @@ def echo() -> Iterator[socket.socket]:
     """A bound UDP socket."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
-        sock.settimeout(DEADLINE)
+        sock.settimeout(BOUND_S)
         yield sock
 
 
@@ -153,7 +146,7 @@ def connect(bench: Bench, server: socket.socket, read: bool = True) -> tuple[Tcp
     assert events.log == []  # never from inside the call
     bench.until(lambda: events.log)
     peer, _ = server.accept()
-    peer.settimeout(DEADLINE)
+    peer.settimeout(BOUND_S)
     assert events.log == ["connected"]
     return events, events.sock, peer
 
@@ -420,7 +413,7 @@ def test_ttl(bench: Bench, echo: socket.socket) -> None:
 def test_ipv6(bench: Bench) -> None:
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as peer:
         peer.bind(("::1", 0))
-        peer.settimeout(DEADLINE)
+        peer.settimeout(BOUND_S)
         events, sock = udp(bench, 6)
         assert sock.sendto(b"x", peer.getsockname()[:2], 9) == 0
         _, address = peer.recvfrom(10)

@@ -14,7 +14,8 @@ import pytest
 import uvloop
 
 from slirp.hosttcp import HostAccepted
-from tests.slirp.test_hostio import DEADLINE, Bench, Tcp
+from tests.slirp.test_hostio import Bench, Tcp
+from tests.waiting import BOUND_S
 
 LOOPBACK = ("127.0.0.1", 0)
 
@@ -62,7 +63,7 @@ def listening(bench: Bench, local: Any = LOOPBACK) -> Listen:
 
 
 def connected(bench: Bench, events: Listen) -> tuple[socket.socket, HostAccepted]:
-    client = socket.create_connection(events.listener.address, DEADLINE)
+    client = socket.create_connection(events.listener.address, BOUND_S)
     bench.until(lambda: events.clients)
     return client, events.clients.pop()
 
@@ -119,7 +120,7 @@ def test_refusing_a_client_is_a_reset(bench: Bench) -> None:
 def test_a_paused_listener_reports_nothing(bench: Bench) -> None:
     events = listening(bench)
     events.listener.watch(False)
-    with socket.create_connection(events.listener.address, DEADLINE):
+    with socket.create_connection(events.listener.address, BOUND_S):
         bench.settle()
         assert not events.clients
         events.listener.watch(True)
@@ -131,8 +132,8 @@ def test_a_paused_listener_reports_nothing(bench: Bench) -> None:
 def test_without_a_descriptor_to_spare_a_client_is_turned_away(bench: Bench) -> None:
     events = listening(bench)
     bench.host._last = 0
-    with socket.create_connection(events.listener.address, DEADLINE) as client:
-        client.settimeout(DEADLINE)
+    with socket.create_connection(events.listener.address, BOUND_S) as client:
+        client.settimeout(BOUND_S)
         bench.settle()
         assert client.recv(1) == b""
     assert not events.clients
@@ -197,7 +198,7 @@ def test_udp_answers_from_the_address_that_was_asked(bench: Bench) -> None:
     events.sock = bench.host.listen_udp(("0.0.0.0", 0), events)
     port = events.sock.address[1]
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-        client.settimeout(DEADLINE)
+        client.settimeout(BOUND_S)
         client.bind(("127.0.0.1", 0))
         client.sendto(b"query", ("127.0.0.7", port))
         bench.until(lambda: events.got)

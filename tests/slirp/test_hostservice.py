@@ -16,8 +16,7 @@ import pytest
 from slirp import hostservice
 from slirp.host import Service
 from slirp.hostio import AsyncHost
-
-SECONDS = 30.0
+from tests.waiting import until_async as until
 
 
 class Events:
@@ -51,13 +50,6 @@ class Events:
 
     def host_writable(self, now: int) -> None:
         """Not watched."""
-
-
-async def until(condition: Callable[[], Any], what: str) -> None:
-    end = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < end, f"timed out: {what}"
-        await asyncio.sleep(0.005)
 
 
 def play(scene: Callable[[AsyncHost], Awaitable[Any]]) -> Any:

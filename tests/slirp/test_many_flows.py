@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.waiting import BOUND_S
+
 FLOWS = 10_000
 BUDGET = 512 << 20  # bytes of resident memory, the interpreter and the guest's frames included
 SERVER = """
@@ -109,7 +111,7 @@ def scene(port: int) -> None:
 
     def until(condition: object, what: str) -> None:
         async def wait() -> None:
-            end = time.monotonic() + 120
+            end = time.monotonic() + BOUND_S
             while not condition():  # type: ignore[operator]
                 assert time.monotonic() < end, what
                 await asyncio.sleep(0.001)

@@ -18,8 +18,7 @@ from tapnet.config import Config
 from tapnet.monitor.hmp import Hmp, Reply
 from tapnet.monitor.table import settled
 from tapnet.prepare import Prepared, prepare
-
-PATIENCE = 60.0
+from tests.waiting import BOUND_S, until_async
 
 
 @contextlib.asynccontextmanager
@@ -100,10 +99,7 @@ class Peer:
 
 async def until(condition: Callable[[], object], what: str = "") -> None:
     """Wait for a condition with a bound."""
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, f"timed out: {what}"
-        await asyncio.sleep(0.002)
+    await until_async(condition, what, pause=0.002)
 
 
 def play(
@@ -112,7 +108,7 @@ def play(
     """Run a scene with a bound."""
 
     async def bounded() -> None:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(BOUND_S):
             await scene()
 
     with asyncio.Runner(loop_factory=factory) as runner:

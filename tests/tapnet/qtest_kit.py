@@ -15,8 +15,8 @@ from tapnet.guest.board import Board
 from tapnet.guest.qtest import RegisterBus, Session, SocketChannel
 from tapnet.hub import Hub
 from tapnet.port import Port
+from tests.waiting import BOUND_S, until_async
 
-PATIENCE = 60
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 MAC = bytes.fromhex("525400123456")
 IO = 0xC000
@@ -26,7 +26,7 @@ def play(loop, scene):
     """Run the coroutine function ``scene`` on a loop of that kind, with a bound."""
 
     async def bounded():
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(BOUND_S):
             return await scene()
 
     with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
@@ -92,7 +92,7 @@ class Client:
     async def line(self):
         """The next line; None at the end."""
         while b"\n" not in self._text:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(BOUND_S):
                 data = await self.loop.sock_recv(self.socket, 1 << 16)
             if not data:
                 return None
@@ -145,6 +145,4 @@ async def rig(model="ne2k_pci", **options):
 
 async def until(condition):
     """Turn the loop until ``condition()``."""
-    async with asyncio.timeout(PATIENCE):
-        while not condition():
-            await asyncio.sleep(0)
+    await until_async(condition, "a condition", pause=0)

@@ -14,6 +14,7 @@ from tapnet.config import DumpNet
 from tapnet.offload import GSO_TCPV4, TUN_F_ALL
 from tests.tapnet.hub_kit import Endpoint as Card
 from tests.tapnet.wire_kit import Room, frame, play, until
+from tests.waiting import BOUND_S
 
 TIME = 1_700_000_000_123_456_789
 
@@ -58,7 +59,7 @@ def test_tcpdump_reads_it(tmp_path):
         await until(lambda: wire.port.counters.rx_frames == 1)
 
     play(scene)
-    done = subprocess.run(["tcpdump", "-tnr", str(file)], capture_output=True, text=True, timeout=100)
+    done = subprocess.run(["tcpdump", "-tnr", str(file)], capture_output=True, text=True, timeout=BOUND_S)
     assert done.returncode == 0 and "ARP, Request who-has 0.0.0.0" in done.stdout, done.stderr
 
 

@@ -42,7 +42,8 @@ def test_any_cut_gives_the_same_frames(bodies, cuts, rest):
         got += splitter.feed(data[at : at + size])
         at += size
     frames, empty, tail = slow(data)
-    assert (got, splitter.empty) == (frames, empty)
+    whole = [frame + bytes(60 - len(frame)) for frame in frames if len(frame) >= 14]
+    assert (got, splitter.empty, splitter.runts) == (whole, empty, sum(len(frame) < 14 for frame in frames))
     assert (splitter.broken is not None) == (tail is None)
     if tail is not None:
         assert splitter.partial == tail
@@ -52,18 +53,19 @@ def test_the_longest_frame_comes_byte_by_byte():
     body = bytes(range(256)) * 272
     assert len(body) == FRAME_MAX
     splitter, got = Splitter(), []
-    for byte in head(FRAME_MAX) + body + head(1) + b"x":
+    for byte in head(FRAME_MAX) + body + head(14) + b"x" * 14:
         got += splitter.feed(bytes((byte,)))
-    assert got == [body, b"x"]
+    assert got == [body, b"x" * 14 + bytes(46)]
     assert splitter.partial == 0
 
 
 @pytest.mark.parametrize("size", [FRAME_MAX + 1, 1 << 31, 0xFFFFFFFF])
 def test_a_longer_one_ends_it_after_the_frames_before(size):
     splitter = Splitter()
-    assert splitter.feed(head(3) + b"abc" + head(size) + b"def") == [b"abc"]
+    good = bytes(range(60))
+    assert splitter.feed(head(60) + good + head(size) + b"def") == [good]
     assert str(size) in splitter.broken and "69632" in splitter.broken
-    assert splitter.feed(head(3) + b"abc") == []
+    assert splitter.feed(head(60) + good) == []
 
 
 def test_a_web_browser_is_not_this_protocol():
@@ -72,7 +74,9 @@ def test_a_web_browser_is_not_this_protocol():
     assert "not this protocol" in splitter.broken
 
 
-def test_length_0_is_skipped_and_counted_and_runts_are_frames():
+@pytest.mark.parametrize("size", [14, 42, 59, 60, 61])
+def test_a_short_frame_is_padded_and_what_is_no_frame_is_skipped_and_counted(size):
     splitter = Splitter()
-    assert splitter.feed(head(0) * 3 + head(1) + b"a" + head(0)) == [b"a"]
-    assert (splitter.empty, splitter.broken, splitter.partial) == (4, None, 0)
+    data = head(0) * 3 + head(size) + b"a" * size + head(0) + head(13) + b"b" * 13
+    assert splitter.feed(data) == [b"a" * size + bytes(max(0, 60 - size))]
+    assert (splitter.empty, splitter.runts, splitter.broken, splitter.partial) == (4, 1, None, 0)

@@ -20,8 +20,7 @@ from tapnet.hub import Hub
 from tapnet.offload import TUN_F_CSUM, TUN_F_TSO4
 from tapnet.port import Port
 from tests.slirp.fakes import GUEST_MAC, arp, ping, read, udp
-
-DEADLINE = 5.0
+from tests.waiting import BOUND_S, until_async
 
 
 def user_net(*words: str) -> UserNet:
@@ -51,13 +50,7 @@ class Bench:
         return self.taking
 
     def until(self, condition: Callable[[], object]) -> None:
-        async def wait() -> None:
-            end = self.loop.time() + DEADLINE
-            while not condition():
-                assert self.loop.time() < end, "condition not met in time"
-                await asyncio.sleep(0.001)
-
-        self.loop.run_until_complete(wait())
+        self.loop.run_until_complete(until_async(condition, "condition", pause=0.001))
 
     def frames(self) -> list[bytes]:
         found = [frame for frame, _ in self.got]
@@ -97,7 +90,7 @@ def test_ping_through_the_hub(bench: Bench) -> None:
 def test_udp_to_the_host_and_back(bench: Bench) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as echo:
         echo.bind(("127.0.0.1", 0))
-        echo.settimeout(DEADLINE)
+        echo.settimeout(BOUND_S)
         port = echo.getsockname()[1]
         bench.port.send(udp("10.0.2.2", port, b"hello"))
         bench.until(lambda: bench.user.rows())

@@ -26,7 +26,8 @@ from tapnet.backends.wires import WireError
 from tapnet.config import Endpoint, WsNet
 from tapnet.port import Port
 from tapnet.train import cut
-from tests.tapnet.wire_kit import LOCAL, LOOPS, SECONDS, Room, frame, play, until, wrap
+from tests.tapnet.wire_kit import LOCAL, LOOPS, Room, frame, play, until, wrap
+from tests.waiting import BOUND_S
 
 REQUEST = (
     b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -51,7 +52,7 @@ def where(wire: Any) -> tuple[str, int]:
 @contextlib.asynccontextmanager
 async def client(wire: Any, **more: Any) -> AsyncIterator[ClientConnection]:
     host, port = where(wire)
-    async with asyncio.timeout(SECONDS):
+    async with asyncio.timeout(BOUND_S):
         async with connect(f"ws://{host}:{port}/", proxy=None, compression=None, **more) as found:
             yield found
 
@@ -84,7 +85,7 @@ def test_every_client_is_a_port_and_a_message_is_a_frame(loop: str) -> None:
         async with client(wire) as one, client(wire) as two:
             await until(lambda: len(room.infos) == 2)
             assert all(info.startswith("ws: connection from 127.0.0.1:") for info in room.infos.values())
-            for size in (1, 60, 125, 126, 1514, 65535, 65536, FRAME_MAX):
+            for size in (60, 125, 126, 1514, 65535, 65536, FRAME_MAX):
                 sent = frame(size, max(size, 8))[:size]
                 await one.send(sent)
                 assert await two.recv() == sent
@@ -92,13 +93,14 @@ def test_every_client_is_a_port_and_a_message_is_a_frame(loop: str) -> None:
                 assert await one.recv() == sent == await two.recv()
             await one.send("text is not for us")
             await one.send(b"")
-            await one.send([b"in ", b"two ", b"pieces"])
-            assert await two.recv() == b"in two pieces"
+            await one.send([b"one frame ", b"in ", b"three pieces"])
+            await one.send(b"no frame")
+            assert await two.recv() == b"one frame in three pieces" + bytes(35)
             drops: dict[str, int] = {}
             for port in room.infos:
                 drops |= port.counters.drops
-            assert drops == {"text": 1, "empty": 1}
-            assert await asyncio.wait_for(await one.ping(), SECONDS) is not None
+            assert drops == {"text": 1, "empty": 1, "runt": 1}
+            assert await asyncio.wait_for(await one.ping(), BOUND_S) is not None
         await until(lambda: not room.infos)
         assert wire.last_end.endswith("closed by the peer")
 
@@ -168,7 +170,7 @@ def test_who_does_not_speak_it_is_told_and_gone(
         await room.loop.sock_sendall(sock, said)
         got = b""
         with contextlib.suppress(ConnectionError):
-            while piece := await asyncio.wait_for(room.loop.sock_recv(sock, 4096), SECONDS):
+            while piece := await asyncio.wait_for(room.loop.sock_recv(sock, 4096), BOUND_S):
                 got += piece
         assert got.startswith(answer) and b" 101 " not in got
         await until(lambda: wire.rejections == 1)
@@ -265,7 +267,7 @@ def test_one_that_pings_and_never_reads_is_cut_off() -> None:
         with contextlib.suppress(ConnectionError, TimeoutError):
             while room.infos:
                 assert wire.clients[port]._pending <= 4 * OUT_BYTES
-                await asyncio.wait_for(room.loop.sock_sendall(sock, pings), SECONDS)
+                await asyncio.wait_for(room.loop.sock_sendall(sock, pings), BOUND_S)
         await until(lambda: not room.infos)
         assert "asks and does not read" in wire.last_end
 
@@ -334,7 +336,10 @@ def test_any_cut_gives_the_same_frames(sent: list[tuple[str, bytes]], cuts: list
         elif kind == "parts":
             want.append(payload)
     splitter, port = messages()
-    assert feed(splitter, data, cuts) == [frame for frame in want if frame]
+    assert feed(splitter, data, cuts) == [
+        frame + bytes(60 - len(frame)) for frame in want if len(frame) >= 14
+    ]
+    assert splitter.runts == sum(0 < len(frame) < 14 for frame in want)
     assert splitter.broken is None and splitter.empty == sum(not frame for frame in want)
     assert port.counters.drops.get("text", 0) == sum(kind == "text" for kind, _ in sent)
 
@@ -423,6 +428,6 @@ def test_errors_of_the_user() -> None:
 def test_without_the_library_it_is_one_line() -> None:
     code = "import sys; sys.modules['websockets'] = None; from tapnet.cli import main; sys.exit(main(sys.argv[1:]))"
     words = [sys.executable, "-c", code, "run", "-net", "ws,listen=127.0.0.1:1"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=BOUND_S)
     assert done.returncode == 2
     assert done.stderr == "tapnet: -net ws: needs the Python package websockets: pip install 'tapnet[ws]'\n"

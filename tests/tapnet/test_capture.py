@@ -20,6 +20,7 @@ from tapnet.config import Filter
 from tapnet.offload import GSO_TCPV4, TUN_F_ALL
 from tests.tapnet.hub_kit import Endpoint, Loop, hub_of
 from tests.tapnet.wire_kit import frame
+from tests.waiting import BOUND_S
 
 TIME = 1_700_000_000_123_456_789
 
@@ -122,8 +123,9 @@ def test_a_member_has_both_directions(tmp_path: Path) -> None:
     loop, hub, (a, b, c), captures = lab(queue_frames=1)
     file = tmp_path / "x.pcapng"
     captures.start(hub, "p1", member("p1"), str(file))
-    a.port.send(frame(1))
     b.port.send(frame(2))
+    loop.run()
+    a.port.send(frame(1))
     loop.run()
     b.closed = True
     a.port.send(frame(3))
@@ -312,7 +314,7 @@ def test_tshark_reads_names_comments_directions_and_statistics(tmp_path: Path) -
     )
     words = ["tshark", "-n", "-r", str(file), "-T", "json", *(w for field in fields for w in ("-e", field))]
     done = subprocess.run(
-        words, capture_output=True, text=True, timeout=100, env={**os.environ, "HOME": str(tmp_path)}
+        words, capture_output=True, text=True, timeout=BOUND_S, env={**os.environ, "HOME": str(tmp_path)}
     )
     assert done.returncode == 0, done.stderr
     layers = [row["_source"]["layers"] for row in json.loads(done.stdout)]
@@ -322,7 +324,7 @@ def test_tshark_reads_names_comments_directions_and_statistics(tmp_path: Path) -
     assert all(row["frame.time_epoch"][0].startswith("1700000000.123456789") for row in layers) or all(
         "2023" in row["frame.time_epoch"][0] for row in layers
     )
-    done = subprocess.run(["capinfos", str(file)], capture_output=True, text=True, timeout=100)
+    done = subprocess.run(["capinfos", str(file)], capture_output=True, text=True, timeout=BOUND_S)
     assert "Number of stat entries = 1" in done.stdout and "Name = p1" in done.stdout
 
 

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 import tapnet
 from tapnet import cli
 from tapnet.cli import main
+from tests.waiting import BOUND_S
 
 COMMANDS = [
     "run",
@@ -151,13 +152,13 @@ def test_help_is_fast_because_nothing_heavy_is_imported():
         "import sys, tapnet.cli; tapnet.cli.main(['run', '--help']); "
         "sys.exit(any(m in sys.modules for m in ('asyncio', 'pyroute2', 'slirp', 'nic_models', 'dpkt')))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=BOUND_S)
     assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_python_m_tapnet():
     done = subprocess.run(
-        [sys.executable, "-m", "tapnet", "run", "-nett"], capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "tapnet", "run", "-nett"], capture_output=True, text=True, timeout=BOUND_S
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == 'tapnet: unknown option "-nett" (did you mean "-net"?)\n'

@@ -22,6 +22,7 @@ from tapnet.config import Endpoint, Fd, SocketNet, TapNet, UnixPath, VdeNet
 from tapnet.handover import Handover
 from tests.tapnet.test_backend_vde import Switch
 from tests.tapnet.wire_kit import LOCAL, LOOPS, Room, frame, options, play, until, wrap
+from tests.waiting import BOUND_S
 
 
 @pytest.fixture(params=LOOPS)
@@ -186,7 +187,7 @@ def test_a_vde_plug(loop: str, tmp_path: Path) -> None:
         assert await room.got(1) == [frame(1)]
         room.card.port.send(frame(2))
         await until(lambda: new.port.counters.rx_frames == 1)
-        switch.data.settimeout(30)
+        switch.data.settimeout(BOUND_S)
         assert switch.data.recv(4096) == frame(2)
         assert new._retry.up and new.info_line() == f"vde: sock={tmp_path}"
         switch.control.close()
@@ -281,7 +282,7 @@ def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Manager
     one = Manager(tmp_path / "notify")
     yield one
     notify.notify("END=1")
-    one.join(30)
+    one.join(BOUND_S)
     one.socket.close()
     passed.close_rest()
     for _, fd in one.kept:
@@ -358,7 +359,7 @@ def test_a_state_that_cannot_be_used(
     handed = handover.load(manager.next_start())
     assert "cannot be used" in caplog.text
     assert notify.barrier() and manager.kept == [] and handed.close() == 0
-    pair[1].settimeout(30)
+    pair[1].settimeout(BOUND_S)
     assert pair[1].recv(1) == b"", "its connection is closed"
     pair[1].close()
 

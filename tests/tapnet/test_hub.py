@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tapnet import hub as hub_module
 from tapnet import offload
+from tapnet.addresses import AddressTable
 from tapnet.hub import Hub
 from tests.tapnet.hub_kit import Endpoint, Loop, hub_of
 from tests.tapnet.offload_slow import Packet, segments
@@ -98,7 +99,9 @@ def test_a_hub_of_two_loses_nothing_under_any_schedule(schedule: list[int | str]
 
 @given(st.data(), st.integers(3, 5))
 @settings(max_examples=200, deadline=None)
-def test_a_sender_is_held_back_only_when_all_others_are_full(data: st.DataObject, count: int) -> None:
+def test_a_sender_waits_for_the_drain_and_for_endpoints_only_when_all_others_are_slow(
+    data: st.DataObject, count: int
+) -> None:
     loop, _, ends = hub_of(count, queue_frames=3)
     sent = dict.fromkeys(range(count), 0)
     expected_drops = dict.fromkeys(range(count), 0)
@@ -115,8 +118,9 @@ def test_a_sender_is_held_back_only_when_all_others_are_full(data: st.DataObject
         else:
             others = [i for i in range(count) if i != who]
             full = [i for i in others if ends[i].port.full()]
+            slow = [i for i in full if ends[i].port.refused]
             taken = end.port.send(number(n))
-            assert taken is (len(full) < len(others))
+            assert taken is (slow == full and len(full) < len(others))
             if taken:
                 for i in others:
                     if i in full:
@@ -129,6 +133,91 @@ def test_a_sender_is_held_back_only_when_all_others_are_full(data: st.DataObject
     for i, end in enumerate(ends):
         assert len(end.got) == sent[i]
         assert end.port.counters.drops.get("queue", 0) == expected_drops[i]
+
+
+@pytest.mark.parametrize("kind", ["hub", "switch", "observer", "train"])
+def test_a_burst_that_is_longer_than_a_queue_loses_nothing_where_all_endpoints_take(kind: str) -> None:
+    """Issue: 1,000 frames that were read in one wake-up, on a VLAN of three: only those that fitted a queue arrived."""
+    loop, hub, (sender, a, b) = hub_of(3)
+    if kind == "switch":
+        hub.switch(AddressTable(lambda: 0))
+    if kind == "observer":
+        b.port.member = False
+        hub.rewire()
+    frames = [bytes(6) + b"\2\0\0\0\0\1" + n.to_bytes(2, "big") + bytes(46) for n in range(3000)]
+    waiting = list(reversed(frames))
+    if kind == "train":
+        for end in (sender, a, b):
+            end.port.set_train(lambda train, _count, end=end: bool(end.got.append((train, b""))) or True)
+
+    def go_on() -> None:
+        while waiting:
+            frame = waiting.pop()
+            train = len(frame).to_bytes(4, "big") + frame
+            taken = sender.port.send(frame) if kind != "train" else hub.forward_train(sender.port, train, 1)
+            if not taken:
+                waiting.append(frame)
+                return
+
+    sender.on_ready = go_on
+    go_on()
+    loop.run()
+    skip = 4 if kind == "train" else 0
+    for end in (a, b):
+        assert [frame[skip:] for frame in end.frames] == frames
+        assert end.port.counters.drops == {}
+        assert end.port.counters.queue_high <= end.port.queue_frames
+    assert sender.port.counters.tx_frames == len(frames)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("vnet", [b"", bytes((1, 0, 0, 0, 0, 0, 34, 0, 16, 0))])
+@pytest.mark.parametrize("size", [14, 42, 54, 59, 60, 61])
+def test_a_short_frame_is_padded_once_for_everybody(count: int, vnet: bytes, size: int) -> None:
+    loop, hub, ends = hub_of(count, features=offload.TUN_F_CSUM)
+    sent = bytes(range(1, size + 1))
+    ends[0].port.send(sent, vnet)
+    hub.answer(ends[0].port, sent)
+    loop.run()
+    whole = sent + bytes(max(0, 60 - size))
+    assert ends[0].frames == [whole]
+    for end in ends[1:]:
+        assert end.got == [(whole, vnet)]
+    assert ends[0].port.counters.tx_bytes == len(whole)
+
+
+@pytest.mark.parametrize("size", range(14))
+def test_what_has_no_ethernet_header_is_no_frame(size: int) -> None:
+    loop, _, (a, b) = hub_of(2)
+    assert a.port.send(bytes(size))
+    loop.run()
+    assert b.got == [] and a.port.counters.drops == {"runt" if size else "empty": 1}
+    assert a.port.counters.tx_frames == 0
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_a_slow_port_costs_itself_alone_also_while_another_waits_for_the_drain(learned: bool) -> None:
+    loop, hub, (sender, slow, quick) = hub_of(3, queue_frames=4)
+    if learned:
+        hub.switch(AddressTable(lambda: 0))
+    slow.closed = True
+    frames = [b"\xff" * 6 + b"\2\0\0\0\0\1" + n.to_bytes(2, "big") + bytes(46) for n in range(100)]
+    waiting = list(reversed(frames))
+
+    def go_on() -> None:
+        while waiting and sender.port.send(waiting[-1]):
+            waiting.pop()
+
+    sender.on_ready = go_on
+    go_on()
+    loop.run()
+    assert quick.frames == frames and quick.port.counters.drops == {}
+    assert slow.port.counters.drops == {"queue": len(frames) - 4}
+    slow.open()
+    loop.run()
+    assert slow.frames == frames[:4]
+    if learned:
+        assert hub.table is not None and hub.table.flooded == len(frames)
 
 
 def test_ready_comes_once_and_from_the_drain() -> None:
@@ -399,11 +488,14 @@ def test_observers_neither_limit_nor_hold_back() -> None:
     loop, hub, (a, b) = hub_of(2, features=offload.TUN_F_TSO, queue_frames=2)
     dump = Endpoint("dump", hub, member=False, queue_frames=1, features=offload.TUN_F_ALL)
     dump.closed = True
-    assert a.port.send(number(0)) and a.port.send(number(1))
-    assert dump.port.counters.drops == {"queue": 1}
-    assert not a.port.send(number(2)), "the observer's state must not matter"
+    assert a.port.send(number(0))
     loop.run()
-    assert b.frames == [number(0), number(1)] and a.readied == 1
+    assert dump.port.refused
+    assert a.port.send(number(1)) and a.port.send(number(2))
+    assert dump.port.counters.drops == {"queue": 2}
+    assert not a.port.send(number(3)), "the observer's state must not matter"
+    loop.run()
+    assert b.frames == [number(0), number(1), number(2)] and a.readied == 1
     hub.remove(b.port)
     for n in range(5):
         assert a.port.send(number(n)), "an observer alone never holds back"

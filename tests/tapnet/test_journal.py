@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tapnet import journal
+from tests.waiting import BOUND_S
 
 
 def fields(data: bytes) -> dict[str, str]:
@@ -33,7 +34,7 @@ def fields(data: bytes) -> dict[str, str]:
 def listening(tmp_path: Path) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as one:
         one.bind(str(tmp_path / "socket"))
-        one.settimeout(30)
+        one.settimeout(BOUND_S)
         yield one
 
 

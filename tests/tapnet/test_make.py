@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import BOUND_S
+
 ROOT = Path(__file__).resolve().parents[2]
 USER = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups") if os.geteuid() == 0 else ()
 ASK = "tapnet: python3-venv is missing; ask for: apt-get install python3-venv\n"
@@ -40,7 +42,7 @@ def program(tree: Path, name: str, text: str) -> None:
 def make(tree: Path, *prefix: str, goal: str = "run") -> subprocess.CompletedProcess[str]:
     env = {"PATH": f"{tree}/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C", "HOME": str(tree)}
     words = [*prefix, "make", goal, "PYTHON=python3"]
-    return subprocess.run(words, cwd=tree, env=env, capture_output=True, text=True, timeout=60)
+    return subprocess.run(words, cwd=tree, env=env, capture_output=True, text=True, timeout=BOUND_S)
 
 
 def test_an_ordinary_user_without_venv_gets_the_line_to_ask_for(tree: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 import tapnet
 from tapnet import cli, keys
+from tests.waiting import BOUND_S
 
 PAGE = Path(__file__).parents[2] / "docs" / "tapnet.1"
 SOURCE = PAGE.read_text()
@@ -66,6 +67,9 @@ def test_the_version_is_this_one():
 
 def test_it_is_sound_roff():
     done = subprocess.run(
-        ["groff", "-man", "-Tutf8", "-ww", "-rLL=80n", str(PAGE)], capture_output=True, text=True, timeout=60
+        ["groff", "-man", "-Tutf8", "-ww", "-rLL=80n", str(PAGE)],
+        capture_output=True,
+        text=True,
+        timeout=BOUND_S,
     )
     assert (done.returncode, done.stderr) == (0, "")

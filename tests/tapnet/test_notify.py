@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tapnet import notify
+from tests.waiting import BOUND_S
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -18,7 +19,7 @@ def manager(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
-        listening.settimeout(60)
+        listening.settimeout(BOUND_S)
         name = str(tmp_path / "notify") if request.param == "path" else f"@tapnet-test-notify-{os.getpid()}"
         listening.bind(name.replace("@", "\0"))
         monkeypatch.setenv("NOTIFY_SOCKET", name)

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from tapnet import offload
 from tapnet.offload import VNET, accepted, complete, ones_sum
 from tests.tapnet.offload_slow import Packet, internet_checksum, segments
+from tests.waiting import BOUND_S
 
 TAG = b"\x81\x00\x00\x07"
 HOP_BY_HOP = b"\x06\x00\x05\x02\x00\x00\x01\x00"  # next header is patched; router alert
@@ -265,7 +266,7 @@ def kernel_segments() -> None:
         ip("link", "set", name, "master", "br0", "up")
     ip("link", "set", "br0", "up")
     stdin, stdout = sys.stdin.buffer, sys.stdout.buffer
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + BOUND_S
     while (
         "state forwarding"
         not in subprocess.run(
@@ -280,7 +281,7 @@ def kernel_segments() -> None:
         for _ in range(count):
             got = b"\1" * 11
             while got[10] & 1:  # the bridge's own multicast reports
-                assert select.select([leave], [], [], 60)[0], "the kernel dropped it"
+                assert select.select([leave], [], [], BOUND_S)[0], "the kernel dropped it"
                 got = os.read(leave, 70000)
             stdout.write(struct.pack("!I", len(got)) + got)
         stdout.flush()
@@ -306,7 +307,7 @@ def test_the_kernel_cuts_the_same_segments() -> None:
     child = subprocess.run(
         ["unshare", "-n" if os.geteuid() == 0 else "-rn", sys.executable, "-c",
          "from tests.tapnet.test_offload import kernel_segments as run; run()"],
-        input=given_, capture_output=True, timeout=60,
+        input=given_, capture_output=True, timeout=BOUND_S,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
     assert child.returncode == 0, child.stderr.decode()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tapnet.port import PortState
 from tests.tapnet.hub_kit import Endpoint, hub_of
 
-FRAMES = st.lists(st.binary(min_size=14, max_size=80), max_size=20)
+FRAMES = st.lists(st.binary(min_size=60, max_size=90), max_size=20)
 
 
 def test_without_a_hub_frames_are_counted_as_lost() -> None:

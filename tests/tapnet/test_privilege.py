@@ -11,6 +11,7 @@ import pytest
 
 from tapnet import options, privilege
 from tapnet.privilege import PrivilegeError
+from tests.waiting import BOUND_S
 
 ROOT = Path(__file__).resolve().parents[2]
 root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
@@ -20,7 +21,7 @@ def child(code: str) -> list[str]:
     """Lines that ``code`` prints. Behind ``drop`` it cannot import: its Python may lie in root's home."""
     done = subprocess.run(
         [sys.executable, "-c", f"import os\nfrom tapnet import privilege\n{code}"],
-        capture_output=True, text=True, timeout=60, cwd=ROOT,
+        capture_output=True, text=True, timeout=BOUND_S, cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.oracle.qtest_client import PATIENCE, QtestClient, Refused
+from tests.oracle.qtest_client import QtestClient, Refused
 from tests.oracle.qtest_script import IO, LINE, SLOT, Ne2000, arp_request
+from tests.waiting import BOUND_S
 
 NIC = ("-net", "nic,macaddr=52:54:00:12:34:56,model=")
 
@@ -37,14 +38,14 @@ class Running:
 
     def warning(self):
         """The next line of standard error."""
-        ready, _, _ = select.select([self.process.stderr], [], [], PATIENCE)
+        ready, _, _ = select.select([self.process.stderr], [], [], BOUND_S)
         assert ready, "nothing was said"
         return self.process.stderr.readline()
 
     def end(self):
         """SIGTERM; the status."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(PATIENCE)
+        return self.process.wait(BOUND_S)
 
 
 def test_standard_input_and_output():
@@ -70,7 +71,7 @@ def test_it_waits_for_its_client_before_it_says_that_it_is_ready(tmp_path):
         assert select.select([ready], [], [], 0)[0] == []
         client = QtestClient.unix(f"{tmp_path}/bus")
         assert client.command("endianness") == "little"
-        assert select.select([ready], [], [], PATIENCE)[0]
+        assert select.select([ready], [], [], BOUND_S)[0]
         client.close()
         assert running.end() == 0
     os.close(ready)
@@ -88,7 +89,7 @@ def test_it_connects_as_qemu_does(tmp_path):
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(f"{tmp_path}/bench")
         listening.listen()
-        listening.settimeout(PATIENCE)
+        listening.settimeout(BOUND_S)
         with Running("-M", "isapc", *NIC[:1], NIC[1] + "ne2k_isa,iobase=0x320,irq=5",
                      "-qtest", f"unix:{tmp_path}/bench") as running:  # fmt: skip
             client = QtestClient(listening.accept()[0])
@@ -109,7 +110,7 @@ def test_what_cannot_be_opened_is_one_line(tmp_path):
         assert running.warning() == (
             f"tapnet: -qtest unix:{tmp_path}/no: cannot connect: No such file or directory\n"
         )
-        assert running.process.wait(PATIENCE) == 2
+        assert running.process.wait(BOUND_S) == 2
 
 
 @pytest.fixture(scope="module")
@@ -171,4 +172,4 @@ def test_the_example_of_the_docs(tmp_path):
     with Running(*words[2:]):
         QtestClient.unix(path).close()
         example = [sys.executable, "-c", python.replace("/tmp/bus", path)]
-        assert subprocess.check_output(example, text=True, timeout=PATIENCE) == "OK 0x813910ec\n"
+        assert subprocess.check_output(example, text=True, timeout=BOUND_S) == "OK 0x813910ec\n"

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from tests.waiting import BOUND_S
+
 HEAVY = (
     "dpkt",
     "pyroute2",
@@ -35,7 +37,7 @@ def test_heavy_libraries_are_imported_when_they_are_needed(imports: str) -> None
         [sys.executable, "-c", CODE.format(imports=imports, heavy=HEAVY)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=BOUND_S,
         check=True,
     )
     assert done.stdout == "\n"
@@ -54,5 +56,7 @@ sys.exit(main())
 
 
 def test_an_interrupt_while_modules_are_read_is_no_traceback() -> None:
-    done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=BOUND_S
+    )
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")

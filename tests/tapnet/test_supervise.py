@@ -21,6 +21,7 @@ from tapnet.prepare import prepare
 from tapnet.supervise import Supervisor
 from tapnet.words import OptionError
 from tests.tapnet.wire_kit import until
+from tests.waiting import BOUND_S
 
 
 @pytest.fixture
@@ -129,7 +130,7 @@ def test_what_a_callback_raises_is_told_and_memory_ends_it(
         await asyncio.sleep(0)
         assert not task.done() and not stop.is_set()
         asyncio.get_running_loop().call_soon(fail, MemoryError())
-        await asyncio.wait_for(task, 60)
+        await asyncio.wait_for(task, BOUND_S)
 
     assert play(scene).exit_status == 71
     said = capfd.readouterr().err

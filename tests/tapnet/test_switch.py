@@ -112,12 +112,13 @@ def test_observers_see_everything_once() -> None:
         assert len(watcher.got) == 1
 
 
-def test_runts_are_flooded_and_teach_nothing() -> None:
+def test_what_has_no_header_reaches_nobody_and_teaches_nothing() -> None:
     room = Room(3)
-    for size in (1, 6, 11):
+    for size in (0, 1, 6, 11, 12, 13):
         room.send(0, bytes(size))
-        assert room.got() == [0, 1, 1]
+        assert room.got() == [0, 0, 0]
     assert len(room.hub.table) == 0
+    assert room.hub.ports[0].counters.drops == {"empty": 1, "runt": 5}
 
 
 def test_on_and_off_while_frames_flow() -> None:

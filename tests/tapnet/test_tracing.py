@@ -17,6 +17,7 @@ from tapnet.tracing import Line, Tracer
 from tests.netns.exec_kit import root_runner
 from tests.tapnet.hub_kit import Loop
 from tests.tapnet.monitor.kit import seed_instance
+from tests.waiting import BOUND_S
 
 
 class Nat:
@@ -140,7 +141,11 @@ def test_switched_while_it_runs(tmp_path: Path) -> None:
 
     def monitor(*words: str) -> str:
         done = subprocess.run(
-            root.argv("monitor", "-i", name, *words), env=root.env, capture_output=True, text=True, timeout=60
+            root.argv("monitor", "-i", name, *words),
+            env=root.env,
+            capture_output=True,
+            text=True,
+            timeout=BOUND_S,
         )
         return done.stdout + done.stderr
 
@@ -150,9 +155,9 @@ def test_switched_while_it_runs(tmp_path: Path) -> None:
         assert monitor("logfile", f"{tmp_path}/log") == ""
         assert monitor("log", "icmp") == ""
         (tmp_path / "go").touch()
-        assert process.wait(60) == 0
+        assert process.wait(BOUND_S) == 0
     finally:
         process.kill()
-        process.communicate(timeout=60)
+        process.communicate(timeout=BOUND_S)
     assert "echo request" in (tmp_path / "log").read_text()
     assert "dhcp" not in (tmp_path / "log").read_text()

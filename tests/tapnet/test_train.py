@@ -67,7 +67,9 @@ def test_a_splitter_makes_trains_without_empty_frames(bodies: list[bytes], cuts:
         assert len(cut(train)) == count
         got += cut(train)
         at, turn = at + len(piece), turn + 1
-    assert got == [body for body in bodies if body] and splitter.empty == sum(not body for body in bodies)
+    assert got == [body + bytes(60 - len(body)) for body in bodies if len(body) >= 14]
+    assert splitter.empty == sum(not body for body in bodies)
+    assert splitter.runts == sum(0 < len(body) < 14 for body in bodies)
 
 
 @pytest.mark.parametrize("count", [2, 3])

@@ -18,6 +18,7 @@ from nic_models import models
 from tapnet.guest import vfio_irq, vfio_session
 from tapnet.guest import vfio_wire as wire
 from tests.tapnet.vfio_kit import Client, FakeCard, Rig, descriptors, irq_set, memfd, version
+from tests.waiting import BOUND_S
 
 PAGE = 4096
 BASE = 0x10_0000
@@ -697,7 +698,7 @@ def test_a_server_that_stops_lets_a_client_finish_its_set_up(
         client.call(*question)
 
     def guest() -> list[int]:
-        client.sock.settimeout(60)
+        client.sock.settimeout(BOUND_S)
         answers = []
         for command, body in [
             *questions[asked + 1 :],

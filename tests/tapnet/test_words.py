@@ -1,5 +1,7 @@
 """Splitting and converting the words of options."""
 
+import socket
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -183,3 +185,24 @@ def test_converters_raise_nothing_but_value_errors(convert, text):
         convert(text)
     except ValueError as error:
         assert type(error) is ValueError  # a message of ours, not one that leaked
+
+
+def test_a_scope_is_taken_where_an_address_of_the_host_stands_and_nowhere_else():
+    assert str(words.endpoint()("[fe80::1%eth0]:80")) == "[fe80::1%eth0]:80"
+    assert words.host("fe80::1%eth0") == "fe80::1%eth0"
+    assert words.multicast_endpoint("[ff02::1%eth0]:80").host == "ff02::1%eth0"
+    for convert in (words.ip, words.ip6):
+        assert str(convert("fe80::1%eth0", scoped=True)) == "fe80::1%eth0"
+        with pytest.raises(ValueError, match="%eth0"):
+            convert("fe80::1%eth0")
+
+
+def test_scopes_reach_the_socket_calls():
+    from tapnet.backends.address import numeric, shown
+    from tapnet.config import Endpoint
+
+    assert numeric(Endpoint("fe80::1%lo", 80)) == [(socket.AF_INET6, ("fe80::1", 80, 0, 1))]
+    assert shown(("fe80::1", 80, 0, 1)) == "[fe80::1%lo]:80"
+    for host, why in (("fe80::1%nope", "no interface"), ("fe80::1", "needs an interface")):
+        with pytest.raises(OSError, match=why):
+            numeric(Endpoint(host, 80))

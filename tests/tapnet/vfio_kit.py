@@ -17,8 +17,8 @@ from typing import Any
 from nic_models.pci import Bar, Identity, PciFunction
 from tapnet.guest import vfio_wire as wire
 from tapnet.guest.vfio_user import VfioUserServer
+from tests.waiting import BOUND_S
 
-SECONDS = 60.0
 MASTER = 4  # of the PCI command register
 COMMAND = 4
 CAPABILITIES = {"max_msg_fds": 16, "max_data_xfer_size": 1 << 20, "write_multiple": True}
@@ -118,7 +118,7 @@ class Rig:
         self.loop.call_soon(self.loop.stop)
         self.loop.run_forever()
 
-    def until(self, condition: Callable[[], Any], seconds: float = SECONDS) -> Any:
+    def until(self, condition: Callable[[], Any], seconds: float = BOUND_S) -> Any:
         """Turn until it holds."""
         end = time.monotonic() + seconds
         while not (value := condition()):

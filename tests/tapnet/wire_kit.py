@@ -17,19 +17,15 @@ from tapnet.config import Endpoint, Net
 from tapnet.hub import Hub
 from tapnet.port import Port
 from tests.tapnet.hub_kit import Endpoint as Card
+from tests.waiting import BOUND_S, CONDITION_S, until_async
 
-SECONDS = 60.0
 LOOPS = {"asyncio": None, "uvloop": uvloop.new_event_loop}
 LOCAL = Endpoint("127.0.0.1", 0)
 
 
-async def until(condition: Callable[[], Any], what: str = "", seconds: float = SECONDS) -> None:
+async def until(condition: Callable[[], Any], what: str = "", seconds: float = CONDITION_S) -> None:
     """Wait for a condition with a bound."""
-    loop = asyncio.get_running_loop()
-    end = loop.time() + seconds
-    while not condition():
-        assert loop.time() < end, f"timed out: {what}"
-        await asyncio.sleep(0.002)
+    await until_async(condition, what, seconds, pause=0.002)
 
 
 def options(address: Any = LOCAL, **more: Any) -> Options:
@@ -95,14 +91,14 @@ class Room:
             else socket.AF_INET
         )
         sock = self.keep(socket.socket(family, socket.SOCK_STREAM))
-        await asyncio.wait_for(self.loop.sock_connect(sock, address), SECONDS)
+        await asyncio.wait_for(self.loop.sock_connect(sock, address), BOUND_S)
         return sock
 
     async def read(self, sock: socket.socket, count: int) -> bytes:
         """Exactly ``count`` bytes."""
         data = b""
         while len(data) < count:
-            piece = await asyncio.wait_for(self.loop.sock_recv(sock, count - len(data)), SECONDS)
+            piece = await asyncio.wait_for(self.loop.sock_recv(sock, count - len(data)), BOUND_S)
             assert piece, f"end of file after {len(data)} bytes of {count}"
             data += piece
         return data
@@ -117,7 +113,7 @@ class Room:
             except ConnectionError:
                 pass
 
-        await asyncio.wait_for(drain(), SECONDS)
+        await asyncio.wait_for(drain(), BOUND_S)
 
     async def got(self, count: int) -> list[bytes]:
         """The card has ``count`` frames."""

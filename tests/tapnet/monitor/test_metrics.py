@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families as families
 from tapnet.config import Endpoint
 from tapnet.monitor import guard, metrics, metrics_session, reports, server
 from tests.tapnet.live_kit import Lab, lab, play, until
+from tests.waiting import BOUND_S
 
 LOOPBACK = Endpoint("127.0.0.1", 0)
 WORDS = "-net user,name=nat -net hub,switch=on -netdev stream,id=s,server=on,addr.type=unix,addr.path={path} " \
@@ -62,7 +63,7 @@ def test_a_scrape_over_http(tmp_path: Path) -> None:
         port_of.counters.drop("oversize", 3)
 
         def get() -> tuple[str, str]:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=BOUND_S) as answer:
                 return answer.headers["Content-Type"], answer.read().decode()
 
         kind, text = await asyncio.to_thread(get)

@@ -187,7 +187,7 @@ def test_quit(lab) -> None:
     heard = []
     lab[0].events.subscribe(heard.append)
     answer = lab[1].start(b'{"execute": "quit", "id": 1}')
-    assert answer == ({"return": {}, "id": 1}, True) and lab[0].ended == 0
+    assert answer[:2] == ({"return": {}, "id": 1}, True) and lab[0].ended == 0
     human = {"execute": "human-monitor-command", "arguments": {"command-line": "quit"}}
     assert lab[1].start(json.dumps(human).encode()).quit
     lab[1].control.quit()

@@ -19,8 +19,7 @@ from tapnet.config import Chardev, Endpoint, UnixPath
 from tapnet.monitor import guard, qmp, server, session
 from tapnet.monitor.control import Control
 from tests.tapnet.monitor.kit import FakeInstance, seed_instance
-
-PATIENCE = 60.0
+from tests.waiting import BOUND_S
 
 
 @pytest.fixture(params=["asyncio", "uvloop"], autouse=True)
@@ -36,7 +35,7 @@ def make_loop() -> asyncio.AbstractEventLoop:
 
 def run(scene: Callable[[], Awaitable[None]]) -> None:
     async def bounded() -> None:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(BOUND_S):
             await scene()
 
     with asyncio.Runner(loop_factory=make_loop) as runner:
@@ -250,7 +249,7 @@ def test_stdio() -> None:
     played = subprocess.run(
         [sys.executable, "-c", STDIO],
         input="".join(map(json.dumps, lines)).encode(),
-        capture_output=True, timeout=PATIENCE, env=environment,
+        capture_output=True, timeout=BOUND_S, env=environment,
     )  # fmt: skip
     seen = [json.loads(line) for line in played.stdout.splitlines()]
     assert "QMP" in seen[0], played.stderr

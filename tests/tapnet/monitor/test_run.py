@@ -18,8 +18,7 @@ from qemu.qmp import ExecuteError, QMPClient
 from tests.oracle.qtest_client import QtestClient
 from tests.oracle.qtest_script import IO, LINE, SLOT, Ne2000, arp_request
 from tests.tapnet.test_qtest_run import Running
-
-PATIENCE = 60.0
+from tests.waiting import BOUND_S
 
 
 def answered(client: QtestClient) -> bool:
@@ -65,7 +64,7 @@ def test_cards_and_nets_by_the_public_client(tmp_path: Path) -> None:
             await qmp.disconnect()
 
     async def bounded() -> None:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(BOUND_S):
             await scene()
 
     with Running(
@@ -73,7 +72,7 @@ def test_cards_and_nets_by_the_public_client(tmp_path: Path) -> None:
         "-qmp", f"unix:{tmp_path}/qmp,server=on,wait=off",
     ) as running:  # fmt: skip
         asyncio.run(bounded())
-        assert running.process.wait(PATIENCE) == 0
+        assert running.process.wait(BOUND_S) == 0
         assert "Traceback" not in running.process.stderr.read()
     assert list(tmp_path.iterdir()) == []
 
@@ -98,7 +97,7 @@ def test_a_person_at_a_terminal(tmp_path: Path) -> None:
             nonlocal seen
             seen = b""
             while text not in seen:
-                assert select.select([ours], [], [], PATIENCE)[0], seen
+                assert select.select([ours], [], [], BOUND_S)[0], seen
                 seen += os.read(ours, 4096)
 
         until(b"(tapnet) ")
@@ -111,7 +110,7 @@ def test_a_person_at_a_terminal(tmp_path: Path) -> None:
         os.write(ours, b"info ports\n")
         until(b"down")
         running.process.send_signal(signal.SIGTERM)
-        assert running.process.wait(PATIENCE) == 0
+        assert running.process.wait(BOUND_S) == 0
     assert termios.tcgetattr(theirs) == before
     os.close(ours)
     os.close(theirs)
@@ -123,7 +122,7 @@ def test_history_is_kept_at_quit(tmp_path: Path) -> None:
     with Running("-net", "nic", "-net", "user", "-monitor", "stdio",
                  stdin=theirs, stdout=theirs, env=environment) as running:  # fmt: skip
         os.write(ours, b"info name\nquit\n")
-        assert running.process.wait(PATIENCE) == 0
+        assert running.process.wait(BOUND_S) == 0
     os.close(ours)
     os.close(theirs)
     lines = (tmp_path / "state" / "tapnet" / "history").read_text().splitlines()
@@ -134,7 +133,7 @@ def test_the_way_over_a_pipe() -> None:
     played = subprocess.run(
         [sys.executable, "-m", "tapnet", "run", "-net", "nic", "-net", "user", "-monitor", "stdio"],
         input="netdev_add user,id=n\ninfo ports\nnetdev_del n\nquit\n",
-        capture_output=True, text=True, timeout=PATIENCE,
+        capture_output=True, text=True, timeout=BOUND_S,
     )  # fmt: skip
     assert played.returncode == 0
     assert "n           backend  -     up    user redirector" in played.stdout

@@ -23,8 +23,7 @@ from tapnet.monitor import client, guard, paths, server, session
 from tapnet.monitor.control import Control, FlowRow
 from tapnet.monitor.hmp import PROMPT, Hmp
 from tests.tapnet.monitor.kit import FakeInstance, seed_instance
-
-PATIENCE = 60.0
+from tests.waiting import BOUND_S
 
 
 @pytest.fixture
@@ -53,7 +52,7 @@ def make_loop() -> asyncio.AbstractEventLoop:
 
 def run(scene: Callable[[], Awaitable[None]]) -> None:
     async def bounded() -> None:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(BOUND_S):
             await scene()
 
     with asyncio.Runner(loop_factory=make_loop) as runner:
@@ -395,7 +394,7 @@ async def main():
     _, instance = seed_instance()
     instance.shutdown = done.set
     await server.open_monitor(Chardev(origin="-monitor", address=None), Control(instance))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(100):
         await done.wait()
 
 asyncio.run(main())
@@ -405,7 +404,7 @@ asyncio.run(main())
 @pytest.mark.parametrize("lines", [b"info name\nbogus\nq\n", b"x" * 9000 + b"\ninfo name\nq\n"])
 def test_stdio(lines: bytes) -> None:
     child = subprocess.run(
-        [sys.executable, "-c", STDIO], input=lines, capture_output=True, timeout=100,
+        [sys.executable, "-c", STDIO], input=lines, capture_output=True, timeout=BOUND_S,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
     assert child.returncode == 0, child.stderr.decode()
@@ -504,7 +503,7 @@ def test_client_of_something_that_is_no_tapnet(
         thread = threading.Thread(target=serve)
         thread.start()
         assert client.main(str(place / "odd.ctl"), ["info", "name"]) == 1
-        thread.join(PATIENCE)
+        thread.join(BOUND_S)
     assert capsys.readouterr().err.startswith(f"tapnet: monitor: {place}/odd.ctl: ")
 
 
@@ -515,7 +514,7 @@ def test_client_reads_lines_from_standard_input(place: Path, monkeypatch: pytest
     def play(lines: bytes) -> subprocess.CompletedProcess[bytes]:
         return subprocess.run(
             [sys.executable, "-c", script, str(place / "lab.ctl")],
-            input=lines, capture_output=True, timeout=100, env=environment,
+            input=lines, capture_output=True, timeout=BOUND_S, env=environment,
         )  # fmt: skip
 
     async def scene() -> None:
@@ -551,7 +550,7 @@ def test_client_on_a_terminal(place: Path) -> None:
             nonlocal seen
             seen = b""
             while text not in seen:
-                assert select.select([ours], [], [], PATIENCE)[0], seen
+                assert select.select([ours], [], [], BOUND_S)[0], seen
                 seen += os.read(ours, 4096)
 
         until(b"(tapnet) ")
@@ -560,7 +559,7 @@ def test_client_on_a_terminal(place: Path) -> None:
         os.write(ours, b"set_link rtl\toff\n")
         until(b"off\r\n(tapnet) ")
         os.write(ours, b"\x04")
-        status = child.wait(PATIENCE)
+        status = child.wait(BOUND_S)
         os.close(ours)
         return status, seen
 
