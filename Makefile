@@ -9,6 +9,8 @@ APT    := atftp bind9-dnsutils busybox-static curl debootstrap dhcpcd5 dnsmasq-b
           traceroute vsftpd zstd
 PYTEST ?= $(BIN)/python -m pytest
 SECONDS_EACH ?= 30
+WARNINGS := DeprecationWarning PendingDeprecationWarning SyntaxWarning ResourceWarning \
+            pytest.PytestUnraisableExceptionWarning pytest.PytestUnhandledThreadExceptionWarning
 UNIT   := tests/nic_models tests/slirp tests/tapnet tests/guest_drivers
 SUITES ?= bookworm trixie sid
 MATRIX ?=
@@ -101,8 +103,9 @@ test: apt compiled
 test-long: apt compiled
 	$(PYTEST)
 
+# Fewer examples of each property than make test, and no warning of ours.
 unit: compiled
-	$(PYTEST) -m 'not slow' $(UNIT)
+	$(PYTEST) -m 'not slow' --hypothesis-profile quick $(WARNINGS:%=-W error::%) $(UNIT)
 
 # Needs no venv of its own: each tree makes one.
 matrix:

@@ -9,5 +9,8 @@ from hypothesis import HealthCheck, settings
 from tests import surroundings
 
 settings.register_profile("tapnet", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "quick", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=15
+)  # make unit
 settings.load_profile("tapnet")
 surroundings.settle()
