@@ -1,5 +1,5 @@
 """For all tests: hypothesis judges what a program does, never how fast this machine is; what a test starts does not
-inherit how the tests were started (``surroundings``).
+inherit how the tests were started, nor what their caller has set (``surroundings``).
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ streams or with umask 077. What they start inherits all that. A test that is abo
 * Signals: nothing is blocked. A signal that was ignored has a handler that does nothing instead: this process goes on
   as before (under nohup it outlives its terminal), while what it starts by exec has the default action.
 * Descriptors 0, 1 and 2 are open, so that no pipe or socket takes their place.
+* Environment: no mode or option of tapnet's, no proxy, no width of a terminal, no language; temporary files lie where a
+  socket's name below them is short enough and has no space.
 * umask is 022: files of root's are read by other users. At least 1024 descriptors are allowed, where the hard limit does.
 
 Ref: POSIX.1-2017, exec: a signal that is caught is set to its default, an ignored one stays ignored.
@@ -16,9 +18,15 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import tempfile
 
 DESCRIPTORS = 1024
 UMASK = 0o022
+_TAPNETS = "TAPNET_"
+_OTHERS = frozenset(
+    ("COLUMNS", "LINES", "PYTHONWARNINGS", "PYTHONUNBUFFERED", "NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE")
+)
+_LONGEST = 40  # of a folder for temporary files, so that a socket's name below it fits into 107 bytes
 _BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)  # subprocess gives them their default back
 
 
@@ -33,8 +41,22 @@ def settle() -> None:
         os.set_inheritable(null, True)
         null = os.dup(null)
     os.close(null)
+    _plain_environment()
     os.umask(UMASK)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < DESCRIPTORS:
         allowed = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+
+
+def _plain_environment() -> None:
+    """Take out what programs under test would go by."""
+    for name in list(os.environ):
+        other = name in _OTHERS or name.lower().endswith("_proxy") or name.startswith("LC_")
+        if other or name.startswith(_TAPNETS):
+            del os.environ[name]
+    os.environ["LANG"] = "C.UTF-8"
+    place = tempfile.gettempdir()
+    if " " in place or len(place) > _LONGEST:  # a monitor's command is cut at spaces
+        os.environ.pop("TMPDIR", None)
+        tempfile.tempdir = None
