@@ -6,7 +6,7 @@
 
 * ``drop``: USER's uid, gid and groups, for good; no new privileges; every capability goes but CAP_NET_ADMIN, and that too
   where the configuration has no TAP (then a TAP that is asked for later is refused with a line that says so).
-* ``load``: all modules, because USER may not be allowed to read them (a folder of root's).
+* ``load``: all modules, ours, the libraries' and Python's, because USER may not be allowed to read them (a folder of root's).
 * ``reserve``: descriptors of /dev/net/tun for TAPs that come later, because USER may not be allowed to open it.
 * ``fence``: a Landlock domain in which execve is denied; it also keeps us from tracing processes outside it. Not where the
   configuration runs programs (scripts, helpers, smbd). A kernel without Landlock: a line, and on we go.
@@ -26,12 +26,28 @@ import os
 import pkgutil
 import pwd
 import struct
+import traceback
 from dataclasses import dataclass
 
 from .config import Config, TapNet, UserNet, VxlanNet
 
 CAP_NET_ADMIN = 12
 CAP_LAST = 63
+LATE = (  # what our modules import in functions, and what the libraries do
+    "pyroute2",
+    "pyroute2.nftables.main",
+    "pytun",
+    "readline",
+    "tomllib",
+    "uvloop",
+    "websockets.server",
+    "encodings.idna",  # by the first name that is looked up; the next by one that begins with xn--
+    "encodings.punycode",
+    "encodings.unicode_escape",
+    *(
+        f"encodings.utf_{form}" for form in ("8_sig", "16", "16_le", "16_be", "32", "32_le", "32_be")
+    ),  # JSON in bytes
+)
 TUN_RESERVE = 8  # TAPs that may be added while it runs
 _PR_SET_KEEPCAPS, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 8, 24, 38
 _CAPABILITY_VERSION_3 = 0x20080522
@@ -120,8 +136,18 @@ def load() -> None:
             if not module.name.endswith("__main__"):
                 with contextlib.suppress(ImportError):
                     importlib.import_module(module.name)
-    for name in ("pyroute2", "encodings.idna"):  # the latter by the first name that is looked up
-        importlib.import_module(name)
+    for name in LATE:
+        with contextlib.suppress(ImportError):  # what is not there now is not there later
+            importlib.import_module(name)
+    _use_once()
+
+
+def _use_once() -> None:
+    """What Python's library loads by itself, and differently from version to version: the report of an error."""
+    try:
+        tracebak  # type: ignore[name-defined]  # noqa: B018  (a word that is nearly one has a hint)
+    except NameError as error:
+        traceback.format_exception(error)
 
 
 def drop(to: Account, *, keep_net_admin: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
@@ -80,8 +81,98 @@ from tapnet.backends.tap_open import netlink
 netlink(lambda ipr: print(ipr.link("get", index=1)[0].get("IFLA_IFNAME")))
 import tapnet.swap, tapnet.backends.tap, tapnet.backends.ws, tapnet.lan.vxlan, tapnet.capture
 "".encode("idna")
+import asyncio, json, logging, socket
+async def late():
+    loop = asyncio.get_running_loop()
+    await loop.getaddrinfo("localhost", 1, type=socket.SOCK_STREAM)
+    try:
+        async with asyncio.timeout(0):
+            async with asyncio.TaskGroup() as group:
+                group.create_task(asyncio.sleep(9))
+    except TimeoutError as error:
+        logging.getLogger("tapnet").error("said", exc_info=error)
+    await loop.run_in_executor(None, json.loads, json.dumps({}).encode("utf-16"))
+asyncio.run(late())
+for text in ("1 +", "import os; os.pth", "f(", "{}['é']", "fo = foo"):
+    try:
+        exec(text)
+    except Exception:
+        logging.getLogger("tapnet").exception("said")
+print("told")
 """
-    assert child(code) == ["lo"]
+    assert child(code) == ["lo", "told"]
+
+
+def named() -> dict[str, str]:
+    """Modules that ours name in an import, wherever it stands in them: who does."""
+    found: dict[str, str] = {}
+
+    def look(node: ast.AST, where: str, package: str) -> None:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
+                continue
+            look(child, where, package)
+            if isinstance(child, ast.Import):
+                found.update({alias.name: where for alias in child.names})
+            elif isinstance(child, ast.ImportFrom):
+                parts = package.split(".")[: len(package.split(".")) - child.level + 1] if child.level else []
+                base = ".".join([*parts, *([child.module] if child.module else [])])
+                found.update({base: where, **{f"{base}.{alias.name}": where for alias in child.names}})
+
+    for room in ("tapnet", "slirp", "nic_models"):
+        for path in (ROOT / room).rglob("*.py"):
+            if path.name != "__main__.py":
+                look(ast.parse(path.read_text()), str(path), ".".join(path.parent.relative_to(ROOT).parts))
+    return found
+
+
+def test_what_any_module_imports_in_a_function_is_loaded_before() -> None:
+    """Also what no test below reaches."""
+    names = named()
+    assert {"pytun", "tomllib", "websockets.server", "pyroute2.netlink.rtnl.ndmsg"} <= set(names)
+    code = f"""
+import importlib, sys
+privilege.load()
+there = set(sys.modules)
+for name in {sorted(names)!r}:
+    if name not in there:
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            continue  # a function or a class, or nothing that there is here
+        print(name)
+"""
+    assert {name: names[name] for name in child(code)} == {}
+
+
+def codecs_used() -> set[str]:
+    """Encodings that our modules name."""
+    found = set()
+    for room in ("tapnet", "slirp", "nic_models"):
+        for path in (ROOT / room).rglob("*.py"):
+            for call in ast.walk(ast.parse(path.read_text())):
+                if isinstance(call, ast.Call):
+                    named = [word.value for word in call.keywords if word.arg == "encoding"]
+                    if getattr(call.func, "attr", "") in ("encode", "decode"):
+                        named += call.args[:1]
+                    found |= {str(one.value) for one in named if isinstance(one, ast.Constant)}
+    return found
+
+
+def test_encodings_are_loaded_before() -> None:
+    used = codecs_used() | {"idna", "punycode", "utf-16", "utf-32-be"}  # names, and what JSON may come in
+    assert "unicode_escape" in used
+    code = f"""
+import codecs, sys
+privilege.load()
+class Refuse:
+    def find_spec(self, name, *rest):
+        raise PermissionError(name)
+sys.meta_path.insert(0, Refuse())
+for name in {sorted(used)!r}:
+    "x".encode(name)
+"""
+    assert child(code) == []
 
 
 def test_behind_the_fence_nothing_is_started() -> None:
