@@ -12,7 +12,7 @@ import sys
 
 import pytest
 
-from tests.oracle.listed import judge
+from tests.oracle.listed import CHECKED, judge, version
 from tests.oracle.qtest_client import QtestClient
 from tests.oracle.qtest_script import ISA_BASE, ISA_LINE, MAC, SCRIPTS, SLOT
 from tests.waiting import BOUND_S
@@ -151,8 +151,8 @@ sync
 INB 0x80
  inb 0x80
 inb 0x80\x20
-#
 """.strip("\n").splitlines()
+COMMENT = "#"  # QEMU up to 10 refuses it as a command; 11.1 gives no answer to it
 
 
 def told(command, model, directory, lines):
@@ -177,17 +177,19 @@ def told(command, model, directory, lines):
 
 
 def test_same_lines_same_answers(tmp_path):
+    lines = LINES if version() > CHECKED else [*LINES, COMMENT]
     seen = []
     for command in (qemu, tapnet):
         directory = tmp_path / command.__name__
         directory.mkdir()
-        seen.append(told(command, "rtl8139", directory, LINES))
+        seen.append(told(command, "rtl8139", directory, lines))
     assert seen[0] == seen[1]
 
 
-def random_lines(seed, count=600):
+def random_lines(seed, count=600, *, aligned=False):
     """Accesses of all widths to RAM, aligned or not; PCI header and PIRQ registers.
 
+    ``aligned``: no access to the header crosses its own width; QEMU 11.1 answers such a one with 0.
     Left out are the two registers where QEMU's PCI core is not PCI 2.3's: command bit 6 (parity error response, 6.2.2)
     and the latency timer (6.2.4), which cannot be written there.
     """
@@ -208,7 +210,10 @@ def random_lines(seed, count=600):
             yield f"outl 0xcf8 {0x80001800 | rng.choice((0, 4, 8, 0x10, 0x14, 0x18, 0x2C, 0x30, 0x3C)):#x}"
             if rng.random() < 0.5:
                 yield f"out{rng.choice('bwl')} 0xcfc {rng.getrandbits(32) & 0xFFFFFFBC:#x}"
-            yield f"in{rng.choice('bwl')} {0xCFC + rng.randrange(4) if width == 'b' else 0xCFC:#x}"
+            kind, offset = rng.choice("bwl"), rng.randrange(4) if width == "b" else 0
+            if aligned:
+                offset -= offset % {"b": 1, "w": 2, "l": 4}[kind]
+            yield f"in{kind} {0xCFC + offset:#x}"
         else:
             yield f"outl 0xcf8 {0x80000860:#x}"
             yield f"outb {0xCFC + rng.randrange(4):#x} {rng.choice((0x80, 3, 5, 10, 11, 15)):#x}"
@@ -217,10 +222,11 @@ def random_lines(seed, count=600):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_random_traffic(tmp_path, seed):
+    lines = list(random_lines(seed, aligned=version() > CHECKED))
     seen = []
     for command in (qemu, tapnet):
         directory = tmp_path / command.__name__
         directory.mkdir()
-        seen.append(told(command, "ne2k_pci", directory, list(random_lines(seed))))
+        seen.append(told(command, "ne2k_pci", directory, lines))
     assert len(seen[0]) == len(seen[1])
     assert [pair for pair in zip(*seen) if pair[0] != pair[1]] == []
