@@ -22,7 +22,7 @@ import tempfile
 
 DESCRIPTORS = 1024
 UMASK = 0o022
-_TAPNETS = "TAPNET_"
+_TAPNETS, _KIT = "TAPNET_", "TAPNET_GUESTS"  # the kit's folder is the tests' own
 _OTHERS = frozenset(
     ("COLUMNS", "LINES", "PYTHONWARNINGS", "PYTHONUNBUFFERED", "NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE")
 )
@@ -53,7 +53,7 @@ def _plain_environment() -> None:
     """Take out what programs under test would go by."""
     for name in list(os.environ):
         other = name in _OTHERS or name.lower().endswith("_proxy") or name.startswith("LC_")
-        if other or name.startswith(_TAPNETS):
+        if other or (name.startswith(_TAPNETS) and name != _KIT):
             del os.environ[name]
     os.environ["LANG"] = "C.UTF-8"
     place = tempfile.gettempdir()
