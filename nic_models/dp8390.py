@@ -4,13 +4,16 @@ Data flow. Transmit: the driver puts a packet into local memory (remote DMA), se
 the frame goes to ``tx`` inside that write; where the wire does not take it, TXP stays set until
 ``tx_ready()``. Receive: ``receive`` filters, then writes header, frame and FCS into the ring of 256-byte
 pages PSTART..PSTOP at CURR; the driver reads from its own next-packet pointer and gives pages back by BNRY.
-CURR never reaches BNRY: CURR == BNRY always means an empty ring.
+The boundary is a comparison with BNRY and nothing more: the page after the one that is being written must not be
+BNRY, so CURR never reaches it, and CURR == BNRY always means an empty ring. A value that the pointer never meets
+(0 at the start in ReactOS, PSTOP) is no boundary. One exception: PSTART - 1, which Linux writes whenever the next packet
+is at PSTART, is taken as the ring's last page, for an emulated wire would overwrite the ring in the meantime.
 
 Overflow. The wire is lossless: a frame that does not fit is refused (``receive`` answers False) and waits in
-the wire's queue. If there is still no room after ``overflow_grace`` ns (a wire at 10 Mbit/s would have
-delivered it by then), ISR.OVW and RST are set and the driver goes through the documented recovery (stop,
-wait, loopback, start, drain, normal). The frame stays held through it; ``rx_ready()`` follows as soon as the
-chip can take it. A driver that leaves the chip stopped or looped for ``HOLD_LIMIT`` ns with a frame held is
+the wire's queue. It is not told as lost: ISR.PRX is set again after ``REMIND_NS``, for a driver that acknowledged it
+with packets left in the ring. If there is still no room after ``overflow_grace`` ns, the frame is lost: CNTR2 counts
+it, ISR.OVW and RST are set and the driver goes through the documented recovery (stop, wait, loopback, start, drain,
+normal). The next frame is held through it; ``rx_ready()`` follows as soon as the chip can take it. A driver that leaves the chip stopped or looped for ``HOLD_LIMIT`` ns with a frame held is
 taken to have closed: the wire is released and what comes is dropped and counted, as it is whenever the chip
 is stopped or looped and no frame is held. Reception goes on when room appears, whether the driver went
 through the recovery or not.
@@ -43,7 +46,9 @@ from .padding import MAX_FRAME, MIN_FRAME, pad
 from .remote_dma import RAM_BASE, SPACE, LocalMemory, RemoteDma
 
 MIN_TX = 14  # an Ethernet header; less does not make a frame
-OVERFLOW_GRACE = 50_000_000  # ns that a frame may wait for ring pages before OVW is set
+OVERFLOW_GRACE = 1_000_000_000  # ns that a frame may wait for ring pages before it is lost and OVW is set
+REMIND_NS = 50_000_000  # ns after which PRX is set again while a frame waits
+NO_BOUNDARY = 256  # pages of room where the pointer never meets BNRY
 HOLD_LIMIT = 1_000_000_000  # ns that a stopped or looped chip may hold the wire
 BROADCAST = b"\xff" * 6
 _HEADER = Struct("<BBH")
@@ -95,6 +100,8 @@ class Dp8390:
         self._promiscuous = False
         self.tx_frame: bytes | None = None  # transmitted, but the wire did not take it yet
         self.held = 0  # ring pages of the frame that was refused
+        self.lost = False  # the frame that was refused is lost: it is dropped when it comes again
+        self.reminded = False  # PRX was set again for it
         self.recovering = False  # overflow reported; the driver has not brought the chip back yet
         self.deadline: int | None = None  # of the held frame: OVW, or giving up
         self.readers: list[Reader] = [dispatch.nothing] * 64
@@ -182,24 +189,25 @@ class Dp8390:
             state = r.STA
         else:
             state = old & (r.STP | r.STA)
-        command = value & r.RD_MASK or old & r.RD_MASK  # 000 is not allowed
+        issued = value & r.RD_MASK  # 000 is not allowed: it issues nothing
+        command = issued or old & r.RD_MASK
         self.cr = value & 0xC0 | command | (old | value) & r.TXP | state
         self.page = value >> 2 & 0x30
         if state == r.STP:
             self.cr &= ~r.TXP
-            self.remote.command = r.RD_ABORT
+            self.remote.abort()
             if not old & r.STP:
                 self._stop()
             return
         if old & r.STP:
             self.isr &= ~r.ISR_RST
             self.mode_changed()
-        if command & r.RD_ABORT:
-            self.remote.command = r.RD_ABORT
-        elif command == r.RD_SEND:
+        if issued & r.RD_ABORT:
+            self.remote.abort()
+        elif issued == r.RD_SEND:
             self._send_packet()
-        else:
-            self.remote.issue(command)
+        elif issued:
+            self.remote.issue(issued)
         if value & r.TXP and not old & r.TXP:
             self._transmit()
 
@@ -219,7 +227,7 @@ class Dp8390:
             self._recovery_ends()
         if self.held:
             if started:
-                self.deadline = None if self.isr & r.ISR_OVW else self.now() + self.overflow_grace
+                self.deadline = None if self.isr & r.ISR_OVW else self.now() + self._patience()
                 self._room_made()
             else:
                 self.deadline = self.now() + HOLD_LIMIT
@@ -228,6 +236,8 @@ class Dp8390:
         """The driver is through with it when the chip runs, not looped, and OVW is acknowledged."""
         if self.cr & r.STA and not self.isr & r.ISR_OVW and not self.tcr & r.TCR_LB:
             self.recovering = False
+            if self.held and self.deadline is None:
+                self.deadline = self.now() + self._patience()
 
     def _send_packet(self) -> None:
         """CR.RD = 011: set the remote DMA up for the packet at BNRY. Needs DCR.AR; nothing to send does
@@ -239,7 +249,7 @@ class Dp8390:
             or (self.remote.command == r.RD_READ and self.remote.left)
         ):
             return
-        _, following, count = _HEADER.unpack(self.memory.read(self.bnry << 8, 4))
+        _, following, count = _HEADER.unpack(self.memory.fetch(self.bnry << 8, 4))
         self.remote.send_packet(self.bnry << 8, count)
         self.bnry = following
         if self.held:
@@ -263,7 +273,7 @@ class Dp8390:
 
     def _transmit(self) -> None:
         size = self.tbcr
-        frame = self.memory.read(self.tpsr << 8, size)
+        frame = self.memory.fetch(self.tpsr << 8, size)
         if self.tcr & r.TCR_LB:
             self._loop(frame)
             return
@@ -366,6 +376,8 @@ class Dp8390:
             else:
                 self._count("filtered")
             return True
+        if self.lost:
+            return self._drop_lost()
         if self.held or self.recovering:
             if not self.held:
                 self._count("held")
@@ -385,13 +397,16 @@ class Dp8390:
         if room <= 0:
             room += pstop - pstart
         if not (pstart <= curr < pstop and pstart - 1 <= self.bnry < pstop):
-            self._count("ring")
-            return True
-        if size > MAX_FRAME or pages >= pstop - pstart:
+            room = self._free_pages()
+            if not pstart <= curr < pstop:
+                return self._store_outside(frame, size, status, room)
+        if size > MAX_FRAME or pages >= pstop - pstart + (room == NO_BOUNDARY):
             self._count("oversize")
             return True
         if pages >= room:
             return self._hold(pages)
+        if self.lost:
+            return self._drop_lost()
         following = curr + pages
         if following >= pstop:
             following -= pstop - pstart
@@ -402,12 +417,42 @@ class Dp8390:
             if start >= RAM_BASE and end <= SPACE:
                 self.memory.cells[start:end] = data
             else:
-                self.memory.write(start, data)
+                self.memory.store(start, data)
         else:
             first = (pstop << 8) - start
-            self.memory.write(start, data[:first])
-            self.memory.write(pstart << 8, data[first:])
+            self.memory.store(start, data[:first])
+            self.memory.store(pstart << 8, data[first:])
             end = (pstart << 8) + len(data) - first
+        self._stored(end, following, status)
+        return True
+
+    def _store_outside(self, frame: bytes, size: int, status: int, room: int) -> bool:
+        """A frame where CURR is outside PSTART..PSTOP: page by page, until the pointer happens to be PSTOP."""
+        pages = (size + 8 + 255) >> 8
+        if size > MAX_FRAME:
+            self._count("oversize")
+            return True
+        if pages >= room:
+            return self._hold(pages)
+        if self.lost:
+            return self._drop_lost()
+        used = [self.curr]
+        for _ in range(pages):
+            used.append(self._after(used[-1]))
+        following = used.pop()
+        data = _HEADER.pack(status, following, size + 4) + frame + crc32(frame).to_bytes(4, "little")
+        for index, page in enumerate(used):
+            self.memory.store(page << 8, data[_PAGE * index : _PAGE * (index + 1)])
+        self._stored((used[-1] << 8) + len(data) - _PAGE * (pages - 1), following, status)
+        return True
+
+    def _after(self, page: int) -> int:
+        """The page that the chip writes next: PSTOP, if it is ever met, leads back to PSTART."""
+        page = page + 1 & 0xFF
+        return self.pstart if page == self.pstop else page
+
+    def _stored(self, end: int, following: int, status: int) -> None:
+        """A packet is in memory: the pointers move, PRX if it was a good one."""
         self.clda = end & 0xFFFF
         self.curr = following
         self.held = 0
@@ -417,27 +462,52 @@ class Dp8390:
             self.isr |= r.ISR_PRX
             if not self.irq and self.imr & r.ISR_PRX:
                 self.interrupt()
-        return True
 
     def _hold(self, pages: int) -> bool:
+        """No room for a frame of ``pages``: it waits, or it is lost."""
+        if self.lost:
+            return self._drop_lost()
         if not self.held:
             self._count("held")
-            self.deadline = self.now() + self.overflow_grace
+            self.deadline = None if self.isr & r.ISR_OVW else self.now() + self._patience()
         self.held = pages
         if self.overflow_grace <= 0 and self.deadline is not None:
             self._overflow()
+            self.lost = False
+            return True
         return False
 
+    def _patience(self) -> int:
+        """How long a frame waits before something is said."""
+        self.reminded = self.overflow_grace <= REMIND_NS
+        return self.overflow_grace if self.reminded else REMIND_NS
+
     def _overflow(self) -> None:
+        """The frame that was refused is lost; the driver is told."""
         self.deadline = None
         self._count("overflow")
-        self.recovering = True
+        self.held = 0
+        self.recovering = self.lost = True
+        self._tally(2)
         self.isr |= r.ISR_OVW | r.ISR_RST
         self.interrupt()
 
+    def _drop_lost(self) -> bool:
+        """The lost frame has come again: off the wire with it."""
+        self.lost = False
+        return True
+
     def _free_pages(self) -> int:
-        room = self.bnry - self.curr
-        return room if room > 0 else room + self.pstop - self.pstart
+        """Pages from CURR on until the next one is BNRY, NO_BOUNDARY if none ever is."""
+        pstart, pstop, bnry, page = self.pstart, self.pstop, self.bnry, self.curr
+        if pstart <= page < pstop and pstart - 1 <= bnry < pstop:
+            room = bnry - page
+            return room if room > 0 else room + pstop - pstart
+        for room in range(1, NO_BOUNDARY):
+            page = self._after(page)
+            if page == bnry:
+                return room
+        return NO_BOUNDARY
 
     def _room_made(self) -> None:
         """BNRY moved or the receiver came back: end the overflow, and the hold if the held frame fits."""
@@ -487,7 +557,7 @@ class Dp8390:
         self.interrupt()
         held = self.held
         self.held = 0
-        self.recovering = False
+        self.recovering = self.lost = False
         self.deadline = None
         self.mode_changed()
         if held:
@@ -498,11 +568,18 @@ class Dp8390:
         return self.deadline
 
     def run(self, now: int) -> None:
-        """The held frame's time is up: overflow if the chip runs, else let the wire go."""
+        """The held frame's time is up: PRX again, then overflow if the chip runs, else let the wire go."""
         if self.deadline is None or now < self.deadline:
             return
         if self.cr & r.STA and not self.tcr & r.TCR_LB:
-            self._overflow()
+            if not self.reminded:
+                self.reminded = True
+                self.deadline += self.overflow_grace - REMIND_NS
+                self.isr |= r.ISR_PRX
+                self.interrupt()
+            if now >= self.deadline:
+                self._overflow()
+                self.rx_ready()
         else:
             self.recovering = False
             self._release()

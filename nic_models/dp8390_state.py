@@ -37,6 +37,8 @@ def save(chip: Dp8390) -> dict[str, Any]:
         "tx_frame": None if chip.tx_frame is None else pack_bytes(chip.tx_frame),
         "held": chip.held,
         "recovering": int(chip.recovering),
+        "lost": int(chip.lost),
+        "reminded": int(chip.reminded),
         "deadline": chip.deadline,
         "counters": dict(chip.counters),
     }
@@ -58,6 +60,7 @@ def load(chip: Dp8390, state: Mapping[str, Any]) -> None:
     tx_frame = None if state.get("tx_frame") is None else unpack(state, "tx_frame", limit=MAX_FRAME)
     held = number(state, "held", 255, ANY_FRAME)
     recovering = flag(state, "recovering")
+    lost, reminded = (flag({name: state.get(name, 0)}, name) for name in ("lost", "reminded"))
     deadline = optional(state, "deadline", 1 << 63)
     counters = counts(state, "counters")
     chip.remote.restore(section(state, "remote"))
@@ -73,6 +76,7 @@ def load(chip: Dp8390, state: Mapping[str, Any]) -> None:
     chip.held = 0
     chip.mode_changed()
     chip.held, chip.deadline, chip.recovering = held, deadline, recovering
+    chip.lost, chip.reminded = lost, reminded
     chip.irq = False
     chip.set_irq(False)
     chip.interrupt()

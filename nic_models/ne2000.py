@@ -6,7 +6,7 @@
 
 Local memory as the remote DMA sees it: 0x0000 station PROM, 16 words, each byte doubled (a byte-wide read
 sees each twice, by which drivers recognise a 16-bit board): MAC, zeros, 0x57 0x57 in words 14 and 15;
-0x4000-0x7fff packet RAM.
+0x4000-0x7fff packet RAM. The chip's own DMA (transmit, receive) sees the RAM at every address, folded into 16 KiB.
 
 Ref: Novell NE2000 / National Semiconductor AN-729; DP8390D data sheet; Realtek RTL8029AS specification
 LS009.0.

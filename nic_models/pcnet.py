@@ -11,7 +11,9 @@ While the receiver is off, frames are gone, as on a real wire. What happens with
 told in ``pcnet_rings``.
 
 Resets. H_RESET (``reset``): everything. S_RESET (the driver reads RESET): CSRs; BCRs stay, the I/O mode
-too. STOP: ends all activity, CSR0 reads 0004, ring positions stay. Undefined after power-on is 0 here.
+too. STOP: ends all activity, CSR0 reads 0004, ring positions stay until STRT: without INIT it loads both with their
+bases ("Re-Initialization"; 9front starts so). SPND keeps them. CSR8-15 are also open between INIT and STRT, where
+MINIX sets its filter. Undefined after power-on is 0 here.
 
 Interrupts. INTR is the or of the sources that CSR3, CSR4 and CSR5 let through; the pin follows INTR and
 IENA, SINT and SLPINT whatever IENA says.
@@ -54,7 +56,7 @@ MIN_FRAME = 14
 FCS = 4
 POLL_MIN_NS = 100_000
 POLL_STRETCH = 8
-POLL_HELD_NS = 250_000  # until MISS is set
+POLL_HELD_NS = 250_000  # until RINT is set again
 CLOCK_HZ = 33_000_000
 PHY_IDENT = (0x0022, 0x561B)  # Am79C874
 
@@ -216,7 +218,7 @@ class Pcnet:
             if csr[4] & r.ENTST:
                 self._increment(index)
                 self.update_irq()
-        elif self.open_():
+        elif self.open_() or (8 <= index <= 15 and not csr[0] & r.STRT):
             if index in r.CSR_STOPPED:
                 csr[index] = value & r.CSR_STOPPED[index]
                 if 8 <= index <= 15:
@@ -238,6 +240,8 @@ class Pcnet:
             csr[0] = csr[0] & ~r.STOP | r.INIT
             self.rings.init = self.dma_pending = True
         if value & r.STRT and not csr[0] & r.STRT:
+            if csr[0] & r.STOP:
+                self.rings.rewind()
             csr[0] = csr[0] & ~r.STOP | r.STRT
             if not self.rings.init:
                 self._start()

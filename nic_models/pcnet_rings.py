@@ -57,6 +57,11 @@ class Rings:
         self.rx.halt()
         self.tx.halt()
 
+    def rewind(self) -> None:
+        """STRT after STOP: both rings begin at their bases."""
+        self.rx.index = self.tx.index = 0
+        self.rx.absent = False
+
     def engine(self) -> Engine:
         """Work off everything that is pending."""
         self.running = engine = self._run()
@@ -135,7 +140,7 @@ class Rings:
         csr[r.BADX : r.BADX + 2] = words[10:12]
         csr[r.RCVRL] = -(1 << min(rlen, r.MAX_RING_CODE)) & 0xFFFF
         csr[r.XMTRL] = -(1 << min(tlen, r.MAX_RING_CODE)) & 0xFFFF
-        self.rx.index = self.tx.index = 0
+        self.rewind()
         self.init = False
         chip.initialized(words[0])
 

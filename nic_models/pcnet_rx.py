@@ -8,8 +8,8 @@ bytes, as on the LANCE.
 
 No descriptor for a frame. It stays in the FIFO: the chip refuses the next one and so holds the wire, and
 polls. It is delivered when the driver gives a buffer, so nothing is lost where the driver behaves, and
-MISS, which drivers count as a lost frame, is not set for it. After ``MISS_NS`` MISS is set once, for a
-driver that waits for that to give buffers. After ``HOLD_NS`` the frame is lost: MISS, and CSR112 counts it;
+MISS, which drivers count as a lost frame, is not set for it. After ``MISS_NS`` RINT is set once more, for a
+driver that gives buffers in its interrupt. After ``HOLD_NS`` the frame is lost: MISS, and CSR112 counts it;
 what follows is lost at once, as on a real wire, until a buffer turns up. A looped frame is not held.
 
 LAPPEN: frames start at descriptors with STP set (the search gives back others that the chip owns), and RINT
@@ -65,8 +65,8 @@ class Receiver:
         self.used = 0  # descriptors that it has used
         self.skipped = 0  # descriptors that the LAPP search has passed
         self.looped = False  # it came from our own transmitter
-        self.hold_until: int | None = None  # while a frame waits for a descriptor: MISS, then its loss
-        self.warned = False  # MISS was set for it
+        self.hold_until: int | None = None  # while a frame waits for a descriptor: RINT, then its loss
+        self.warned = False  # RINT was set for it
 
     def length(self) -> int:
         """Descriptors of the ring, 1..65536 (CSR76 is two's complement)."""
@@ -181,10 +181,10 @@ class Receiver:
         """Say that a frame waits, or give it up."""
         if self.hold_until is None or now < self.hold_until:
             return
-        if not self.warned:
+        if not self.warned and now < self.hold_until + HOLD_NS - MISS_NS:
             self.warned = True
             self.hold_until += HOLD_NS - MISS_NS
-            self.chip.csr[0] |= r.MISS
+            self.chip.csr[0] |= r.RINT
             self.chip.update_irq()
         else:
             self.absent = True

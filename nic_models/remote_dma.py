@@ -2,11 +2,14 @@
 
 A driver sets RSAR (start) and RBCR (count), issues remote read or write by CR.RD, and moves the bytes through
 the data port; at count zero ISR.RDC is set. The address goes from PSTOP to PSTART by itself, so that a packet
-that is wrapped round the end of the ring is read in one run. Reads beyond the count, or without the command,
+that is wrapped round the end of the ring is read in one run. CRDA shows where the channel is: in a remote read one byte
+(word mode: word) ahead of the data port, for that is fetched before the driver asks. In word mode A0 is low: an odd RSAR
+means the word that it lies in. Reads beyond the count, or without the command,
 give all ones; such writes are lost.
 
 Local memory is the board's: 64 KiB of addresses in which A15 is not decoded; the lower half of the 32 KiB is
-the station PROM (read only), the upper half 16 KiB of RAM.
+the station PROM (read only), the upper half 16 KiB of RAM. The chip's own (local) DMA, of which the board decodes 14
+address lines, sees nothing but the RAM: ``fetch`` and ``store``.
 
 Ref: DP8390D/NS32490D data sheet, sections 6 (DMA) and 9 (remote DMA); NE2000 board (address decoding).
 """
@@ -22,6 +25,7 @@ from .state import number
 RAM_BASE = 0x4000  # first address of the packet RAM
 SPACE = 0x8000  # decoded part of the 64 KiB: PROM half and RAM half
 _FOLD = SPACE - 1
+_LOCAL = SPACE - RAM_BASE - 1
 
 
 class LocalMemory:
@@ -62,6 +66,26 @@ class LocalMemory:
             view = view[chunk:]
 
 
+    def fetch(self, address: int, length: int) -> bytes:
+        """``length`` bytes of RAM as the local DMA reads them."""
+        start = RAM_BASE | address & _LOCAL
+        if start + length <= SPACE:
+            return bytes(self.cells[start : start + length])
+        ram = bytes(self.cells[RAM_BASE:])
+        start -= RAM_BASE
+        return (ram * (2 + length // len(ram)))[start : start + length]
+
+    def store(self, address: int, data: bytes) -> None:
+        """Store ``data`` (at most what the RAM holds) as the local DMA writes it."""
+        start = RAM_BASE | address & _LOCAL
+        room = SPACE - start
+        if len(data) <= room:
+            self.cells[start : start + len(data)] = data
+        else:
+            self.cells[start:] = data[:room]
+            self.cells[RAM_BASE : RAM_BASE + len(data) - room] = data[room:]
+
+
 class RemoteDma:
     """RSAR, RBCR, CRDA and the data port. ``done`` is called when the count reaches zero."""
 
@@ -100,11 +124,23 @@ class RemoteDma:
         if command in (r.RD_READ, r.RD_WRITE) and (command != self.command or not self.left):
             self.address = self.start
             self.left = self.count
-            self.command = command
             if not self.left:
                 self.done()
-            return
+        if self.wide:
+            self.address &= ~1
         self.command = command
+
+    def abort(self) -> None:
+        """CR.RD = 1xx: the transfer ends; CRDA stays where it was."""
+        self.address = self.current()
+        self.command = r.RD_ABORT
+
+    def current(self) -> int:
+        """CRDA."""
+        if self.command != r.RD_READ or not self.left:
+            return self.address
+        ahead = self.address + (2 if self.wide else 1)
+        return self.wrap_to if ahead == self.wrap_from else ahead & 0xFFFF
 
     def send_packet(self, start: int, count: int) -> None:
         """The send-packet command: a remote read of one packet of the ring."""

@@ -16,7 +16,8 @@ follows it. So a snapshot between any two operations is complete, and a reset in
 behind (``epoch``). Work per run is bounded: 16 received frames, 4 + 2 x 64 transmit descriptors per kick.
 Without bus mastering the engine waits.
 
-Timers: TimerInt, the PHY's negotiation, and the receiver's: RXOVW again, another look at the C+ ring.
+Timers: TimerInt, the PHY's negotiation, and the receiver's: packets that wait in a full ring are told again, another
+look at the C+ ring, the end of a frame's wait for room.
 
 Departures: reset and auto-load take no time; power management, wake-up and CardBus registers are stored and
 do nothing. IDR, MAR, Config and PHY registers keep their values over CR.RST, as the data sheet says.
@@ -259,7 +260,9 @@ class Rtl8139:
         if changed & r.CR_RE:
             self.rx.restart()
             self.cplus.restart_rx()
-        if changed & self.command & r.CR_TE:
+        if changed & r.CR_TE:
+            self.epoch += 1  # a step in the middle is none any more
+            self.out.restart()
             self.cplus.restart_tx()
         if self.command & r.CR_TE:
             self.kick()
@@ -416,7 +419,7 @@ class Rtl8139:
     def next_deadline(self) -> int | None:
         """When ``run`` is due, ns of the machine's clock."""
         soonest: int | None = self.timer.due
-        for due in (self.phy.deadline, self.cplus.retry, self.rx.again):
+        for due in (self.phy.deadline, self.cplus.retry, self.rx.again, self.rx.give_up):
             if due is not None and (soonest is None or due < soonest):
                 soonest = due
         return soonest

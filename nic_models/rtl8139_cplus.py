@@ -7,8 +7,8 @@ buffer.
 Transmit: TPPoll starts a ring. Each step reads one descriptor and its buffer, gives the descriptor back, and
 at LS sends what was collected; at a descriptor that is the driver's the ring stops with TDU. High priority
 goes first. Receive: the descriptors that one frame needs are read first, then buffers, then status words (the
-first descriptor last) are written. When one of them is the driver's, RDU is set, MPC counts, the frame stays
-in the FIFO and the wire is held. There is no doorbell for receive buffers: the chip looks again at each write
+first descriptor last) are written. When one of them is the driver's, RDU is set, the frame stays in the FIFO and the
+wire is held. The frame is lost, and MPC counts it, when no descriptor came for ``HOLD_NS``. There is no doorbell for receive buffers: the chip looks again at each write
 to ISR, IMR, CR, C+CR, RDSAR or TPPoll, and after ``RETRY_NS``, doubled up to ``RETRY_LONGEST_NS``; then RDU
 is set again too, as the next frame of a real wire would, for a driver whose acknowledgement came late.
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 MAX_WIRE = 8187
 RETRY_NS = 1_000_000
 RETRY_LONGEST_NS = 64_000_000
+HOLD_NS = 1_000_000_000  # how long a frame waits for descriptors before it is lost
 
 _DESCRIPTOR = Struct("<IIQ")
 _STATUS = Struct("<II")
@@ -103,6 +104,7 @@ class Cplus:
         "cpcr",
         "dtccr",
         "ettr",
+        "give_up",
         "high",
         "normal",
         "rdsar",
@@ -127,7 +129,8 @@ class Cplus:
 
     def settle(self) -> None:
         """No frame waits for a descriptor."""
-        self.counted = False  # RDU and MPC were told of the frame that waits
+        self.counted = False  # RDU was told of the frame that waits
+        self.give_up: int | None = None  # when that frame is lost
         self.remind = False  # it is the timer that looks again
         self.retry: int | None = None  # when to look again
         self.wait = RETRY_NS
@@ -143,8 +146,8 @@ class Cplus:
         old = self.cpcr
         mask &= r.CPCR_WRITABLE
         self.cpcr = old & ~mask | value & mask
-        started = self.cpcr & ~old
-        if started & r.CPCR_TXEN:
+        if (old ^ self.cpcr) & r.CPCR_TXEN:
+            self.chip.epoch += 1
             self.restart_tx()
         if (old ^ self.cpcr) & r.CPCR_RXEN:
             self.restart_rx()
@@ -154,11 +157,13 @@ class Cplus:
     def write_ring(self, ring: TxRing, high: bool, value: int, mask: int) -> None:
         """A half of TNPDS or THPDS; 256-byte aligned."""
         ring.base = _half(ring.base, high, value, mask) & ~0xFF
+        self.chip.epoch += 1
         ring.rewind()
 
     def write_rdsar(self, high: bool, value: int, mask: int) -> None:
         """A half of RDSAR; 256-byte aligned."""
         self.rdsar = _half(self.rdsar, high, value, mask) & ~0xFF
+        self.chip.epoch += 1
         self.rx_index = 0
         self.nudge()
 
@@ -195,7 +200,7 @@ class Cplus:
         self.settle()
 
     def restart_tx(self) -> None:
-        """CR.TE was set: back to the first transmit descriptors."""
+        """CR.TE or C+CR.TxEn changed: back to the first transmit descriptors."""
         self.normal.rewind()
         self.high.rewind()
 
@@ -344,12 +349,21 @@ class Cplus:
     def _stall(self) -> None:
         """The next descriptor is the driver's."""
         rx = self.chip.rx
+        now = self.chip.now()
+        if self.give_up is None:
+            self.give_up = now + HOLD_NS
+        elif now >= self.give_up:
+            self.settle()
+            rx.fifo.popleft()
+            rx.drop("full")
+            rx.miss(r.INT_RXOVW)
+            return
         rx.stalled = True
-        self.retry = self.chip.now() + self.wait
+        self.retry = min(now + self.wait, self.give_up)
         self.wait = min(2 * self.wait, RETRY_LONGEST_NS)
         if not self.counted:
             self.counted = True
-            rx.miss(r.INT_RXOVW)
+            self.chip.interrupt(r.INT_RXOVW)
         elif self.remind:
             self.chip.interrupt(r.INT_RXOVW)
         self.remind = False
@@ -380,6 +394,7 @@ class Cplus:
             "counted": self.counted,
             "remind": self.remind,
             "retry": self.retry,
+            "give_up": self.give_up,
             "wait": self.wait,
             "normal": self.normal.snapshot(),
             "high": self.high.snapshot(),
@@ -395,6 +410,7 @@ class Cplus:
         self.counted = flag(state, "counted")
         self.remind = flag(state, "remind")
         self.retry = optional(state, "retry", 1 << 80)
+        self.give_up = optional({"give_up": state.get("give_up")}, "give_up", 1 << 80)
         self.wait = number(state, "wait", RETRY_LONGEST_NS, 1)
         self.normal.restore(section(state, "normal"))
         self.high.restore(section(state, "high"))

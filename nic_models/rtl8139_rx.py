@@ -8,13 +8,12 @@ both equal means empty, so the ring is never filled to the last byte. A packet t
 end goes on at the start, or, with RCR.WRAP and less than 64 KiB, past the end (the driver keeps 1.5 KiB for
 it), and the next one starts as many bytes behind the start.
 
-Overflow: the first packet that does not fit sets ISR.RXOVW and counts one in MPC; it stays in the FIFO, and
-``receive`` answers False (the wire is held) until CAPR leaves half of the ring free, the receiver is switched
-off or the chip is reset. So a driver that does empty its ring loses nothing. A real wire would bring the next
-frame and set RXOVW again, by which drivers wake up that acknowledged it with packets left in the ring (Linux
-does, at the end of its budget); so it is set again after ``AGAIN_NS``, doubled up to ``AGAIN_LONGEST_NS``,
-while the ring stays full. Without bus mastering the FIFO overflows as on real hardware: FOVW, MPC, the frame
-is lost. Frames are padded to 60 bytes; nothing on an emulated wire is a runt or has a bad FCS, so AR and AER
+Overflow: a packet that does not fit stays in the FIFO, and ``receive`` answers False (the wire is held) until CAPR
+leaves half of the ring free, the receiver is switched off or the chip is reset. So a driver that does empty its ring
+loses nothing, and is told of no loss. Drivers that acknowledged ROK with packets left in the ring (Linux does, at the
+end of its budget) are woken: ROK is set again after ``AGAIN_NS``, doubled up to ``AGAIN_LONGEST_NS``, while the ring
+stays full. A driver that gives no room for ``HOLD_NS`` loses the packet: RXOVW is set and MPC counts it; the next one
+waits as long. Without bus mastering the FIFO overflows as on real hardware: FOVW, MPC, the frame is lost. Frames are padded to 60 bytes; nothing on an emulated wire is a runt or has a bad FCS, so AR and AER
 are stored and change nothing.
 
 Early receive: RCR.ERTH for familiar protocols (IP, IPX, 802.3), MULINT for others and, with RCR.MulERINT, for all. The
@@ -51,6 +50,7 @@ WRAP_ROOM = 1536  # what a driver keeps behind a ring for RCR.WRAP
 SHORTEST = 14  # an Ethernet header
 AGAIN_NS = 250_000  # about two frames at 100 Mbit/s
 AGAIN_LONGEST_NS = 64_000_000
+HOLD_NS = 1_000_000_000  # how long a frame waits for room before it is lost
 FCS = 4
 
 _HEADER = Struct("<HH")
@@ -72,6 +72,7 @@ class Receiver:
         "early",
         "ersr",
         "fifo",
+        "give_up",
         "mar",
         "missed",
         "read_at",
@@ -93,7 +94,8 @@ class Receiver:
         self.whole = 0  # bytes of the packet that comes in parts
         self.stalled = False  # no room for fifo[0]
         self.wire_held = False  # receive() answered False: rx_ready is owed
-        self.again: int | None = None  # when RXOVW is set again
+        self.again: int | None = None  # when ROK is set again
+        self.give_up: int | None = None  # when fifo[0], which waits for room, is lost
         self.wait = AGAIN_NS
 
     def reset(self) -> None:
@@ -112,7 +114,7 @@ class Receiver:
         """Forget what is in the FIFO and let the wire go on."""
         self.fifo.clear()
         self.stalled = False
-        self.again = None
+        self.again = self.give_up = None
         self.wait = AGAIN_NS
         self.let_go(always=True)
 
@@ -130,7 +132,7 @@ class Receiver:
         self.drops[reason] = self.drops.get(reason, 0) + 1
 
     def miss(self, bits: int) -> None:
-        """A frame found no room: MPC, and ``bits`` in ISR."""
+        """A frame is lost for want of room: MPC, and ``bits`` in ISR."""
         self.missed = (self.missed + 1) & 0xFFFFFF
         self.chip.tally.missed()
         self.chip.interrupt(bits)
@@ -231,11 +233,13 @@ class Receiver:
         used = (cbr - self.read_at) % size
         if total >= size - used:
             self.stalled = True
-            self.again = self.chip.now() + self.wait
-            self.miss(r.INT_RXOVW)
+            now = self.chip.now()
+            self.again = now + self.wait
+            self.give_up = now + HOLD_NS
             return
         self.fifo.popleft()
         self.wait = AGAIN_NS
+        self.give_up = None
         packet = b"".join((_HEADER.pack(status, len(frame) + FCS), frame, _FCS.pack(crc32(frame))))
         chip = self.chip
         end = cbr + total
@@ -327,14 +331,22 @@ class Receiver:
         capr = self.read_capr() & ~mask | value & mask
         self.read_at = (capr + r.CAPR_OFFSET) % self.size
         self.stalled = False
-        self.again = None
+        self.again = self.give_up = None
         if self.fifo or self.wire_held:
             self.again = self.chip.now() + AGAIN_NS
             self.wait = AGAIN_NS
             self.chip.kick()
 
     def run(self, now: int) -> None:
-        """The wire is still held when another frame would have come."""
+        """Tell the driver again of the packets in a full ring; lose the packet that has waited for too long."""
+        if self.give_up is not None and now >= self.give_up:
+            self.give_up = None
+            if self.stalled and self.fifo:
+                self.stalled = False
+                self.fifo.popleft()
+                self.drop("full")
+                self.miss(r.INT_RXOVW)
+                self.chip.kick()
         if self.again is None or now < self.again:
             return
         if not self.wire_held and not self.stalled:
@@ -342,7 +354,8 @@ class Receiver:
         else:
             self.wait = min(2 * self.wait, AGAIN_LONGEST_NS)
             self.again = now + self.wait
-            self.chip.interrupt(r.INT_RXOVW)
+            if not self.empty():
+                self.chip.interrupt(r.INT_ROK)
 
     def read_cbr(self) -> int:
         """CBR: where the next packet goes."""
@@ -372,6 +385,7 @@ class Receiver:
             "stalled": self.stalled,
             "wire_held": self.wire_held,
             "again": self.again,
+            "give_up": self.give_up,
             "wait": self.wait,
             "fifo": [{"frame": pack(frame), "status": status} for frame, status in self.fifo],
             "drops": dict(self.drops),
@@ -397,6 +411,7 @@ class Receiver:
         self.stalled = flag(state, "stalled")
         self.wire_held = flag(state, "wire_held")
         self.again = optional(state, "again", 1 << 80)
+        self.give_up = optional({"give_up": state.get("give_up")}, "give_up", 1 << 80) if frames else None
         self.wait = number(state, "wait", AGAIN_LONGEST_NS, 1)
         self.size = size
         self.fifo = deque(frames)

@@ -6,6 +6,9 @@ status bits are cleared by the next write. TSD takes dword writes only. The earl
 is stored: a frame always leaves whole, so there is no underrun but the one of a frame that the chip cannot
 send.
 
+CR.TE: when it rises, the transmitter begins at descriptor 0. When it falls, descriptors that the chip has not worked off
+are the driver's again, without TOK, and a frame that waits for the wire is gone.
+
 The wire may answer "not now": the frame is kept, its descriptor stays owned by the chip, nothing further is
 sent until ``tx_ready``. With TCR.LBK = 11 frames go to the own receiver's FIFO instead of the wire, never by
 a call back. With TCR.CRC the driver has put the FCS itself: it is checked and cut off, a wrong one is what a
@@ -58,6 +61,16 @@ class Transmitter:
         self.tsad = [0] * r.TX_DESCRIPTORS
         self.current = 0
         self.held = None
+
+    def restart(self) -> None:
+        """CR.TE rose or fell: begin at descriptor 0; a transmitter that stops forgets what it was given."""
+        self.current = 0
+        if self.chip.command & r.CR_TE:
+            return
+        if self.held is not None:
+            self.held = None
+            self.drop("stopped")
+        self.tsd = [tsd | r.TSD_OWN for tsd in self.tsd]
 
     def drop(self, reason: str) -> None:
         """Count a frame that goes nowhere."""

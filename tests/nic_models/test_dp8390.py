@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nic_models import dp8390_regs as r
-from nic_models.dp8390 import HOLD_LIMIT
+from nic_models.dp8390 import HOLD_LIMIT, OVERFLOW_GRACE, REMIND_NS
 from nic_models.dp8390_state import TALLY_STOP
 from nic_models.multicast import hash_be
 from tests.nic_models.rig import BROADCAST, GROUP, MAC, OTHER, PSTART, PSTOP, Rig, frame_to, isa
@@ -232,9 +232,83 @@ def test_packet_wraps_at_pstop(rig):
 
 @pytest.mark.parametrize(("curr", "bnry"), [(0x20, PSTART), (PSTOP, PSTART), (PSTART, PSTOP), (PSTART, 0)])
 def test_pointers_outside_the_ring(rig, curr, bnry):
+    """BNRY is compared with the next page and nothing more; CURR counts up until it is PSTOP."""
     rig.start(curr=curr, bnry=bnry)
     assert rig.card.receive(frame_to())
-    assert rig.card.counters == {"ring": 1}
+    assert rig.card.counters == {}
+    assert rig.get(1, r.CURR) == curr + 1
+    assert rig.inb(r.ISR) & r.ISR_PRX
+    where = 0x4000 | curr << 8 & 0x3FFF
+    assert rig.peek(where, 64) == bytes((r.RSR_PRX, curr + 1, 64, 0)) + frame_to()
+
+
+@pytest.mark.parametrize("bnry", [0, 1, 0x20, PSTOP, PSTOP + 1, 0xFF])
+def test_a_boundary_that_is_never_met_is_none(rig, bnry):
+    """ReactOS starts with BNRY = 0."""
+    rig.start(curr=PSTART, bnry=bnry)
+    for number in range(3 * (PSTOP - PSTART)):
+        assert rig.get(1, r.CURR) == PSTART + number % (PSTOP - PSTART)
+        assert rig.card.receive(frame_to(size=200, fill=number))
+    assert rig.card.counters == {}
+    rig.outb(r.BNRY, PSTART + 3)  # now it is one
+    assert [rig.card.receive(frame_to(size=200)) for _ in range(4)] == [True, True, False, False]
+
+
+def test_a_frame_that_is_held_goes_on_when_the_boundary_goes(rig):
+    rig.full()
+    rig.outb(r.BNRY, 0)
+    assert rig.ready == 1
+    assert rig.card.receive(frame_to())
+
+
+def test_reactos_starts_with_bnry_0(rig):
+    """Its NE2000 driver: stop, PSTART, PSTOP, BNRY = 0 in the chip's reset, CURR one page on; BNRY follows what it reads."""
+    rig.start(curr=PSTART + 1, bnry=0)
+    frames = [frame_to(size=300, fill=number) for number in range(100)]
+    page = PSTART + 1
+    for frame in frames:
+        assert rig.card.receive(frame)
+        header = rig.peek(page << 8, 4)
+        assert rig.peek((page << 8) + 4, len(frame)) == frame
+        page = header[1]
+        rig.outb(r.BNRY, page - 1 if page > PSTART else PSTOP - 1)
+    assert rig.card.counters == {}
+
+
+def after(page, pstart, pstop):
+    page = page + 1 & 0xFF
+    return pstart if page == pstop else page
+
+
+@settings(max_examples=300, deadline=None)
+@given(*[st.integers(0, 255)] * 4, st.lists(st.integers(60, 1514), min_size=1, max_size=8))
+def test_every_pointer_anywhere_against_the_comparison(pstart, pstop, bnry, curr, sizes):
+    rig = Rig().start(pstart=pstart, pstop=pstop, bnry=bnry, curr=curr)
+    if bnry == pstart - 1:  # the documented exception
+        bnry = pstop - 1
+    for fill, size in enumerate(sizes):
+        used = [curr]
+        while len(used) * 256 < size + 8:
+            used.append(after(used[-1], pstart, pstop))
+        following = after(used[-1], pstart, pstop)
+        met = bnry in [*used[1:], following]
+        before = dict(rig.card.counters)
+        taken = rig.card.receive(frame_to(size=size, fill=fill))
+        if rig.card.counters.get("oversize") != before.get("oversize"):
+            assert len(used) >= pstop - pstart
+            continue
+        if met:
+            assert not taken
+            assert rig.get(1, r.CURR) == curr
+            return
+        assert taken
+        assert rig.get(1, r.CURR) == following
+        if len({page & 0x3F for page in used}) == len(used):
+            where = [0x4000 | page << 8 & 0x3FFF for page in used]
+            ram = b"".join(bytes(rig.card.memory.cells[at : at + 256]) for at in where)
+            assert ram[:4] == bytes((r.RSR_PRX, following, (size + 4) & 0xFF, size + 4 >> 8))
+            assert ram[4 : 4 + size] == frame_to(size=size, fill=fill)
+        curr = following
 
 
 def test_bnry_one_below_the_ring_is_its_last_page(rig):
@@ -446,12 +520,63 @@ def test_overflow_at_once_without_grace():
     assert rig.irq
 
 
+def test_a_frame_that_waits_is_not_told_as_lost():
+    rig = Rig(grace=OVERFLOW_GRACE)
+    count = rig.full()
+    rig.outb(r.ISR, 0xFF)
+    rig.time = REMIND_NS - 1
+    rig.card.run(rig.time)
+    assert rig.inb(r.ISR) == 0
+    rig.time = REMIND_NS
+    rig.card.run(rig.time)
+    assert rig.inb(r.ISR) == r.ISR_PRX and rig.irq  # for a driver that left packets in the ring
+    rig.outb(r.ISR, 0xFF)
+    rig.time = OVERFLOW_GRACE - 1
+    rig.card.run(rig.time)
+    assert rig.inb(r.ISR) == 0
+    assert len(rig.packets()) == count and rig.ready == 1
+    assert rig.card.receive(frame_to())
+    assert rig.inb(r.CNTR2) == 0 and not rig.inb(r.ISR) & r.ISR_OVW
+
+
+@pytest.mark.parametrize("late", [0, 5_000_000_000])
+def test_a_frame_that_has_waited_too_long_is_lost_and_counted(late):
+    rig = Rig(grace=OVERFLOW_GRACE)
+    count = rig.full()
+    rig.time = OVERFLOW_GRACE + late
+    while rig.card.next_deadline() is not None and rig.card.next_deadline() <= rig.time:
+        rig.card.run(rig.time)
+    assert rig.inb(r.ISR) & r.ISR_OVW
+    assert rig.ready == 1
+    assert rig.card.receive(frame_to(size=200, fill=200))  # the one that waited, off the wire
+    assert not rig.card.receive(frame_to(size=200, fill=201))  # the next one waits
+    assert rig.inb(r.CNTR2) == 1 and rig.inb(r.CNTR2) == 0
+    assert [frame for _, frame in rig.packets()] == [frame_to(size=200, fill=n) for n in range(count)]
+    assert rig.card.receive(frame_to(size=200, fill=201))
+    assert rig.packets() == [(r.RSR_PRX, frame_to(size=200, fill=201))]
+
+
+def test_an_acknowledged_overflow_without_room_comes_again(rig):
+    rig.full()
+    rig.card.run(GRACE)
+    assert rig.card.receive(frame_to(size=200))
+    assert not rig.card.receive(frame_to(size=200))
+    assert rig.card.next_deadline() is None
+    rig.time = GRACE
+    rig.outb(r.ISR, r.ISR_OVW)
+    assert rig.card.next_deadline() == 2 * GRACE
+    rig.card.run(2 * GRACE)
+    assert rig.inb(r.ISR) & r.ISR_OVW and rig.inb(r.CNTR2) == 2
+
+
 @pytest.mark.parametrize("wait", [1_600_000, 10_000_000])
-def test_documented_recovery_loses_nothing(rig, wait):
+def test_documented_recovery_loses_nothing_more(rig, wait):
     count = rig.full()
     rig.time = GRACE
     rig.card.run(GRACE)
     assert rig.inb(r.ISR) & r.ISR_OVW
+    assert rig.ready == 1
+    assert rig.card.receive(frame_to(size=200))  # lost, as OVW says
     rig.outb(r.CR, 0x21)
     rig.time += wait
     assert not rig.card.receive(frame_to())  # the wire stays held
@@ -461,10 +586,10 @@ def test_documented_recovery_loses_nothing(rig, wait):
     rig.outb(r.CR, 0x22)
     packets = rig.packets()
     assert len(packets) == count
-    assert rig.ready == 0  # still looped
+    assert rig.ready == 1  # still looped
     rig.outb(r.ISR, r.ISR_OVW)
     rig.outb(r.TCR, 0)
-    assert rig.ready == 1
+    assert rig.ready == 2
     assert rig.card.receive(frame_to())
     assert len(rig.packets()) == 1
     assert rig.card.next_deadline() is None
@@ -475,6 +600,7 @@ def test_frames_that_come_during_the_recovery_wait(rig, frame):
     """The driver made room before it began the recovery: the wire is free, and must not lose frames now."""
     rig.full()
     rig.card.run(GRACE)
+    assert rig.card.receive(frame_to(size=200))  # lost, as OVW says
     rig.packets()
     assert rig.ready == 1
     rig.outb(r.CR, 0x21)
@@ -522,11 +648,14 @@ def test_overflow_again_after_an_incomplete_recovery(rig):
     """The driver took nothing out of the ring: after the recovery the overflow is reported again."""
     rig.full()
     rig.card.run(GRACE)
+    assert rig.card.receive(frame_to(size=200))  # lost, as OVW says
     rig.outb(r.CR, 0x21)
+    assert not rig.card.receive(frame_to(size=200))
     rig.outb(r.TCR, r.TCR_LB0)
     rig.outb(r.CR, 0x22)
     rig.outb(r.ISR, r.ISR_OVW)
     rig.outb(r.TCR, 0)
+    assert not rig.card.receive(frame_to(size=200))
     deadline = rig.card.next_deadline()
     assert deadline == GRACE
     rig.card.run(deadline)
@@ -550,6 +679,50 @@ def test_transmit(rig, size, page):
     assert rig.inb(r.TSR) & (r.TSR_PTX | r.TSR_ABT | r.TSR_CRS) == r.TSR_PTX
     assert rig.inb(r.ISR) == r.ISR_PTX
     assert rig.irq
+
+
+@pytest.mark.parametrize(
+    ("page", "first"), [(0x00, 0x4000), (0x3E, 0x7E00), (0x7E, 0x7E00), (0x80, 0x4000), (0xBF, 0x7F00), (0xFF, 0x7F00)]
+)
+def test_the_local_dma_sees_the_ram_only(rig, page, first):
+    """Every address is folded into the 16 KiB, over their end too; the PROM is the remote DMA's."""
+    rig.start()
+    frame = frame_to(OTHER, 900)
+    for n in range(0, 900, 2):
+        rig.poke(0x4000 + (first - 0x4000 + n) % 0x4000, frame[n : n + 2])
+    rig.outb(r.TPSR, page)
+    rig.outb(r.TBCR0, 900 & 0xFF)
+    rig.outb(r.TBCR1, 900 >> 8)
+    rig.outb(r.CR, r.RD_ABORT | r.STA | r.TXP)
+    assert rig.wire == [frame]
+    assert rig.peek(0, 4) == bytes((MAC[0], MAC[0], MAC[1], MAC[1]))
+
+
+@pytest.mark.parametrize(("pstart", "pstop"), [(0x00, 0x20), (0x80, 0xA0), (0x70, 0x90), (0xC0, 0xFF)])
+def test_a_ring_at_any_address_is_in_the_ram(rig, pstart, pstop):
+    rig.start(pstart=pstart, pstop=pstop, curr=pstart, bnry=pstart)
+    assert rig.card.receive(frame_to(size=700))
+    at = 0x4000 | pstart << 8 & 0x3FFF
+    assert bytes(rig.card.memory.cells[at : at + 4]) == bytes((r.RSR_PRX, pstart + 3, 704 & 0xFF, 704 >> 8))
+    assert bytes(rig.card.memory.cells[at + 4 : at + 704]) == frame_to(size=700)
+
+
+def test_cr_with_rd_000_issues_nothing(rig):
+    rig.start()
+    rig.poke(0x4000, b"abcdef")
+    rig.remote(r.RD_READ, 0x4000, 4)
+    rig.card.read(0, r.DATA_PORT, 2)
+    rig.outb(r.CR, r.PAGE1 | r.STA)
+    rig.outb(r.CR, r.STA)
+    assert rig.card.read(0, r.DATA_PORT, 2) == int.from_bytes(b"cd", "little")
+    rig.outb(r.CR, r.STA)  # the transfer is over: not begun again
+    assert rig.card.read(0, r.DATA_PORT, 2) == 0xFFFF
+    rig.outb(r.ISR, 0xFF)
+    rig.outb(r.RBCR0, 0)
+    rig.outb(r.CR, r.STA)
+    assert rig.inb(r.ISR) == 0  # nor completed with a count of zero
+    rig.outb(r.CR, r.STA | r.TXP)  # the other bits mean what they say
+    assert rig.inb(r.ISR) == r.ISR_PTX
 
 
 @pytest.mark.parametrize("size", [0, 1, 13, 1519, 65535])
@@ -764,6 +937,15 @@ def test_snapshot_in_the_middle_of_everything(rig):
     assert twin.left == rig.left
     assert twin.card.snapshot() == rig.card.snapshot()
     assert twin.ready == rig.ready
+
+
+def test_a_snapshot_of_an_older_version_is_taken(rig):
+    rig.start()
+    state = rig.card.snapshot()
+    for name in ("lost", "reminded"):
+        del state["chip"][name]
+    rig.card.restore(state)
+    assert rig.card.receive(frame_to())
 
 
 @pytest.mark.parametrize(

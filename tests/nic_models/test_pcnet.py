@@ -66,7 +66,7 @@ def test_s_reset_keeps_what_the_data_sheet_says():
     assert bench.bcr(r.SWS) == 0x0302
 
 
-def test_stop_ends_everything_and_keeps_positions():
+def test_stop_ends_everything_and_strt_begins_at_the_bases():
     bench = started(2)
     bench.send(frame(60))
     bench.csr(4, bench.csr(4) | r.UINTCMD)
@@ -76,11 +76,85 @@ def test_stop_ends_everything_and_keeps_positions():
     assert not bench.irq
     assert bench.csr(4) & r.CSR4_STOP_CLEARS == 0
     assert bench.csr(r.CXDA) | bench.csr(r.CXDA + 1) << 16 == TX_RING + 16
-    bench.csr(0, r.STRT)  # without INIT: where it was
+    bench.csr(0, r.STRT)  # without INIT
     assert bench.csr(0) & (r.TXON | r.RXON | r.STOP) == r.TXON | r.RXON
+    assert bench.csr(r.CXDA) | bench.csr(r.CXDA + 1) << 16 == TX_RING
+    assert bench.csr(r.CRDA) | bench.csr(r.CRDA + 1) << 16 == RX_RING
+    bench.tx_at = 0
     bench.send(frame(61))
     assert len(bench.sent) == 2
 
+
+@pytest.mark.parametrize("style", range(4))
+@pytest.mark.parametrize("done", range(1, 6))
+def test_9front_stops_and_starts_without_init(style, done):
+    """STOP, its rings set up anew from their first descriptors, STRT: both ways begin there."""
+    bench = started(style)
+    for _ in range(done):
+        bench.send(frame(60))
+        bench.receive(frame(60))
+        bench.give(bench.rx_at)
+        bench.rx_at = (bench.rx_at + 1) % bench.rx_count
+    bench.csr(0, r.STOP)
+    for index in range(bench.rx_count):
+        bench.give(index)
+    for index in range(bench.tx_count):
+        bench.write_descriptor(bench.tx_address(index), 0, 0, 0, 0)
+    bench.tx_at = 0
+    bench.csr(0, r.STRT | r.IENA)
+    for index in range(3):
+        bench.send(frame(61 + index))
+        assert bench.sent[-1] == frame(61 + index)
+        bench.receive(frame(71 + index))
+        assert bench.mcnt(index) == 75 + index
+
+
+@pytest.mark.parametrize("how", ["S_RESET", "bus fault"])
+def test_every_other_stop_begins_at_the_bases_too(how):
+    bench = started(2)
+    bench.send(frame(60))
+    if how == "S_RESET":
+        bench.inp(r.WIO_RESET)
+        bench.bcr(20, 2)
+    else:
+        bench.card.bus_fault()
+    bench.csr(0, r.STRT)
+    assert bench.card.rings.tx.index == 0
+
+
+def test_spnd_keeps_the_positions():
+    bench = started(2)
+    bench.send(frame(60))
+    bench.receive(frame(60))
+    bench.csr(5, r.SPND)
+    assert bench.csr(5) & r.SPND
+    bench.csr(0, r.STRT | r.IENA)
+    bench.csr(5, 0)
+    bench.send(frame(61))
+    bench.receive(frame(61))
+    assert bench.mcnt(1) == 65
+    assert len(bench.sent) == 2
+
+
+def test_the_filter_may_be_set_between_init_and_strt():
+    """MINIX: INIT, IDON, then CSR8-11 and CSR15, then STRT."""
+    bench = Bench()
+    bench.setup(2, start=r.INIT)
+    assert bench.csr(0) & (r.IDON | r.STOP | r.STRT) == r.IDON
+    for index in range(8, 12):
+        bench.csr(index, 0xFFFF)
+    bench.csr(15, r.DRCVBC)
+    for index in (1, 24, 76, 100):
+        before = bench.csr(index)
+        bench.csr(index, before ^ 0xFFFC)
+        assert bench.csr(index) == before  # the others stay shut
+    bench.csr(0, r.STRT | r.IDON | r.IENA)
+    group = bytes.fromhex("01005e000001")
+    bench.receive(frame(60, to=group))
+    assert bench.mcnt(0) == 64
+    bench.csr(8, 0)
+    assert bench.csr(8) == 0xFFFF  # STRT shuts them
+    assert bench.card.rx_filter().hash == (1 << 64) - 1
 
 @pytest.mark.parametrize(
     ("index", "mask"),

@@ -70,6 +70,10 @@ def test_engine_is_its_slow_twin(style, rlen, tlen, actions):
                 bench.csr(0, r.STRT | r.IENA)
                 slow.tx_on, slow.tint, slow.rint = True, False, False
                 waiting.clear()
+                slow.tx_at = slow.rx_at = give_at = 0  # STRT after STOP: at the bases
+                for index in range(bench.tx_count):
+                    bench.write_descriptor(bench.tx_address(index), 0, 0, 0, 0)
+                slow.cells[TX_RING : TX_RING + 256] = bench.memory.cells[TX_RING : TX_RING + 256]
             bench.tx_at = slow.tx_at  # where both are now
         elif action[0] == "receive":
             _, size, to = action

@@ -137,6 +137,44 @@ def test_reads_and_writes_wrap_at_pstop(rig):
     assert (rig.inb(r.CRDA0), rig.inb(r.CRDA1)) == (0, PSTART)
 
 
+@pytest.mark.parametrize(("dcr", "unit"), [(0x48, 1), (0x49, 2)])
+def test_crda_is_ahead_by_what_was_fetched(rig, dcr, unit):
+    """A remote read fetches before the driver asks; a remote write cannot."""
+
+    def crda():
+        return rig.inb(r.CRDA0) | rig.inb(r.CRDA1) << 8
+
+    rig.outb(r.DCR, dcr)
+    rig.remote(r.RD_READ, 0x4100, 4 * unit)
+    seen = [crda()]
+    for _ in range(4):
+        rig.card.read(0, r.DATA_PORT, unit)
+        seen.append(crda())
+    assert seen == [0x4100 + n * unit for n in (1, 2, 3, 4, 4)]
+    rig.remote(r.RD_WRITE, 0x4100, 4 * unit)
+    assert crda() == 0x4100
+    rig.card.write(0, r.DATA_PORT, unit, 0)
+    assert crda() == 0x4100 + unit
+    rig.remote(r.RD_READ, (PSTOP << 8) - unit, 2 * unit)
+    assert crda() == PSTART << 8
+    rig.outb(r.CR, r.RD_ABORT | r.STA)
+    assert crda() == PSTART << 8  # an abort does not take it back
+
+
+@pytest.mark.parametrize("command", [r.RD_READ, r.RD_WRITE])
+def test_an_odd_address_in_word_mode_is_its_words(rig, command):
+    rig.poke(0x4100, b"abcdefgh")
+    rig.remote(command, 0x4103, 4)
+    if command == r.RD_READ:
+        assert rig.card.read_block(0, r.DATA_PORT, 2, 2) == b"cdef"
+        rig.outb(r.DCR, 0x48)
+        rig.remote(command, 0x4103, 4)
+        assert rig.card.read_block(0, r.DATA_PORT, 1, 4) == b"defg"
+    else:
+        rig.card.write_block(0, r.DATA_PORT, 2, b"0123")
+        assert rig.peek(0x4100, 8) == b"ab0123gh"
+
+
 def test_station_prom_is_read_only_and_doubled(rig):
     expected = bytes(b for b in rig.card.mac + bytes(8) + b"WW" for _ in range(2))
     rig.poke(0x0000, b"\0" * 32)
@@ -155,7 +193,9 @@ def test_ram_shows_again_at_c000(rig):
 class SlowDma:
     """One byte at a time."""
 
-    def __init__(self, memory, start, count, pstart, pstop):
+    def __init__(self, memory, start, count, pstart, pstop, wide):
+        if wide:
+            start &= ~1
         self.memory, self.address, self.left = memory, start, count
         self.pstart, self.pstop = pstart << 8, pstop << 8
 
@@ -185,20 +225,24 @@ class SlowDma:
     st.integers(0, 0xFF),
     st.integers(0, 0xFF),
     st.booleans(),
+    st.booleans(),
     st.lists(st.integers(1, 1500), max_size=6),
 )
-def test_blocks_against_single_bytes(start, count, pstart, pstop, writing, lengths):
+def test_blocks_against_single_bytes(start, count, pstart, pstop, writing, wide, lengths):
     done = []
+    count += count & wide
     memory = LocalMemory()
     for index in range(0x4000, 0x8000):
         memory.cells[index] = index * 7 & 0xFF
-    slow = SlowDma(bytearray(memory.cells), start, count, pstart, pstop)
+    slow = SlowDma(bytearray(memory.cells), start, count, pstart, pstop, wide)
     dma = RemoteDma(memory, lambda: done.append(1))
     dma.wrap_to, dma.wrap_from = pstart << 8, pstop << 8
+    dma.wide = wide
     dma.set_start(start)
     dma.set_count(count)
     dma.issue(r.RD_WRITE if writing else r.RD_READ)
     for index, length in enumerate(lengths):
+        length += length & wide
         if writing:
             data = bytes((index + n) & 0xFF for n in range(length))
             dma.put(data)

@@ -10,6 +10,7 @@ import pytest
 from nic_models import rtl8139_regs as r
 from nic_models.models import MODELS, pci_function
 from nic_models.rtl8139 import Rtl8139
+from nic_models.rtl8139_cplus import HOLD_NS
 from tests.nic_models.rtl8139_kit import BROADCAST, GROUP, MAC, TX_RING, Kit, frame_to
 
 RESET = [
@@ -269,6 +270,7 @@ def test_tally_counts_misses_and_is_cleared_by_reset():
     kit = Kit().start_cplus(rx=1)
     kit.receive(frame_to())
     kit.receive(frame_to())
+    kit.wait(HOLD_NS)
     kit.write(r.DTCCR, 4, 0x30000 | 0x08)
     assert unpack(TALLY, kit.peek(0x30000, 64))[1:5] == (1, 0, 1, 1)
     kit.start_cplus()

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nic_models import rtl8139_regs as r
+from nic_models.rtl8139_cplus import HOLD_NS
 from nic_models.vnet import HEADER, complete
 from tests.nic_models.rtl8139_kit import (
     BROADCAST,
@@ -115,7 +116,35 @@ def test_rings_start_again_with_a_new_address_or_transmitter():
     kit.write(r.CR, 1, r.CR_RE | r.CR_TE)
     kit.tx_at = 0
     kit.put(frame_to(fill=2))
-    assert len(kit.wire) == 3
+    kit.write(r.CPCR, 2, r.CPCR_RXEN)
+    assert kit.card.cplus.normal.index == 0
+    kit.write(r.CPCR, 2, r.CPCR_RXEN | r.CPCR_TXEN)
+    kit.tx_at = 0
+    kit.put(frame_to(fill=3))
+    assert len(kit.wire) == 4
+
+
+@pytest.mark.parametrize("how", ["TE", "TxEn", "TNPDS"])
+def test_a_ring_that_starts_anew_in_the_middle_of_a_step(how):
+    """The step that the engine is in must not move the new start."""
+    kit = Kit().start_cplus()
+    kit.put(frame_to(), poll=False)
+    card = kit.card
+    card.write(0, r.TPPOLL, 1, r.POLL_NPQ)
+    engine = card.dma()
+    _, at, size = next(engine)
+    assert engine.send(kit.peek(at, size))[0] == "read"  # its buffer
+    if how == "TE":
+        card.write(0, r.CR, 1, r.CR_RE)
+        card.write(0, r.CR, 1, r.CR_RE | r.CR_TE)
+    elif how == "TxEn":
+        card.write(0, r.CPCR, 2, r.CPCR_RXEN)
+        card.write(0, r.CPCR, 2, r.CPCR_RXEN | r.CPCR_TXEN)
+    else:
+        card.write(0, r.TNPDS, 4, TX_RING)
+    with pytest.raises(StopIteration):
+        engine.send(frame_to())
+    assert kit.wire == [] and card.cplus.normal.index == 0
 
 
 @pytest.mark.parametrize(("command", "cpcr"), [(r.CR_RE, 3), (r.CR_RE | r.CR_TE, r.CPCR_RXEN)])
@@ -275,8 +304,8 @@ def test_no_descriptor_holds_the_wire():
         assert kit.receive(frame_to(fill=n))
     assert kit.isr() == r.INT_ROK
     assert kit.receive(frame_to(fill=4))
-    assert kit.isr() == r.INT_RXOVW
-    assert kit.read(r.MPC, 4) == 1
+    assert kit.isr() == r.INT_RXOVW  # RDU: no descriptor
+    assert kit.read(r.MPC, 4) == 0  # but no frame is lost
     assert not kit.receive(frame_to(fill=5))
     kit.write(r.ISR, 2, 0xFFFF)  # looks again, finds nothing, says nothing
     assert kit.read(r.ISR, 2) == 0
@@ -287,7 +316,26 @@ def test_no_descriptor_holds_the_wire():
     assert kit.receive(frame_to(fill=5))
     frames += [frame for _, _, frame in kit.taken()]
     assert frames == [frame_to(fill=n) for n in range(6)]
-    assert kit.read(r.MPC, 4) == 1
+    assert kit.read(r.MPC, 4) == 0
+
+
+def test_a_ring_that_stays_dry_loses_frames_and_counts_them():
+    kit = small_rings(Kit())
+    for n in range(6):
+        kit.receive(frame_to(fill=n))
+    for lost in (1, 2):
+        kit.wait(HOLD_NS - 1)
+        kit.isr()  # looks again
+        assert kit.read(r.MPC, 4) == lost - 1
+        kit.wait(1)
+        assert kit.isr() == r.INT_RXOVW
+        assert kit.read(r.MPC, 4) == lost
+        kit.receive(frame_to(fill=6))
+    frames = [frame for _, _, frame in kit.taken()]
+    kit.write(r.ISR, 2, 0)
+    frames += [frame for _, _, frame in kit.taken()]
+    assert frames == [frame_to(fill=n) for n in (0, 1, 2, 3, 6)]
+    assert kit.card.counters == {"rx full": 2}
 
 
 def test_it_looks_at_the_ring_by_itself_ever_more_rarely():
@@ -300,7 +348,7 @@ def test_it_looks_at_the_ring_by_itself_ever_more_rarely():
         kit.card.isr = 0  # not by a write, that makes it look
         kit.wait(kit.machine.next_deadline() - kit.time)
         assert kit.read(r.ISR, 2) == r.INT_RXOVW
-        assert kit.read(r.MPC, 4) == 1
+        assert kit.read(r.MPC, 4) == 0
         waits.append((kit.time - before) // 1_000_000)
     assert waits == [1, 2, 4, 8, 16, 32, 64, 64, 64]
     kit.taken()

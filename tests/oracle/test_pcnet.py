@@ -14,7 +14,7 @@ import pytest
 
 from nic_models import pcnet_regs as r
 from nic_models.multicast import hash_le
-from nic_models.pcnet_rx import MISS_NS
+from nic_models.pcnet_rx import HOLD_NS
 from tests.oracle.listed import judge
 from tests.oracle.qtest import MAC, QEMU, OurBus, QemuBus
 
@@ -379,7 +379,7 @@ def receive(style):
         nic.csr(0, r.RINT | r.IENA)
         nic.receive(data(60, MAC, PEER))
         if isinstance(nic.bus, OurBus):
-            nic.bus.slot.run(MISS_NS)
+            nic.bus.slot.run(HOLD_NS)
         nic.bus.wait(lambda: nic.csr(0) & r.MISS)
         see("dry CSR0", hex(nic.csr(0)))
         see("dry irq", nic.bus.irq(IRQ))
