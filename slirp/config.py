@@ -120,6 +120,7 @@ LIVE = frozenset(
         "resolver",
         "buffers",
         "tftp_write",
+        "tftp_nocase",
         "tftp_server_name",
         "bootfile",
         "bootfiles",
@@ -168,6 +169,7 @@ class Config:
     buffers: int = BUFFERS
     tftp: str | None = None  # directory
     tftp_write: bool = False
+    tftp_nocase: bool = False
     tftp_server_name: str | None = None
     bootfile: str | None = None
     bootfiles: tuple[tuple[int, str], ...] = ()  # (client architecture of option 93, or IPXE; file or URL)

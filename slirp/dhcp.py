@@ -361,7 +361,7 @@ class Dhcp:
                     items.append((formats.T1, values.pop(formats.T1)))
                 values[formats.T2] = (seconds * 7 // 8).to_bytes(4, "big")
         client_id = message.options.get(formats.CLIENT_ID)
-        if client_id is not None and kind is not None:
+        if client_id and kind is not None:
             items.append((formats.CLIENT_ID, client_id))
         if kind == formats.NAK:
             return items

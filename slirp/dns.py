@@ -35,7 +35,9 @@ SECOND = 1_000_000_000
 QUERIES = 2048
 PER_GUEST = 1024
 HELD = 4 << 20
-PATIENCE = 4 * SECOND + SECOND // 2  # for one round of the resolvers: less than the 5 s after which clients ask again
+PATIENCE = (
+    4 * SECOND + SECOND // 2
+)  # for one round of the resolvers: less than the 5 s after which clients ask again
 ROUNDS = 2
 WAIT = 30 * SECOND  # resolv.conf(5): no client waits longer for one attempt
 GOOD_TIME = 30 * SECOND

@@ -65,11 +65,12 @@ class DhcpMessage:
         return self.options.get(CLIENT_ID) or bytes([self.htype]) + self.chaddr
 
 
-def _options(area: bytes, into: dict[int, bytes]) -> int:
-    """Read one option area; a missing END is forgiven. Returns how many options were left out, as their length is wrong, or
-    as they are a second one where only one makes sense. A truncated option ends the area.
+def _options(area: bytes, into: dict[int, bytes]) -> list[int]:
+    """Read one option area; a missing END is forgiven. Returns the options that were left out, as their length is wrong, or
+    as they are a second one where only one makes sense. A truncated option ends the area, and stands there as ``PAD``.
     """
-    offset = ignored = 0
+    offset = 0
+    ignored: list[int] = []
     while offset < len(area):
         code = area[offset]
         if code == PAD:
@@ -78,11 +79,11 @@ def _options(area: bytes, into: dict[int, bytes]) -> int:
         if code == END:
             return ignored
         if offset + 2 > len(area) or offset + 2 + area[offset + 1] > len(area):
-            return ignored + 1
+            return [*ignored, PAD]
         size = area[offset + 1]
         fixed = _OPTION_LEN.get(code)
-        if (fixed is not None and (size != fixed or code in into)) or (code == CLIENT_ID and not size):
-            ignored += 1
+        if fixed is not None and (size != fixed or code in into):
+            ignored.append(code)
         else:
             into[code] = into.get(code, b"") + area[offset + 2 : offset + 2 + size]
         offset += 2 + size
@@ -106,7 +107,7 @@ def parse_dhcp(data: bytes) -> DhcpMessage:
         raise ValueError("too many hops")
     cookie = data[BOOTP_LEN : BOOTP_LEN + 4] == COOKIE
     options: dict[int, bytes] = {}
-    ignored = 0
+    ignored: list[int] = []
     if cookie:
         ignored = _options(data[BOOTP_LEN + 4 :], options)
         overload = options.get(OVERLOAD, b"\0")
@@ -114,12 +115,12 @@ def parse_dhcp(data: bytes) -> DhcpMessage:
             ignored += _options(file, options)
         if overload in (b"\2", b"\3"):
             ignored += _options(sname, options)
-    if ignored and MESSAGE not in options:
+    if MESSAGE not in options and (MESSAGE in ignored or PAD in ignored):
         raise ValueError("no message type among options that are broken")
     if not hlen and CLIENT_ID not in options:
         raise ValueError("no hardware address and no client identifier")
     return DhcpMessage(
-        hops, xid, secs, flags, htype, ciaddr, giaddr, chaddr[:hlen], chaddr, cookie, options, ignored
+        hops, xid, secs, flags, htype, ciaddr, giaddr, chaddr[:hlen], chaddr, cookie, options, len(ignored)
     )
 
 

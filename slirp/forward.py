@@ -28,7 +28,6 @@ Ref: RFC 9293 3.5; RFC 5382 REQ-1; libslirp's hostfwd (the guest sees the client
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from random import Random
 from typing import Any, Protocol

@@ -282,6 +282,7 @@ class Directory(Protocol):
     """A directory of the host, of which nothing outside can be reached, whatever names and links say."""
 
     names: tuple[bytes, ...]  # its absolute path, as it was given and without links
+    nocase: bool  # a name that is not there may be there in other letters, capital or small
 
     def open(self, parts: Sequence[bytes], events: FileEvents) -> File:
         """Open for reading. ``parts``: names of directories and of the file; none is empty, "." or ".."."""
@@ -328,6 +329,9 @@ class Host(Protocol):
 
     def resolvers(self) -> Sequence[Address]:
         """The host's name servers, in order, re-read when resolv.conf changed."""
+
+    def own_names(self) -> tuple[str, Sequence[str]]:
+        """The host's own name (its first label), and the domains that it is in or looks names up in."""
 
     def forbidden(self, remote: Address) -> bool:
         """Whether ``remote`` is a control-plane listener of any tapnet instance on this host."""

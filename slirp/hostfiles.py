@@ -6,6 +6,9 @@ EXDEV, and there is no moment between a check and its use. Links that stay insid
 openat2, or a sandbox forbids it, each part is opened in the one before with O_NOFOLLOW: then no link works.
 Only regular files are read; O_NONBLOCK keeps a FIFO from holding anybody up.
 
+``nocase``: where a name is not there, the first (in the order of bytes) of its directory that differs in capital and small
+letters only is taken, among the ``NAMES`` that are looked at. The name of a new file is taken as it is.
+
 Nothing waits: every call on a file is done by ``THREADS`` worker threads, and its answer comes to the loop as
 an event. A slow disk delays transfers, and nothing else.
 
@@ -20,6 +23,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import itertools
 import os
 import stat
 import struct
@@ -30,6 +34,7 @@ from typing import Any
 from .host import FileEvents
 
 THREADS = 2
+NAMES = 1 << 16  # of a directory that are compared without regard to case
 RACES = 8  # EAGAIN of openat2: a directory was renamed meanwhile
 _SYS_OPENAT2 = 437  # the same number on every architecture
 _HOW = struct.Struct("=QQQ")  # struct open_how: flags, mode, resolve
@@ -37,6 +42,7 @@ _RESOLVE = 0x08 | 0x02  # RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS
 _UNKNOWN = frozenset((errno.ENOSYS, errno.EPERM))
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _PLACE = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+_LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _PREFIX = b".tapnet-"
 
@@ -96,6 +102,7 @@ class HostDirectory:
         real = os.path.realpath(os.fsencode(path))
         self.names: tuple[bytes, ...] = (given,) if given == real else (given, real)
         self.beneath = True
+        self.nocase = False
         self.now = now
         self.after = after
         self._defer = defer
@@ -139,6 +146,30 @@ class HostDirectory:
         """Run ``event`` on the loop, if that still runs."""
         with contextlib.suppress(RuntimeError):
             self._defer(event)
+
+    def find_open(self, parts: Sequence[bytes], flags: int) -> int:
+        """Open what has this name, or with ``nocase`` one like it. Raises OSError."""
+        try:
+            return self.beneath_open(parts, flags)
+        except FileNotFoundError:
+            if not self.nocase:
+                raise
+        real: list[bytes] = []
+        for part in parts:
+            real.append(self._alike(real, part))
+        return self.beneath_open(real, flags)
+
+    def _alike(self, above: Sequence[bytes], part: bytes) -> bytes:
+        """The name in a directory that is ``part``, else the first that is but for its case; else ``part``."""
+        fd = self.beneath_open(above, _LIST)
+        try:
+            with os.scandir(fd) as entries:
+                names = [os.fsencode(entry.name) for entry in itertools.islice(entries, NAMES)]
+        finally:
+            os.close(fd)
+        wanted = os.fsdecode(part).casefold()
+        found = [name for name in names if os.fsdecode(name).casefold() == wanted]
+        return part if part in found or not found else min(found)
 
     def beneath_open(self, parts: Sequence[bytes], flags: int) -> int:
         """Open what has this name. Raises OSError."""
@@ -226,7 +257,7 @@ class HostFile:
 
     def open_old(self, parts: list[bytes]) -> Callable[[int], None]:
         """Open a regular file. Raises OSError."""
-        fd = self._directory.beneath_open(parts, _READ)
+        fd = self._directory.find_open(parts, _READ)
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode):
             os.close(fd)
@@ -237,7 +268,7 @@ class HostFile:
 
     def open_new(self, parts: list[bytes], size: int) -> Callable[[int], None]:
         """Make a file without a name. Raises OSError."""
-        self._place = self._directory.beneath_open(parts[:-1], _PLACE)
+        self._place = self._directory.find_open(parts[:-1], _PLACE)
         self._name = parts[-1]
         with contextlib.suppress(FileNotFoundError):
             if stat.S_ISDIR(os.lstat(self._name, dir_fd=self._place).st_mode):

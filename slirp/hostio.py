@@ -49,6 +49,7 @@ CLAIMS = 4  # names that may mark one port, as tapnet/monitor/guard.py
 RESOLV_CONF = "/etc/resolv.conf"
 RESOLV_SIZE = 1 << 16
 RESOLVERS = 8
+SEARCHED = 32  # domains of a search line
 SECOND = 1_000_000_000
 
 
@@ -76,6 +77,7 @@ class AsyncHost:
         self._last = limit - min(RESERVE, limit // 4)  # greatest descriptor that a socket may have
         self._resolv_conf = resolv_conf
         self._resolvers: list[Address] = []
+        self._domains: list[str] = []
         self._resolv_stat: tuple[int, ...] | None = None
         self._resolv_checked: int | None = None
         self.programs = hostservice.Programs(loop)
@@ -256,6 +258,12 @@ class AsyncHost:
 
     # ---- the host's own settings ---------------------------------------------------------------------------
 
+    def own_names(self) -> tuple[str, Sequence[str]]:
+        """By the kernel and resolv.conf."""
+        label, _, domain = os.uname().nodename.partition(".")
+        self.resolvers()
+        return label, [*self._domains, *([domain] if domain else [])]
+
     def resolvers(self) -> Sequence[Address]:
         """Name servers of resolv.conf."""
         now = self.now()
@@ -266,7 +274,9 @@ class AsyncHost:
                 mark = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
                 if mark != self._resolv_stat:
                     with open(self._resolv_conf, encoding="utf-8", errors="replace") as file:
-                        self._resolvers = parse_resolv_conf(file.read(RESOLV_SIZE))
+                        text = file.read(RESOLV_SIZE)
+                    self._resolvers = parse_resolv_conf(text)
+                    self._domains = parse_search(text)
                     self._resolv_stat = mark
             except OSError:
                 if not self._resolvers:  # gone for a moment: keep what we knew
@@ -305,6 +315,16 @@ def parse_resolv_conf(text: str) -> list[Address]:
         if (words[1], 53) not in found:
             found.append((words[1], 53))
     return found[:RESOLVERS] or [("127.0.0.1", 53)]
+
+
+def parse_search(text: str) -> list[str]:
+    """The domains of the last ``search`` or ``domain`` line."""
+    found: list[str] = []
+    for line in text.splitlines():
+        words = line.split()
+        if len(words) > 1 and words[0] in ("search", "domain"):
+            found = words[1 : 1 + SEARCHED]
+    return found
 
 
 def _claimed(port: int) -> bool:

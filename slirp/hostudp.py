@@ -46,7 +46,9 @@ class HostUdp(ErrorSocket):
         self._how = -1
         self._segment = DATAGRAM  # the longest datagram to be tried with UDP_SEGMENT
         self._errors = ErrorQueue(sock)
-        self._spelled: dict[Address, Address] = {}  # scoped addresses: as the kernel tells them, as they were given
+        self._spelled: dict[
+            Address, Address
+        ] = {}  # scoped addresses: as the kernel tells them, as they were given
         self.born = host.enter(self._fd, self)
         host.register(self._fd, select.EPOLLIN)
 
@@ -95,7 +97,9 @@ class HostUdp(ErrorSocket):
                 if how != self._how:
                     apply(self._sock, self._family, self._how, how)
                     self._how = how
-                self._sock.sendmsg((data,), control, 0, remote if "%" not in remote[0] else self._scope(remote))
+                self._sock.sendmsg(
+                    (data,), control, 0, remote if "%" not in remote[0] else self._scope(remote)
+                )
                 return 0
             except OSError as failure:
                 error = failure.errno or errno.EIO

@@ -4,8 +4,11 @@
     address             PTR: the record or the guest that has it; an address of the net that has no name does not exist
 
 A name is a record's in whole; a guest's by its first label, with or without the domain that leases name (``domainname=``), so
-that no guest can take a name of the world's, only one without a dot. ``localhost`` is nobody's. Other types of such a name have no
-data. All else goes to the resolvers.
+that no guest can take a name of the world's, only one without a dot. ``NOBODY`` lists what is no guest's by DHCP at all: names
+that programs look for by themselves and trust, as ``wpad`` (CERT VU#598349). Nor does a guest get a name that a record has (in any
+spelling of it), or ``lease=`` gave to another station, or the host itself has; and where ``domainname=`` is a domain of
+the host's own, guests are known by their first label alone, as NAME.DOMAIN is for that domain's own servers to answer.
+Other types of such a name have no data. All else goes to the resolvers.
 
 Limits: ``ANSWERS`` addresses of a name; ``config.RECORDS_MAX`` records.
 
@@ -20,7 +23,7 @@ from ipaddress import ip_address
 
 from .config import Config
 from .formats import encode_names, end_of_question
-from .leases import Lease, Leases
+from .leases import Fixed, Lease, Leases
 from .wire import ip_bytes
 
 A, PTR, AAAA, OPT, ANY = 1, 12, 28, 41, 255
@@ -31,7 +34,12 @@ ANSWERS = 16
 NXDOMAIN, REFUSED = 3, 5
 _QR, _AA, _RD, _RA = 0x80, 0x04, 0x01, 0x80
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)\Z")
-_NOBODY = frozenset(("", "localhost"))
+NOBODY = frozenset(
+    (
+        *("", "localhost", "localdomain", "ip6-localhost", "ip6-loopback", "broadcasthost", "local"),
+        *("wpad", "isatap", "_gateway", "invalid", "onion"),
+    )
+)
 _OPT = b"\0\0\x29\x04\xd0\0\0\0\0\0\0"  # 1,232 bytes
 
 
@@ -63,10 +71,19 @@ def reverse(name: str) -> bytes | None:
 
 
 class Names:
-    """The names of one net. ``leases`` lists the DHCP servers' memories; ``inside``: whether an address is of the net."""
+    """The names of one net. ``leases`` lists the DHCP servers' memories; ``inside``: whether an address is of the net;
+    ``host``: the host's own name and domains at present.
+    """
 
-    def __init__(self, config: Config, leases: Sequence[Leases], inside: Callable[[bytes], bool]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        leases: Sequence[Leases],
+        inside: Callable[[bytes], bool],
+        host: Callable[[], tuple[str, Sequence[str]]] = lambda: ("", ()),
+    ) -> None:
         self._domain = (config.domainname or "").lower()
+        self._host = host
         self._leases = leases
         self._inside = inside
         self._records: dict[str, list[bytes]] = {}
@@ -104,10 +121,35 @@ class Names:
         for known in (name, bare):
             if known in self._records:
                 return self._records[known]
-        if bare in _NOBODY or not _LABEL.match(bare):
+        if not _LABEL.match(bare):
             return None
-        found = [address for leases in self._leases for address in leases.called(bare, now)]
+        stations = {
+            mac for leases in self._leases for mac, entry in leases.fixed.items() if _fixed(entry) == bare
+        }
+        taken = not stations and (self._taken(bare) or (bare != name and self._elsewhere()))
+        found = []
+        for leases in self._leases:
+            for address in leases.called(bare, now):
+                lease = leases.at(address)
+                theirs = not stations or any(
+                    mac in stations and entry.address == address for mac, entry in leases.fixed.items()
+                )
+                if not taken and (theirs or (lease is not None and lease.mac in stations)):
+                    found.append(address)
         return found or None
+
+    def _taken(self, label: str) -> bool:
+        """Whether a guest must not have a name by DHCP."""
+        whole = f"{label}.{self._domain}"
+        host = self._host()[0].lower()
+        return (
+            label in NOBODY or label in (host, self._domain) or not {label, whole}.isdisjoint(self._records)
+        )
+
+    def _elsewhere(self) -> bool:
+        """Whether somebody else answers for our domain: it is, or lies in, one of the host's own."""
+        domains = [domain.lower().rstrip(".") for domain in self._host()[1]]
+        return any(domain and f".{self._domain}".endswith(f".{domain}") for domain in domains)
 
     def _pointer(self, name: str, now: int) -> tuple[int, list[tuple[int, bytes]]] | None:
         """PTR of a record's address, or of a guest's."""
@@ -122,13 +164,21 @@ class Names:
         for leases in self._leases:
             lease = leases.at(address)
             fixed = [entry.name for entry in leases.fixed.values() if entry.address == address and entry.name]
-            own = fixed[0] if fixed else _own_name(lease, now)
-            if own:
-                return 0, [(PTR, encode_names([self._whole(own)]))]
+            if fixed:
+                return 0, [(PTR, encode_names([self._whole(fixed[0])]))]
+            own = _own_name(lease, now)
+            if own and address in (self._find(own, now) or ()):
+                whole = own if self._elsewhere() else self._whole(own)
+                return 0, [(PTR, encode_names([whole]))]
         return NXDOMAIN, []
 
     def _whole(self, name: str) -> str:
         return name if "." in name or not self._domain else f"{name}.{self._domain}"
+
+
+def _fixed(entry: Fixed) -> str:
+    """The name that the administrator gave a station."""
+    return entry.name.lower().rstrip(".")
 
 
 def _own_name(lease: Lease | None, now: int) -> str:
@@ -136,7 +186,7 @@ def _own_name(lease: Lease | None, now: int) -> str:
     if lease is None or lease.state != "bound" or lease.free(now):
         return ""
     label = lease.hostname.lower().partition(".")[0]
-    return label if _LABEL.match(label) and label not in _NOBODY else ""
+    return label if _LABEL.match(label) else ""
 
 
 def _packed(message: bytes, end: int, items: list[tuple[int, bytes]], code: int) -> bytes:

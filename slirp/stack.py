@@ -155,7 +155,7 @@ class Stack:
                 config, self.families, self.dhcp.leases, side6.dhcp.leases, lambda: side6.ndp.wanted
             )
         self._memories = [self.dhcp.leases] + ([self.side6.dhcp.leases] if self.side6 is not None else [])
-        self.names = self.dns.names = Names(config, self._memories, self._in_net)
+        self.names = self.dns.names = Names(config, self._memories, self._in_net, host.own_names)
         self.forwards = Forwards(config, self, host, self.families, self.guests, self.tcp, self.udp, rng)
         self.services[config.dns_ip, DNS_PORT] = self.dns
         self.guest_forwards = GuestForwards(self, host, self.families)
@@ -537,13 +537,13 @@ class Stack:
         self.rules = Rules(config.rules, config.restrict)
         self.tcp.buffers.cap = config.buffers
         self.dhcp.reconfigure(config)
-        self.names = self.dns.names = Names(config, self._memories, self._in_net)
+        self.names = self.dns.names = Names(config, self._memories, self._in_net, self.host.own_names)
         self.forwards.reconfigure(config)
         self.guests.reconfigure(config)
         self.udp.ask_again()
         self.echoes.ask_again()
         if self.tftp is not None:
-            self.tftp.write = config.tftp_write
+            self.tftp.reconfigure(config)
         if self.side6 is not None:
             self.side6.reconfigure(config, self.now)
         return True

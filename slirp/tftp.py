@@ -15,6 +15,7 @@ again, and an error would end its boot. What is not for a session is answered by
 port 69 by error 4; an error is never answered.
 
 ``tftp-write=on`` lets guests write, and replace, files; without it a write request gets error 2.
+``tftp-nocase=on`` finds a file whose name differs in capital and small letters, where there is none of the very name.
 
 Ref: RFC 1350; RFC 2347; RFC 1123 4.2 (TFTP for hosts).
 """
@@ -98,11 +99,16 @@ class Tftp:
     ) -> None:
         self.network = network
         self.ip = ip
-        self.write = config.tftp_write
         self.sessions: dict[bytes, Session] = {}  # by guest address and port; oldest first
         self._directory = directory
         self._rng = rng
         self._next: int | None = None
+        self.reconfigure(config)
+
+    def reconfigure(self, config: Config) -> None:
+        """For requests to come."""
+        self.write = config.tftp_write
+        self._directory.nocase = config.tftp_nocase
 
     def __len__(self) -> int:
         return len(self.sessions)

@@ -1,11 +1,12 @@
-"""TFTP's messages: requests with their options, names, netascii. No state, no time.
+r"""TFTP's messages: requests with their options, names, netascii. No state, no time.
 
 A request is ``opcode name 0 mode 0 (option 0 value 0)*``. Names of modes and options are case-insensitive. An option
 that makes no sense is left out, as RFC 2347 has it for options that a server does not know; of one that is given
 twice the first counts.
 
 A name is relative to the served directory; a leading "/" means the directory itself, as PXE firmware has it; a name
-that begins with the directory's own full path means what it says. A part ".." is refused, whatever it would lead to.
+that begins with the directory's own full path means what it says. Windows' boot programs write "\" for "/", and a drive
+in front of the first one ("C:\Boot\BCD"), which means nothing here. A part ".." is refused, whatever it would lead to.
 
 Ref: RFC 1350 (and its appendix: netascii is RFC 764's); RFC 2347; RFC 2348; RFC 2349; RFC 7440.
 """
@@ -98,6 +99,9 @@ def name_parts(name: bytes, roots: Sequence[bytes]) -> list[bytes]:
     """A requested name as parts beneath the directory, whose full paths are ``roots``. Raises Refusal."""
     if not name or len(name) > NAME_MAX:
         raise Refusal(NOT_FOUND)
+    name = name.replace(b"\\", b"/")
+    if name[1:3] == b":/" and name[:1].isalpha():
+        name = name[2:]
     parts = [part for part in name.split(b"/") if part not in (b"", b".")]
     if b".." in parts or not parts or name.endswith(b"/"):
         raise Refusal(ACCESS)

@@ -13,6 +13,7 @@ import os
 import socket
 
 from . import passed
+from .backends.address import for_loop
 from .config import Chardev, Endpoint, UnixPath
 from .monitor import guard
 from .patience import limit
@@ -105,7 +106,7 @@ async def connect(chardev: Chardev) -> socket.socket:
 async def _connected(family: int, target: str | tuple[object, ...]) -> socket.socket:
     out = socket.socket(family, socket.SOCK_STREAM | _FLAGS)
     try:
-        await asyncio.get_running_loop().sock_connect(out, target)
+        await asyncio.get_running_loop().sock_connect(out, for_loop(target))
     except BaseException:
         out.close()
         raise

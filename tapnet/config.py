@@ -190,6 +190,7 @@ class Tftp:
 
     directory: str
     write: bool = False
+    nocase: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,6 +111,7 @@ USER = _table(
     Key("state", words.text, "DIR"),
     Key("tftp", words.text, "DIR"),
     _flag("tftp-write"),
+    _flag("tftp-nocase"),
     Key("tftp-server-name", words.limited(255), "NAME"),
     Key("bootfile", rules.bootfile, "[ARCH=|ipxe=]FILE", repeat=True),
     Key("next-server", words.ip4, "ADDR"),

@@ -260,6 +260,7 @@ def _user(given: Given) -> UserNet:
         if not on6 and key in given.values:
             raise given.error(f"{key}= needs ipv6=on")
     given.needs("tftp-write", "tftp")
+    given.needs("tftp-nocase", "tftp")
     for key in ("smbserver", "smb-user", "smb-legacy"):
         given.needs(key, "smb")
     v4 = _user_v4(given) if on4 else None
@@ -291,7 +292,9 @@ def _user(given: Given) -> UserNet:
         hostloopback=given.get("hostloopback", True),
         resolvers=resolvers,
         dhcp=_user_dhcp(given, v4),
-        tftp=Tftp(directory, given.get("tftp-write", False)) if directory else None,
+        tftp=Tftp(directory, given.get("tftp-write", False), given.get("tftp-nocase", False))
+        if directory
+        else None,
         smb=Smb(share, given.get("smbserver"), given.get("smb-user"), given.get("smb-legacy", False))
         if share
         else None,

@@ -330,8 +330,8 @@ def mask4(value: str) -> IPv4Address:
 
 
 def _unscoped(address: IpAddress) -> None:
-    if getattr(address, "scope_id", None) is not None:
-        raise ValueError(f"an interface (%{printable(address.scope_id)}) has no meaning here")  # type: ignore[union-attr]
+    if isinstance(address, IPv6Address) and address.scope_id is not None:
+        raise ValueError(f"an interface (%{printable(address.scope_id)}) has no meaning here")
 
 
 def ip6(value: str, *, scoped: bool = False) -> IPv6Address:

@@ -22,10 +22,8 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from slirp.hostset import scope_index
-
 from ..config import Endpoint
-from .address import FLAGS, WireError, reason
+from .address import FLAGS, WireError, reason, scope_index
 from .dgram import Datagrams
 
 SENDER_SECONDS = 1.0

@@ -35,6 +35,7 @@ from .address import (
     Target,
     WireError,
     bind_unix,
+    for_loop,
     look_up,
     numeric,
     reason,
@@ -140,7 +141,7 @@ async def _connect(options: Options) -> socket.socket:
     for family, target in await look_up(address, ipv4=options.ipv4, ipv6=options.ipv6):
         sock = _open(family, options.mptcp)
         try:
-            await loop.sock_connect(sock, target)
+            await loop.sock_connect(sock, for_loop(target))
             if sock.getsockname() == sock.getpeername():  # a free ephemeral port can meet itself
                 raise OSError(errno.ECONNREFUSED, "Connection refused")
             return sock

@@ -81,6 +81,7 @@ def stack_config(net: UserNet) -> slirp.config.Config:
         ftp=net.ftp,
         tftp=net.tftp.directory if net.tftp else None,
         tftp_write=net.tftp is not None and net.tftp.write,
+        tftp_nocase=net.tftp is not None and net.tftp.nocase,
         tftp_server_name=net.dhcp.tftp_server_name,
         bootfile=net.dhcp.bootfile,
         bootfiles=net.dhcp.bootfiles,

@@ -98,7 +98,9 @@ def test_systemd_networkd(tmp_path: Path) -> None:
         assert text in done.stdout, (done.stdout, done.stderr)
 
 
-@pytest.mark.parametrize("net", ["user,lease-time=600", "user,lease-time=600 -net tap,ifname=nametap0,script=no --mode user"])
+@pytest.mark.parametrize(
+    "net", ["user,lease-time=600", "user,lease-time=600 -net tap,ifname=nametap0,script=no --mode user"]
+)
 def test_a_lease_time_that_was_given_is_every_clients(tmp_path: Path, net: str) -> None:
     """Also for busybox beside a TAP, and for a client that asks for less."""
     show = tmp_path / "show"

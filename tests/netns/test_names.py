@@ -265,3 +265,30 @@ def test_a_scope_that_cannot_be_is_said_in_words(tmp_path: Path, rule: str, why:
     assert why in done.stderr
     assert done.returncode
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("far", "near"),
+    [
+        ("socket,listen=[fe80::53%w0]:5000", "socket,connect=[fe80::53%w0]:5000"),
+        ("socket,mcast=[ff02::1234%w0]:5000", "socket,mcast=[ff02::1234%w0]:5000"),
+        (
+            "dgram,local.type=inet,local.host=fe80::53%w0,local.port=5001,remote.type=inet,remote.host=fe80::53%w0,remote.port=5002",
+            "dgram,local.type=inet,local.host=fe80::53%w0,local.port=5002,remote.type=inet,remote.host=fe80::53%w0,remote.port=5001",
+        ),
+    ],
+)
+def test_wires_at_scoped_addresses(tmp_path: Path, far: str, near: str) -> None:
+    """A guest gets its lease over a wire between two instances, at an address that two interfaces have."""
+    tapnet = f"{sys.executable} -m tapnet"
+    done = scoped_host(
+        tmp_path,
+        "nameserver 127.0.0.1\n",
+        f"""
+{tapnet} run -net user -net '{far}' >$DIR/out 2>&1 &
+echo $! >>$DIR/pids
+sleep 3
+{tapnet} exec -net nic,model=direct -net '{near}' -- sh -c 'ip -4 -br addr show eth0' || cat $DIR/out
+""",
+    )
+    assert "10.0.2.15/24" in done.stdout, done.stderr + done.stdout

@@ -96,6 +96,20 @@ def test_names_and_what_is_outside(tapnet: Runner) -> None:
     assert errors == ["Error code 2: Access violation"] * 6 + ["Error code 1: File not found"]
 
 
+def test_names_as_windows_writes_them(tapnet: Runner) -> None:
+    """``\\Sub\\Deep`` of Windows' boot programs."""
+    names = (("tftp-hpa", r"\\sub\\deep"), ("curl", "C:%5Csub/deep"), ("tftp-hpa", r"\\SUB\\Deep"))
+    script = "; ".join(
+        f"{CLIENTS[client].format(name=name)}; cat got; echo; rm -f got" for client, name in names
+    )
+    assert [line for line in in_guest(tapnet, script) if line] == [
+        "deep",
+        "deep",
+        "Error code 1: File not found",
+    ]
+    assert [line for line in in_guest(tapnet, script, "tftp-nocase=on") if line] == ["deep"] * 3
+
+
 def test_ascii_mode(tapnet: Runner) -> None:
     assert in_guest(tapnet, "tftp -m ascii 10.0.2.2 -c get text; cat text") == ["one", "two"]
 

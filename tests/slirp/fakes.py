@@ -278,6 +278,7 @@ class FakeDirectory:
         self.jobs: list[tuple[FakeFile, Any]] = []
         self.opened: list[FakeFile] = []
         self.fail = 0
+        self.nocase = False
         self.closed = False
 
     def open(self, parts: Any, events: Any) -> FakeFile:
@@ -319,6 +320,8 @@ class FakeHost:
         self.raw = True  # raw sockets are permitted
         self.udps: list[FakeUdp] = []
         self.servers: list[Address] = [("192.0.2.53", 53)]
+        self.name = "thehost"
+        self.domains: list[str] = []
         self.control: set[Address] = set()
         self.limit = 1 << 30
         self.listeners: dict[Address | str, FakeListener] = {}
@@ -368,6 +371,9 @@ class FakeHost:
 
     def resolvers(self) -> list[Address]:
         return self.servers
+
+    def own_names(self) -> tuple[str, list[str]]:
+        return self.name, self.domains
 
     def forbidden(self, remote: Address) -> bool:
         return remote in self.control

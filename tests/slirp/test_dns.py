@@ -348,7 +348,9 @@ def test_queries_in_flight_are_bounded(net: Net, monkeypatch: pytest.MonkeyPatch
     net.put(*[ask(question(txid=n)) for n in range(15)])
     assert len(net.stack.dns) == len(open_sockets(net)) == 10
     assert net.count("dns_full") == 5
-    assert [(r.payload[:2], r.payload[3] & 15) for r in net.ips()] == [(bytes((0, n)), 2) for n in range(10, 15)]
+    assert [(r.payload[:2], r.payload[3] & 15) for r in net.ips()] == [
+        (bytes((0, n)), 2) for n in range(10, 15)
+    ]
     net.deliver(net.host.udps[3], answer(question(txid=3)), ONE)
     assert net.ips()[0].payload == answer(question(txid=3))
     net.put(ask(question(txid=20)))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from slirp import hostfiles
 from slirp.hostfiles import HostDirectory
 from tests.waiting import BOUND_S
 
@@ -208,3 +209,30 @@ def test_names_are_the_path_as_given_and_without_links(tmp_path: Path) -> None:
     directory = HostDirectory(str(tmp_path / "link"), lambda: 0, lambda call: None)
     assert directory.names == (os.fsencode(tmp_path / "link"), os.fsencode(tmp_path.resolve() / "real"))
     directory.close()
+
+
+def test_names_in_other_letters(bench: Bench) -> None:
+    """The very name first; then the first that is alike; never out of the directory."""
+    root = bench.root
+    (root / "Boot").mkdir()
+    (root / "Boot" / "BCD").write_bytes(b"store")
+    (root / "F").write_bytes(b"capital")
+    assert bench.get(b"boot", b"bcd") == ("failed", errno.ENOENT)
+    bench.directory.nocase = True
+    assert bench.get(b"boot", b"bcd") == bench.get(b"BOOT", b"Bcd") == ("read", b"store")
+    assert bench.get(b"f") == ("read", b"content")
+    assert bench.get(b"F") == ("read", b"capital")
+    assert bench.get(b"boot", b"none") == ("failed", errno.ENOENT)
+    assert bench.get(b"Boot", b"bcd", b"x")[0] == "failed"
+    file = bench.directory.create((b"BOOT", b"New"), 0, bench.events)
+    assert bench.next() == ("opened", 0)
+    file.commit()
+    bench.next()
+    file.close()
+    assert (root / "Boot" / "New").exists()
+
+
+def test_names_that_are_compared_are_bounded(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hostfiles, "NAMES", 0)
+    bench.directory.nocase = True
+    assert bench.get(b"SUB", b"G") == ("failed", errno.ENOENT)

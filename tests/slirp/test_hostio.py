@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from slirp import hostio
 from slirp.hosterrors import parse_error
-from slirp.hostio import AsyncHost, is_local, parse_resolv_conf
+from slirp.hostio import AsyncHost, is_local, parse_resolv_conf, parse_search
 from slirp.hosttcp import HostTcp
 from slirp.hostudp import HostUdp
 from tapnet.monitor.guard import claim
@@ -622,3 +622,9 @@ def test_descriptors_are_left_for_the_rest_of_the_process(bench: Bench, server: 
 def test_close_is_idempotent_and_frees_the_loop(bench: Bench) -> None:
     bench.host.close()
     bench.host.close()
+
+
+def test_domains_of_resolv_conf() -> None:
+    text = "domain a.test\nnameserver 192.0.2.1\nsearch b.test c.test\n# search d.test\nsearch\n"
+    assert parse_search(text) == ["b.test", "c.test"]
+    assert len(parse_search("search" + " a" * 99)) == 32

@@ -10,11 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slirp.config import Config
+from slirp.config6 import Config6
 from slirp.dns_tcp import DnsStream
 from slirp.names import reverse
 from slirp.rules import Rule
 from slirp.wire import ip_bytes, ip_text
 from tests.slirp.fakes import GUEST_MAC, FakeTcp, Net, udp
+from tests.slirp.fakes6 import Net6
 from tests.slirp.test_dhcp import OTHER_MAC, lease
 
 A, PTR, MX, AAAA, ANY = 1, 12, 15, 28, 255
@@ -101,6 +103,62 @@ def test_no_guest_takes_a_name_that_is_not_his(name: bytes) -> None:
     assert ask(one, text) == ((0, ["10.0.2.99"]) if name == b"db" else None)
     if not name.isalnum():
         assert ask(one, "15.2.0.10.in-addr.arpa", PTR) in ((3, []), (0, ["www.lab.test"]))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"wpad",
+        b"WPAD",
+        b"isatap",
+        b"wpad.lab.test",
+        b"localhost",
+        b"LocalHost.lab.test",
+        b"web",
+        b"thehost",
+        b"local",
+    ],
+)
+def test_names_that_are_no_guests(name: bytes) -> None:
+    """Names that programs trust, ``web.lab.test`` that a record has, the host's own: by A, AAAA, ANY and PTR, in DHCP and DHCPv6."""
+    one = Net6(Config(v6=Config6(), records=RECORDS, domainname="lab.test"))
+    lease(one, GUEST_MAC, {12: name})
+    label = name.decode().lower().partition(".")[0]
+    v6 = one.stack.side6.dhcp.leases
+    other = v6.offer(b"duid", GUEST_MAC, None, one.now)
+    other.hostname = name.decode()
+    v6.bind(other, 600, one.now)
+    assert one.stack.names.answer(query(label), one.now) is None
+    whole = one.stack.names.answer(query(f"{label}.lab.test", ANY), one.now)
+    assert (whole is not None) == (label == "web")
+    for address in ("15.2.0.10.in-addr.arpa", _nibbles(other.address)):
+        reply = dpkt.dns.DNS(one.stack.names.answer(query(address, PTR), one.now))
+        assert reply.rcode == 3
+
+
+def _nibbles(address: bytes) -> str:
+    return ".".join(reversed(address.hex())) + ".ip6.arpa"
+
+
+def test_no_guest_takes_the_name_of_a_station_with_a_fixed_lease() -> None:
+    one = net(fixed=((OTHER_MAC, "10.0.2.50", "fixed"),))
+    lease(one, GUEST_MAC, {12: b"fixed"})
+    assert ask(one, "fixed") == (0, ["10.0.2.50"])
+    assert ask(one, "15.2.0.10.in-addr.arpa", PTR) == (3, [])
+
+
+@pytest.mark.parametrize("domain", ["lab.test", "LAB.test.", "test"])
+def test_a_domain_of_the_hosts_answers_for_itself(domain: str) -> None:
+    one = net(fixed=((OTHER_MAC, "10.0.2.50", "fixed"),))
+    lease(one, GUEST_MAC, {12: b"mail"})
+    one.host.domains = ["example.com", domain]
+    assert ask(one, "mail.lab.test") is None
+    assert ask(one, "mail") == (0, ["10.0.2.15"])
+    assert ask(one, "15.2.0.10.in-addr.arpa", PTR) == (0, ["mail"])
+    assert ask(one, "fixed.lab.test") == (0, ["10.0.2.50"]), "the administrator's word"
+    assert ask(one, "db.lab.test") == (0, ["10.0.2.99"])
+    one.host.domains = ["est", "b.test"]
+    assert ask(one, "mail.lab.test") == (0, ["10.0.2.15"])
 
 
 def test_edns_is_answered_in_kind() -> None:

@@ -199,7 +199,9 @@ def test_cve_2019_15890_empty_and_endless_fragments(net: Net) -> None:
         b"/srv/tftp/../secret",
         b"/srv/tftp-secret",
         b"a/..",
-        b"C:\\secret",
+        b"C:\\..\\secret",
+        b"..\\secret",
+        b"a\\..\\../secret",
     ],
 )
 def test_cve_2020_7211(name: bytes) -> None:

@@ -6,7 +6,7 @@ import errno
 from struct import Struct
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from slirp import tftp, tftp_session
@@ -278,20 +278,38 @@ def test_refusals(request_: bytes, code: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [b"a/f", b"/a/f", b"./a//f", b"/srv/tftp/a/f", b"/srv/tftp//a/f", b"//srv/./tftp/a/f"]
+    "name",
+    [
+        *(b"a/f", b"/a/f", b"./a//f", b"/srv/tftp/a/f", b"/srv/tftp//a/f", b"//srv/./tftp/a/f"),
+        *(
+            rb"a\f",
+            rb"\a\f",
+            rb"\a/f",
+            rb"/a\\f",
+            rb".\a\f",
+            rb"\srv\tftp\a\f",
+            rb"/srv/tftp\a\f",
+            rb"\\srv/tftp\a/f",
+        ),
+        *(rb"C:\a\f", b"c:/a/f", rb"C:\srv\tftp\a\f", rb"Z:/srv\tftp/a\f"),
+    ],
 )
 def test_names_of_one_file(name: bytes) -> None:
     assert Bench(a__f=b"x").fetch(ask(name)) == b"x"
 
 
 @given(st.binary(max_size=80))
+@example(rb"..\f")
+@example(rb"a\..\..\f")
+@example(rb"C:\..\f")
+@example(rb"C:..\f")
 def test_no_name_leads_out(name: bytes) -> None:
     try:
         parts = name_parts(name.replace(b"\0", b"/"), (b"/srv/tftp", b"/"))
     except Refusal:
         return
     assert parts and not {b"", b".", b".."} & set(parts)
-    assert not any(b"/" in part for part in parts)
+    assert not any(b"/" in part or b"\\" in part for part in parts)
 
 
 @given(st.binary(max_size=60))
@@ -454,3 +472,11 @@ def test_nonsense_in_an_upload_is_error_4(message: bytes) -> None:
     bench = Bench(write=True)
     bench.begin(ask(b"new", opcode=WRQ))
     assert [head(m) for m in bench.put(message)] == [(ERROR, 4)]
+
+
+@pytest.mark.parametrize("on", [False, True])
+def test_the_directory_is_told_of_tftp_nocase(on: bool) -> None:
+    net = Net(Config(tftp=ROOT))
+    assert not net.host.files.nocase
+    assert net.stack.reconfigure(Config(tftp=ROOT, tftp_nocase=on))
+    assert net.host.files.nocase is on

@@ -281,6 +281,8 @@ BAD = """
     -net user: ftp=maybe: not one of on, off, auto
 -net user,tftp-write=on
     -net user: tftp-write= needs tftp=
+-net user,tftp-nocase=on
+    -net user: tftp-nocase= needs tftp=
 -net user,smbserver=10.0.2.4
     -net user: smbserver= needs smb=
 -net user,bootfile=99999=x
