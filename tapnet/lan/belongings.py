@@ -4,9 +4,9 @@
 policy rules that name it, its permanent and proxy neighbours, and routes of other interfaces that use one of its addresses
 as their source: the kernel forgets those when the address goes.
 
-A message is a dictionary: the header's fields and ``attrs``, a list of [NAME, value] as pyroute2 decodes them. What the
-kernel makes by itself (routes of protocol ``kernel``: connected networks, local and broadcast addresses) comes with the
-addresses and is left out.
+A message is a dictionary: the header's fields and ``attrs``, a list of [NAME, value] (``tapnet.lan.wire``). What the kernel
+makes by itself (routes of protocol ``kernel``: connected networks, local and broadcast addresses) comes with the addresses
+and is left out.
 
 Ref: rtnetlink(7), include/uapi/linux/{rtnetlink,if_addr,fib_rules,neighbour}.h.
 """
@@ -22,7 +22,6 @@ Message: TypeAlias = dict[str, Any]
 IFF_UP = 0x1
 FOREVER = 0xFFFFFFFF  # lifetime of an address
 TICKS = 100  # USER_HZ: the unit of rta_expires
-UNKNOWN = "UNKNOWN"  # begins the name of an attribute that pyroute2 does not know; its number follows
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,24 +141,13 @@ def plain(value: Any) -> Any:
     """pyroute2's decoded values as JSON has them."""
     if isinstance(value, dict):
         return {
-            key: [[_name(a), plain(a[1])] for a in what] if key == "attrs" else plain(what)
+            key: [[str(a[0]), plain(a[1])] for a in what] if key == "attrs" else plain(what)
             for key, what in value.items()
             if key not in ("header", "event")
         }
     if isinstance(value, list | tuple):
         return [plain(one) for one in value]
     return value
-
-
-def _name(pair: Any) -> str:
-    """An attribute's name, with its number where pyroute2 knows none."""
-    return f"{UNKNOWN}{pair[1]['header']['type'] & 0x3FFF}" if pair[0] == UNKNOWN else str(pair[0])
-
-
-def message_of(decoded: Any) -> Message:
-    """Header fields and attributes."""
-    fields = {f[0]: plain(decoded[f[0]]) for f in decoded.fields if f[0] not in ("__pad", "ifi_pad")}
-    return {**fields, "attrs": plain(decoded)["attrs"]}
 
 
 def attribute(message: Message, name: str) -> Any:

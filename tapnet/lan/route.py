@@ -50,6 +50,7 @@ _READS = 64
 _MAX_CLIENTS = 256
 _IFF_NOARP, _IFF_LOOPBACK = 0x80, 0x8
 _NTF_PROXY = 0x08
+_NUD_PERMANENT = 0x80  # otherwise the entry is gone with the carrier
 _SCOPE_UNIVERSE, _SCOPE_LINK = 0, 253
 _ALL_NODES, _ALL_ROUTERS = "ff02::1", "ff02::2"
 
@@ -565,6 +566,6 @@ def _route(address: Address, tap: Link, source: Address | None) -> Message:
 
 def _proxy(address: Address, uplink: Link) -> Message:
     return {
-        "family": AF_INET if address.version == 4 else AF_INET6, "ifindex": uplink.index, "state": 0,
-        "flags": _NTF_PROXY, "ndm_type": 0, "attrs": [["NDA_DST", str(address)]],
+        "family": AF_INET if address.version == 4 else AF_INET6, "ifindex": uplink.index,
+        "state": _NUD_PERMANENT, "flags": _NTF_PROXY, "ndm_type": 0, "attrs": [["NDA_DST", str(address)]],
     }  # fmt: skip

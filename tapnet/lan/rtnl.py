@@ -6,7 +6,7 @@
 
 Every call is idempotent: what is there already, or gone already, is no error. Limits: next-hop objects (``ip nexthop``)
 cannot be moved, ``Unmovable`` says so; a temporary IPv6 address (RFC 8981) comes out as an ordinary one with the same
-lifetimes. Raises ``KernelError``, an OSError, for all that the kernel refuses.
+lifetimes. All else that the kernel says of a thing is given back, known here or not (``tapnet.lan.wire``). Raises ``KernelError``, an OSError, for all that the kernel refuses.
 
 Ref: rtnetlink(7), include/uapi/linux/{rtnetlink,if_addr,fib_rules,neighbour}.h.
 """
@@ -15,15 +15,14 @@ from __future__ import annotations
 
 import errno
 import os
-import struct
-from collections.abc import Callable, Iterable, Sequence
-from ipaddress import IPv6Interface
+from collections.abc import Callable, Sequence
+from ipaddress import IPv6Interface, ip_address
 from typing import Any
 
+from . import wire
 from .belongings import (
     FOREVER,
     TICKS,
-    UNKNOWN,
     Belongings,
     Link,
     Message,
@@ -31,7 +30,6 @@ from .belongings import (
     attribute,
     destination,
     hops,
-    message_of,
     plain,
     route_keys,
 )
@@ -40,20 +38,21 @@ AF_INET, AF_INET6 = 2, 10
 FAMILIES = (AF_INET, AF_INET6)
 ARPHRD_ETHER = 1
 _PROTO_KERNEL = 2
-_IFA_NODAD, _IFA_NOPREFIXROUTE = 0x02, 0x200
+_IFA_NODAD, _IFA_DEPRECATED, _IFA_NOPREFIXROUTE = 0x02, 0x20, 0x200
 _RTN_UNICAST = 1
 _RTM_F_CLONED = 0x200
 _IFA_SETTABLE = {2: 0x02 | 0x200 | 0x400, 10: 0x02 | 0x04 | 0x10 | 0x100 | 0x200 | 0x400}
-_NUD_PERMANENT, _NTF_PROXY = 0x80, 0x08
-_NEWADDR, _DELADDR, _NEWROUTE, _DELROUTE = 20, 21, 24, 25
-_NEWNEIGH, _DELNEIGH, _GETNEIGH, _NEWRULE, _DELRULE = 28, 29, 30, 32, 33
-_REQUEST, _ACK, _REPLACE, _EXCL, _CREATE, _APPEND = 1, 4, 0x100, 0x200, 0x400, 0x800
-_DUMP = 0x300
+_LLADDR, _EVERYBODY = "2", "ff" * 6  # NDA_LLADDR
+_IFF_NOARP = 0x80
+_NUD_NONE, _NUD_NOARP, _NUD_PERMANENT = 0, 0x40, 0x80
+_NTF_PROXY, _NTF_EXT_LEARNED, _NTF_EXT_MANAGED = 0x08, 0x10, 0x01
+_NEIGHBOUR_VOLATILE = ("NDA_CACHEINFO", "NDA_PROBES")
+_FIB_RULE_SETTABLE = 0x1 | 0x2  # permanent, invert; others say what the kernel found
+_RTNH_SETTABLE = 0x2 | 0x4  # pervasive, onlink
+_ACK, _REPLACE, _EXCL, _CREATE, _APPEND = 4, 0x100, 0x200, 0x400, 0x800
 _ROUTE_PASSES = 8  # a route may need another one to be there first
 _THERE = (errno.EEXIST,)
 _GONE = (errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL, errno.ENODEV, errno.ENXIO)
-
-_NH_ID = "UNKNOWN30"  # RTA_NH_ID
 
 Step = Callable[[str], None]
 
@@ -80,7 +79,8 @@ class Kernel:
         """``step`` is called before each change, and may raise to stop there."""
         from pyroute2 import IPRoute
 
-        self.ipr: Any = IPRoute(groups=0)
+        self.netlink = wire.Netlink()
+        self.ipr: Any = IPRoute(groups=0)  # for links
         self.ipr.status["nlm_generator"] = False  # answers as tuples, nothing left half read
         self.step = step
 
@@ -89,6 +89,7 @@ class Kernel:
 
     def __exit__(self, *_: object) -> None:
         self.ipr.close()
+        self.netlink.close()
 
     # ---- links ---------------------------------------------------------------------------------------------
 
@@ -116,33 +117,65 @@ class Kernel:
         except NetlinkError as error:
             raise KernelError(abs(int(error.code)), what) from None
 
-    def _dump(self, method: str, **options: Any) -> list[Any]:
-        return list(self.call(method, lambda: list(getattr(self.ipr, method)(**options))))
+    def _dump(self, method: str) -> list[Any]:
+        return list(self.call(method, lambda: list(getattr(self.ipr, method)())))
 
-    def _messages(self, method: str, keep: Callable[[Any], bool] = lambda message: True) -> list[Message]:
-        """Of both families, those that ``keep`` wants; taking the attributes out is what takes the time."""
-        return [message_of(m) for family in FAMILIES for m in self._dump(method, family=family) if keep(m)]
-
-    def _neighbours(self, flags: int) -> list[Message]:
-        """Of both families; with NTF_PROXY those that are answered for, which no call of pyroute2's asks for."""
-        from pyroute2.netlink.rtnl.ndmsg import ndmsg
-
+    def _messages(
+        self,
+        kind: wire.Kind,
+        what: str,
+        keep: Callable[[Message], bool] = lambda header: True,
+        families: Sequence[int] = FAMILIES,
+        **ask: int,
+    ) -> list[Message]:
+        """Of both families, those whose header ``keep`` wants; taking the attributes out is what takes the time."""
         found = []
-        for family in FAMILIES:
-            ask = ndmsg()
-            ask["family"], ask["flags"] = family, flags
-            request = lambda ask=ask: list(self.ipr.nlm_request(ask, _GETNEIGH, _REQUEST | _DUMP))  # noqa: E731
-            found += [message_of(m) for m in self.call("neighbours", request)]
+        for family in families:
+            body = wire.encode(kind, {"family": family, "attrs": [], **ask})
+            try:
+                bodies = self.netlink.dump(kind, body)
+            except OSError as error:
+                raise KernelError(error.errno or errno.EIO, what) from None
+            for one in bodies:
+                head = wire.header(kind, one)
+                # a kernel without IPv6 answers for all families that it has
+                if family in (0, head["family"]) and keep(head):
+                    found.append(wire.decode(kind, one))
         return found
+
+    def _nexthops(self, link: Link) -> None:
+        """Raises Unmovable when there are next-hop objects that leave by ``link``."""
+        try:
+            objects = self._messages(wire.NEXTHOP, "next hops", families=(0,))
+        except KernelError as error:
+            if error.errno != errno.EOPNOTSUPP:  # before Linux 5.3
+                raise
+            return
+        for one in objects:
+            if attribute(one, "NHA_OIF") == link.index:
+                raise Unmovable(
+                    f"{link.name}: has next-hop object {attribute(one, 'NHA_ID')} (ip nexthop), which cannot be moved"
+                )
+
+    def _neighbours(self, link: Link) -> list[Message]:
+        """Of one interface, those that somebody set: permanent, without ARP, learnt outside, kept alive, or proxies."""
+        found = []
+        for flags in (0, _NTF_PROXY):  # proxies come only when asked for
+            for one in self._messages(
+                wire.NEIGHBOUR, "neighbours", lambda head: bool(head["ifindex"] == link.index), flags=flags
+            ):
+                if _is_set(one, link):
+                    found.append(_neighbour(one))
+        return [one for number, one in enumerate(found) if one not in found[:number]]
 
     def addresses(self, index: int) -> list[Message]:
         """Of one interface, in the kernel's order."""
-        return self._messages("get_addr", lambda m: bool(m["index"] == index))
+        return self._messages(wire.ADDRESS, "addresses", lambda m: bool(m["index"] == index))
 
     def routes(self) -> list[Message]:
         """All routes of all tables that somebody made: not the kernel's own, nor its cache."""
         return self._messages(
-            "get_routes", lambda m: m["proto"] != _PROTO_KERNEL and not m["flags"] & _RTM_F_CLONED
+            wire.ROUTE, "routes", lambda m: m["proto"] != _PROTO_KERNEL and not m["flags"] & _RTM_F_CLONED
         )
 
     def belongings(self, link: Link) -> Belongings:
@@ -152,61 +185,41 @@ class Kernel:
         routes, watched = [], []
         for route in self.routes():
             if any(hop[0] == link.index for hop in hops(route)):
-                strange = [name for name, _ in route["attrs"] if name.startswith(UNKNOWN)]
-                if strange:
-                    what = (
-                        "is by a next-hop object (ip nexthop)" if _NH_ID in strange else f"has {strange[0]}"
-                    )
+                if attribute(route, "RTA_NH_ID"):
+                    what = "is by a next-hop object (ip nexthop)"
                     raise Unmovable(
                         f"{link.name}: its route {destination(route)} {what}, and cannot be moved"
                     )
                 routes.append(route)
             elif attribute(route, "RTA_PREFSRC") in owned:
                 watched.append(route)
+        self._nexthops(link)
         rules = [
             rule
-            for rule in self._messages("get_rules")
+            for rule in self._messages(wire.RULE, "rules")
             if link.name in (attribute(rule, "FRA_IIFNAME"), attribute(rule, "FRA_OIFNAME"))
         ]
-        neighbours = [
-            {**n, "attrs": [a for a in n["attrs"] if a[0] in ("NDA_DST", "NDA_LLADDR")]}
-            for flags in (0, _NTF_PROXY)
-            for n in self._neighbours(flags)
-            if n["ifindex"] == link.index and (n["state"] & _NUD_PERMANENT or n["flags"] & _NTF_PROXY)
-        ]
-        unique = [n for number, n in enumerate(neighbours) if n not in neighbours[:number]]
-        return Belongings(addresses, routes, watched, rules, unique)
+        return Belongings(addresses, routes, watched, rules, self._neighbours(link))
 
     # ---- changing ------------------------------------------------------------------------------------------
 
-    def _send(
-        self, what: str, message: Message, type_: int, flags: int, attrs: Iterable[Sequence[Any]]
-    ) -> None:
-        from pyroute2.netlink.rtnl import fibmsg, ifaddrmsg, ndmsg, rtmsg
-
-        classes = {
-            _NEWADDR: ifaddrmsg.ifaddrmsg, _NEWROUTE: rtmsg.rtmsg, _NEWRULE: fibmsg.fibmsg, _NEWNEIGH: ndmsg.ndmsg,
-        }  # fmt: skip
-        made = classes[type_ & ~3]()
-        for name, value in message.items():
-            if name != "attrs":
-                made[name] = value
-        made["attrs"] = [list(pair) for pair in attrs if not pair[0].startswith(UNKNOWN)]
+    def _send(self, what: str, kind: wire.Kind, message: Message, flags: int, delete: bool = False) -> None:
         self.step(what)
-        self.call(what, lambda: list(self.ipr.nlm_request(made, type_, _REQUEST | _ACK | flags)))
-
-    def _add(
-        self, what: str, message: Message, type_: int, flags: int, attrs: Iterable[Sequence[Any]]
-    ) -> None:
         try:
-            self._send(what, message, type_, _CREATE | flags, attrs)
+            self.netlink.send(kind.delete if delete else kind.new, _ACK | flags, wire.encode(kind, message))
+        except OSError as error:
+            raise KernelError(error.errno or errno.EIO, what) from None
+
+    def _add(self, what: str, kind: wire.Kind, message: Message, flags: int) -> None:
+        try:
+            self._send(what, kind, message, _CREATE | flags)
         except KernelError as error:
             if error.errno not in _THERE:
                 raise
 
-    def _remove(self, what: str, message: Message, type_: int, attrs: Iterable[Sequence[Any]]) -> None:
+    def _remove(self, what: str, kind: wire.Kind, message: Message) -> None:
         try:
-            self._send(what, message, type_, 0, attrs)
+            self._send(what, kind, message, 0, delete=True)
         except KernelError as error:
             if error.errno not in _GONE:
                 raise
@@ -215,46 +228,58 @@ class Kernel:
         """As it was, without duplicate address detection: it was ours a moment ago."""
         family = message["family"]
         attrs = []
-        flags = (attribute(message, "IFA_FLAGS") or 0) & _IFA_SETTABLE[family]
+        had = attribute(message, "IFA_FLAGS") or 0
+        flags = had & _IFA_SETTABLE[family]
         for name, value in message["attrs"]:
+            if name == "IFA_CACHEINFO" and had & _IFA_DEPRECATED and value["ifa_preferred"] == FOREVER:
+                value = {
+                    **value,
+                    "ifa_preferred": 0,
+                }  # of IPv4 that is valid for ever the kernel does not tell it
             if name == "IFA_CACHEINFO" and (value["ifa_valid"] == FOREVER == value["ifa_preferred"]):
                 continue
-            if name not in ("IFA_FLAGS", "IFA_PROTO"):
+            if name != "IFA_FLAGS":
                 attrs.append([name, value])
         what = f"address {attribute(message, 'IFA_LOCAL') or attribute(message, 'IFA_ADDRESS')}"
-        head = {**message, "flags": 0}
+
+        def flagged(value: int) -> Message:
+            return {**message, "flags": 0, "attrs": [*attrs, ["IFA_FLAGS", value]]}
+
         quick = flags | _IFA_NODAD if family == AF_INET6 else flags
-        self._add(what, head, _NEWADDR, _EXCL, [*attrs, ["IFA_FLAGS", quick]])
+        self._add(what, wire.ADDRESS, flagged(quick), _EXCL)
         if quick != flags:
-            self._send(what, head, _NEWADDR, _REPLACE, [*attrs, ["IFA_FLAGS", flags]])
+            self._send(what, wire.ADDRESS, flagged(flags), _REPLACE)
 
     def remove_address(self, message: Message) -> None:
         """Idempotent."""
         attrs = [a for a in message["attrs"] if a[0] in ("IFA_LOCAL", "IFA_ADDRESS")]
-        self._remove(f"address {attrs[0][1]} away", {**message, "flags": 0}, _DELADDR, attrs)
+        self._remove(f"address {attrs[0][1]} away", wire.ADDRESS, {**message, "flags": 0, "attrs": attrs})
 
     def _route_attributes(self, message: Message) -> list[list[Any]]:
         attrs = []
         for name, value in message["attrs"]:
             if name == "RTA_CACHEINFO":
                 if value["rta_expires"] > 0:
-                    attrs.append(["RTA_EXPIRES", struct.pack("=I", max(value["rta_expires"] // TICKS, 1))])
+                    attrs.append(["RTA_EXPIRES", max(value["rta_expires"] // TICKS, 1)])
+            elif name == "RTA_MULTIPATH":
+                attrs.append([name, [{**hop, "flags": hop["flags"] & _RTNH_SETTABLE} for hop in value]])
             else:
                 attrs.append([name, value])
         return attrs
 
     def add_route(self, message: Message) -> None:
         """Beside others of the same destination."""
-        attrs = self._route_attributes(message)
         what = f"route {destination(message)}"
-        head = {**message, "flags": message["flags"] & 0x4}  # RTNH_F_ONLINK
+        made = {
+            **message, "flags": message["flags"] & _RTNH_SETTABLE, "attrs": self._route_attributes(message),
+        }  # fmt: skip
         try:
-            self._send(what, head, _NEWROUTE, _CREATE | _APPEND, attrs)
+            self._send(what, wire.ROUTE, made, _CREATE | _APPEND)
         except KernelError as error:
             if error.errno != errno.EEXIST:
                 raise
             self.remove_route(message, source=False)  # an IPv6 route that lost its source address
-            self._send(what, head, _NEWROUTE, _CREATE | _APPEND, attrs)
+            self._send(what, wire.ROUTE, made, _CREATE | _APPEND)
 
     def remove_route(self, message: Message, source: bool = True) -> None:
         """Idempotent."""
@@ -270,7 +295,9 @@ class Kernel:
         ]
         names += ["RTA_PREFSRC"] if source else []
         attrs = [a for a in message["attrs"] if a[0] in names]
-        self._remove(f"route {destination(message)} away", {**message, "flags": 0}, _DELROUTE, attrs)
+        self._remove(
+            f"route {destination(message)} away", wire.ROUTE, {**message, "flags": 0, "attrs": attrs}
+        )
 
     def ensure_routes(self, wanted: Sequence[Message]) -> None:
         """Add those that are missing, in whatever order works. Raises KernelError."""
@@ -294,9 +321,9 @@ class Kernel:
         self._addresses(wanted.addresses)
         self.ensure_routes(wanted.routes)
         for rule in wanted.rules:
-            self._add("rule", rule, _NEWRULE, _EXCL, rule["attrs"])
+            self._add("rule", wire.RULE, {**rule, "flags": rule["flags"] & _FIB_RULE_SETTABLE}, _EXCL)
         for one in wanted.neighbours:
-            self._add("neighbour", one, _NEWNEIGH, _REPLACE, one["attrs"])
+            self._add("neighbour", wire.NEIGHBOUR, one, _REPLACE)
 
     def move(self, away: Belongings, there: Belongings) -> None:
         """Have ``there`` and then no more ``away``: the same on another interface; first the one, then the other."""
@@ -322,9 +349,9 @@ class Kernel:
     def clear(self, had: Belongings) -> None:
         """Take it off the interface that it names. Routes go last: some are gone with their address."""
         for one in had.neighbours:
-            self._remove("neighbour away", one, _DELNEIGH, one["attrs"])
+            self._remove("neighbour away", wire.NEIGHBOUR, one)
         for rule in had.rules:
-            self._remove("rule away", rule, _DELRULE, rule["attrs"])
+            self._remove("rule away", wire.RULE, rule)
         for address in had.addresses:
             self.remove_address(address)
         for address in had.addresses:
@@ -344,10 +371,35 @@ class Kernel:
         if any(one["family"] == AF_INET6 and network(one) == mine for one in self.addresses(index)):
             return
         for route in self._messages(
-            "get_routes", lambda m: m["proto"] == _PROTO_KERNEL and m["type"] == _RTN_UNICAST
+            wire.ROUTE, "routes", lambda m: m["proto"] == _PROTO_KERNEL and m["type"] == _RTN_UNICAST
         ):
             if hops(route) == [(index, None)] and f"{attribute(route, 'RTA_DST')}/{route['dst_len']}" == mine:
                 self.remove_route(route)
+
+
+def _is_set(neighbour: Message, link: Link) -> bool:
+    """Whether somebody said so; the kernel itself has entries without ARP, for multicasts, broadcasts, links without ARP."""
+    state, flags = neighbour["state"], neighbour["flags"]
+    if state & _NUD_PERMANENT or flags & (_NTF_PROXY | _NTF_EXT_LEARNED):
+        return True
+    if (attribute(neighbour, "NDA_FLAGS_EXT") or 0) & _NTF_EXT_MANAGED:
+        return True
+    if not state & _NUD_NOARP or link.flags & _IFF_NOARP:
+        return False
+    target = ip_address(attribute(neighbour, "NDA_DST"))
+    return not (target.is_multicast or target.is_unspecified or attribute(neighbour, _LLADDR) == _EVERYBODY)
+
+
+def _neighbour(one: Message) -> Message:
+    """As it is to be set: a proxy stays when the carrier goes; what is kept alive by the kernel is found anew."""
+    attrs = [a for a in one["attrs"] if a[0] not in _NEIGHBOUR_VOLATILE]
+    state = one["state"]
+    if one["flags"] & _NTF_PROXY:
+        state = _NUD_PERMANENT
+    elif (attribute(one, "NDA_FLAGS_EXT") or 0) & _NTF_EXT_MANAGED:
+        state = _NUD_NONE
+        attrs = [a for a in attrs if a[0] != _LLADDR]
+    return {**one, "state": state, "attrs": attrs}
 
 
 def _link(message: Any) -> Link:

@@ -170,6 +170,14 @@ def test_a_guest_leases_and_all_reach_each_other(scene: Scene, tmp_path: Path) -
     assert address in proxies and "2001:db8:77:0:5054:ff:fe00:7001" in proxies
     assert f"{address} dev tap0 proto 147" in sh(f"ip -n {scene.host} route")
 
+    # somebody pulls the cable, a Wi-Fi station roams: afterwards they still stand for the guest
+    for to, seen in (("down", "NO-CARRIER"), ("up", "LOWER_UP")):
+        sh(f"ip -n {scene.lan} link set port2 {to}")
+        until_sync(lambda seen=seen: seen in sh(f"ip -n {scene.host} link show eth0"), seen)  # type: ignore[misc]
+    assert sorted(sh(f"ip -n {scene.host} neigh show proxy").split()) == sorted(proxies)
+    for target in (address, "2001:db8:77:0:5054:ff:fe00:7001"):
+        sh(f"ip netns exec {scene.peer} ping -c 1 -w 30 {target}")
+
     assert routing.stop() == 0
     assert differences(before, scene.state()) == []
     assert scene.settings() == settings
