@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tests.netns.exec_kit import Runner
-from tests.netns.support import sh
+from tests.netns.support import fresh, sh
 
 _numbers = itertools.count()
 
@@ -79,6 +79,7 @@ def internet(routers: int = 3, pings: Sequence[int] = (0, 2147483647)) -> Iterat
         for name in net.names:
             sh(f"ip netns add {name}")
             stack.callback(sh, f"ip netns del {name}", check=False)
+            fresh(name)
             sh(f"ip -n {name} link set lo up")
             sh(
                 f"ip netns exec {name} sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 "

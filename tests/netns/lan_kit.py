@@ -19,7 +19,7 @@ import pytest
 
 from tapnet.guest import syscalls
 from tests.netns.exec_kit import Runner, daemon, root_runner
-from tests.netns.support import sh
+from tests.netns.support import fresh, sh
 
 SECONDS = 60
 T = TypeVar("T")
@@ -28,10 +28,11 @@ _COUNT = itertools.count()
 
 @contextlib.contextmanager
 def namespace(name: str) -> Iterator[str]:
-    """A named network namespace with lo up."""
+    """A named network namespace with lo up, and the kernel's own settings."""
     name = f"{name}-{os.getpid()}"
     sh(f"ip netns add {name}")
     try:
+        fresh(name)
         sh(f"ip -n {name} link set lo up")
         yield name
     finally:

@@ -168,6 +168,32 @@ def sh(command: str, *, check: bool = True, timeout: float = SECONDS) -> str:
     return done.stdout
 
 
+# What a new network namespace takes over from the machine's (net.core.devconf_inherit_init_net), as the kernel has it.
+FRESH = {
+    "ipv4": {
+        "forwarding": 0, "rp_filter": 0, "accept_local": 0, "accept_redirects": 1, "secure_redirects": 1,
+        "send_redirects": 1, "shared_media": 1, "accept_source_route": 0, "arp_accept": 0, "arp_announce": 0,
+        "arp_filter": 0, "arp_ignore": 0, "arp_notify": 0, "ignore_routes_with_linkdown": 0, "log_martians": 0,
+        "promote_secondaries": 0, "proxy_arp": 0, "route_localnet": 0, "src_valid_mark": 0,
+    },
+    "ipv6": {
+        "disable_ipv6": 0, "forwarding": 0, "accept_ra": 1, "accept_redirects": 1, "addr_gen_mode": 0, "autoconf": 1,
+        "use_tempaddr": 0, "proxy_ndp": 0, "ignore_routes_with_linkdown": 0,
+    },
+}  # fmt: skip
+
+
+def fresh(name: str) -> None:
+    """Give a new network namespace the kernel's own settings: a host that routes, say, hands on that it does."""
+    words = [
+        f"net.{family}.conf.{place}.{key}={value}"
+        for family, keys in FRESH.items()
+        for key, value in keys.items()
+        for place in ("all", "default")
+    ]
+    sh(f"ip netns exec {name} sysctl -e -qw {' '.join(words)}")
+
+
 def processes(marker: str) -> list[int]:
     """Pids whose command line contains ``marker``."""
     found = []

@@ -281,11 +281,11 @@ def test_a_stranger_on_the_bus_is_heard_and_garbage_is_counted(loop):
 def test_an_interface_that_is_not_there_is_one_line():
     async def scene(room: Room) -> None:
         with pytest.raises(
-            WireError, match=r"^-net socket: mcast=239.1.2.3:9,localaddr=192.0.2.77: No such device$"
+            WireError, match=r"^-net socket: mcast=239.1.2.3:9009,localaddr=192.0.2.77: No such device$"
         ):
-            member(room, 9, local="192.0.2.77")
+            member(room, 9009, local="192.0.2.77")
         with pytest.raises(WireError, match="no interface has that address"):
-            member(room, 9, "ff02::1:9", "2001:db8::77")
+            member(room, 9009, "ff02::1:9", "2001:db8::77")
 
     play(scene)
 

@@ -286,6 +286,10 @@ def kernel_segments() -> None:
         stdout.flush()
 
 
+@pytest.mark.skipif(
+    os.geteuid() != 0 and not os.access("/dev/net/tun", os.R_OK | os.W_OK),
+    reason="/dev/net/tun is not for everybody",
+)
 def test_the_kernel_cuts_the_same_segments() -> None:
     v6 = {"version": 6, "source": b"\xfd" + bytes(15), "dest": b"\xfd" + bytes(14) + b"\1"}
     options = b"\1\1\x08\x0a" + b"abcdefgh"

@@ -133,8 +133,8 @@ def test_with_both_plugged_the_other_goes(taps: type[FakeTap]) -> None:
     [
         ("-net user -net tap,ifname=bad --mode user", None, "-net tap: ifname=bad: is not to be had"),
         ("-net user", 7, "VLAN 7: there is no such VLAN"),
-        ("-net socket,mcast=230.0.0.9:9", 0, "VLAN 0 has neither NAT nor TAP that could be swapped"),
-        ("-net socket,mcast=230.0.0.9:9", None, "no VLAN has a NAT or a TAP that could be swapped"),
+        ("-net socket,mcast=230.0.0.9:9009", 0, "VLAN 0 has neither NAT nor TAP that could be swapped"),
+        ("-net socket,mcast=230.0.0.9:9009", None, "no VLAN has a NAT or a TAP that could be swapped"),
     ],
 )
 def test_what_cannot_be_changes_nothing(taps: type[FakeTap], words: str, vlan: int | None, why: str) -> None:
