@@ -103,6 +103,12 @@ def _line(body: bytes, head: int, change: _Change) -> str:
     return " ".join(words)
 
 
+def _calm(body: bytes) -> bytes:
+    """A neighbour that the kernel keeps alive is looked for, found and lost all the time: without its state."""
+    managed = dict(attributes(body[12:])).get(15, b"\0")[0] & 1
+    return body[:8] + bytes(2) + body[10:] if managed else body
+
+
 def _kept(body: bytes) -> bool:
     """Whether a neighbour is one that somebody set."""
     state, flags = struct.unpack_from("=HB", body, 8)
@@ -169,7 +175,7 @@ def _dump() -> dict[str, list[tuple[bytes, str]]]:
             b for b in ask(26, DUMP, family + bytes(11)) if not struct.unpack_from("=I", b, 8)[0] & _CLONED
         ]
         for flags in (0, _PROXY):
-            near += [b for b in ask(30, DUMP, family + bytes(9) + bytes([flags, 0])) if _kept(b)]
+            near += [_calm(b) for b in ask(30, DUMP, family + bytes(9) + bytes([flags, 0])) if _kept(b)]
     found["route"] = sorted(lines(routes, 12, _ROUTE), key=lambda pair: pair[1])
     found["neighbour"] = sorted(lines(near, 12, _NEIGHBOUR), key=lambda pair: pair[1])
     return found
