@@ -65,7 +65,6 @@ class LocalMemory:
             address += chunk
             view = view[chunk:]
 
-
     def fetch(self, address: int, length: int) -> bytes:
         """``length`` bytes of RAM as the local DMA reads them."""
         start = RAM_BASE | address & _LOCAL

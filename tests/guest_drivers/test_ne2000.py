@@ -205,7 +205,9 @@ def test_no_frame_is_lost_or_doubled(model, rng, steps):
     rig.settle()
     rig.pass_time(rig.time + 10 * GRACE)
     rig.settle()
-    assert len(received) - len(rig.got) == rig.card.counters.get("overflow", 0)  # what was told as lost, no more
+    assert len(received) - len(rig.got) == rig.card.counters.get(
+        "overflow", 0
+    )  # what was told as lost, no more
     left = iter(received)
     assert all(frame in left for frame in rig.got)
     assert rig.sent == sent

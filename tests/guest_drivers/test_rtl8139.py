@@ -179,7 +179,9 @@ def test_a_burst_is_kept_whole(rig, count):
     rig.wire(*frames)
     rig.settle()
     assert rig.got == frames
-    told = type(rig.driver) is Rtl8139CplusDriver and count > 64  # RDU; nothing is lost, so a C mode ring tells nothing
+    told = (
+        type(rig.driver) is Rtl8139CplusDriver and count > 64
+    )  # RDU; nothing is lost, so a C mode ring tells nothing
     assert ("rx_overflow" in rig.driver.counters) == told
     assert rig.card.counters == {} and rig.card.rx.missed == 0
 

@@ -682,7 +682,8 @@ def test_transmit(rig, size, page):
 
 
 @pytest.mark.parametrize(
-    ("page", "first"), [(0x00, 0x4000), (0x3E, 0x7E00), (0x7E, 0x7E00), (0x80, 0x4000), (0xBF, 0x7F00), (0xFF, 0x7F00)]
+    ("page", "first"),
+    [(0x00, 0x4000), (0x3E, 0x7E00), (0x7E, 0x7E00), (0x80, 0x4000), (0xBF, 0x7F00), (0xFF, 0x7F00)],
 )
 def test_the_local_dma_sees_the_ram_only(rig, page, first):
     """Every address is folded into the 16 KiB, over their end too; the PROM is the remote DMA's."""

@@ -156,6 +156,7 @@ def test_the_filter_may_be_set_between_init_and_strt():
     assert bench.csr(8) == 0xFFFF  # STRT shuts them
     assert bench.card.rx_filter().hash == (1 << 64) - 1
 
+
 @pytest.mark.parametrize(
     ("index", "mask"),
     [(3, 0x5F7C), (82, 0xFFFF), (122, 1), (124, 0x18)],
