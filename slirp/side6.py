@@ -13,23 +13,15 @@ from typing import TYPE_CHECKING
 
 from .config import Config
 from .config6 import Config6
-from .dhcpv6 import PORT as DHCP6_PORT
-from .dhcpv6 import Dhcp6
-from .icmpv6 import Icmp6
-from .ipv6 import Ipv6
-from .ndp import Ndp
-from .router6 import Router
-from .udp import Udp
-from .wire import (
-    PORTS,
-    PROTO_ICMPV6,
-    PROTO_TCP,
-    PROTO_UDP,
-    UDP_LEN,
-    VNET_DATA_VALID,
-    VNET_NEEDS_CSUM,
-)
-from .wire6 import (
+from .icmp.icmpv6 import Icmp6
+from .ip.ipv6 import Ipv6
+from .ip.ndp import Ndp
+from .ip.router6 import Router
+from .services.dhcpv6 import PORT as DHCP6_PORT
+from .services.dhcpv6 import Dhcp6
+from .udp.nat import Udp
+from .wire.ipv4 import PORTS, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP, UDP_LEN, VNET_DATA_VALID, VNET_NEEDS_CSUM
+from .wire.ipv6 import (
     ALL_DHCP,
     ALL_DHCP_SERVERS,
     ETH_IPV6_LEN,
@@ -46,7 +38,7 @@ LOOPBACK = "::1"
 
 
 class Side6:
-    """IPv6 of one stack. ``mtu`` is at least ``wire6.MTU_MIN``."""
+    """IPv6 of one stack. ``mtu`` is at least ``wire.ipv6.MTU_MIN``."""
 
     def __init__(self, stack: Stack, v6: Config6, mtu: int, udp: Udp, rng: Random, now: int) -> None:
         config = stack.config

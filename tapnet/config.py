@@ -1,6 +1,6 @@
 """What a command line or a TOML file means: frozen dataclasses with typed, checked values.
 
-``tapnet.options`` makes them, ``tapnet.build`` wires objects by them; nothing here parses or opens anything.
+``tapnet.options.parse`` makes them, ``tapnet.instance.instance`` wires objects by them; nothing here parses or opens anything.
 
     Config
       members   Nic and Net objects in option order, on a VLAN (``vlan``) or a private wire (``vlan`` None)
@@ -60,7 +60,7 @@ SocketAddress = Endpoint | UnixPath | Fd
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """Shares 0..1. ``r`` None: each frame is lost by ``p``; otherwise Gilbert-Elliott (``tapnet.impairments``)."""
+    """Shares 0..1. ``r`` None: each frame is lost by ``p``; otherwise Gilbert-Elliott (``tapnet.options.impairments``)."""
 
     p: float
     r: float | None = None

@@ -23,10 +23,10 @@ import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .patience import Patience, limit
+from .system.patience import Patience, limit
 
 if TYPE_CHECKING:
-    from .build import Instance
+    from .instance.instance import Instance
 
 NAME = "www.demo.test"
 PAGE = b"Hello from the host, through an NE2000.\n"
@@ -41,8 +41,8 @@ def main(words: list[str]) -> int:
     """Run the demo with further options ``words`` (as for ``tapnet exec``: a card, --name ...). Returns the exit
     status: that of the guest's steps or shell.
     """
-    from . import options
-    from .service import exec_
+    from .options import parse as options
+    from .service.run import exec_
 
     servers = subprocess.Popen(
         [sys.executable, "-m", "tapnet.demo", "servers"],

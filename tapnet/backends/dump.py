@@ -15,10 +15,10 @@ import time
 from collections.abc import Callable
 from struct import Struct
 
+from ..capture.sink import Sink, SinkError
 from ..config import DumpNet
-from ..port import Port
-from ..sink import Sink, SinkError
-from .address import WireError
+from ..vlan.port import Port
+from .sockets.address import WireError
 
 MAGIC, MAJOR, MINOR, ETHERNET = 0xA1B2C3D4, 2, 4, 1
 HEADER = Struct("=IHHiIII")

@@ -13,22 +13,22 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 
 from nic_models import models
-from nic_models.machine import Machine, Slot
+from nic_models.bus.machine import Machine, Slot
 
-from .. import swap
-from ..clock import Clock
 from ..config import Config, Nic
-from ..device import Device
-from ..hub import Hub
-from ..members import Member
-from ..monitor.control import NIC
-from ..port import Port
-from ..prepare import BuildError, Prepared
-from .attach import DirectAttachment, RegisterAttachment
+from ..devices.device import Device
+from ..instance import swap
+from ..monitor.commands.control import NIC
+from ..vlan.hub import Hub
+from ..vlan.patchbay import Member
+from ..vlan.port import Port
 from .board import Board
+from .clock import Clock
 from .drivers import DRIVERS, DriverError
-from .qtest import RegisterBus
-from .vfio_user import ServeError, VfioUserServer, isa_function
+from .namespace.attach import DirectAttachment, RegisterAttachment
+from .prepare import BuildError, Prepared
+from .qtest.bus import RegisterBus
+from .vfio_user.server import ServeError, VfioUserServer, isa_function
 
 
 def _events(card: object) -> Callable[[], Mapping[str, int]] | None:

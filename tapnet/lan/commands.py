@@ -6,8 +6,8 @@ import json
 import sys
 from collections.abc import Callable
 
-from ..monitor.paths import PathError
-from ..words import interface, printable
+from ..options.converters import interface, printable
+from ..system.runtime import PathError
 from . import bridge, watchdog
 from .record import NOPERM, OSERR, USAGE, BridgeError, Interrupted, Outcome
 from .rtnl import KernelError, Unmovable

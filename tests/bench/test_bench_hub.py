@@ -7,12 +7,12 @@ from collections import deque
 
 import pytest
 
-from tapnet import offload
-from tapnet.backends.framing import RECV, Splitter
-from tapnet.hub import Hub
-from tapnet.port import Port
+from tapnet.backends.sockets.framing import RECV, Splitter
+from tapnet.vlan import offload
+from tapnet.vlan.hub import Hub
+from tapnet.vlan.port import Port
 from tests.tapnet.offload_slow import Packet
-from tests.tapnet.test_offload import vnet_of
+from tests.tapnet.vlan.test_offload import vnet_of
 
 ROUND = 256
 SUPER = Packet(payload=os.urandom(65000), tcp_options=b"\1\1\x08\x0a" + bytes(8))

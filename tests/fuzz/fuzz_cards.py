@@ -17,8 +17,8 @@ import sys
 import time
 from collections import Counter
 
-from nic_models.chipset import CONFIG_ADDRESS, CONFIG_DATA
-from nic_models.machine import IsaLocation, Machine
+from nic_models.bus.chipset import CONFIG_ADDRESS, CONFIG_DATA
+from nic_models.bus.machine import IsaLocation, Machine
 from nic_models.models import MODELS, plug
 from tapnet.guest.drivers import DRIVERS
 from tests.fuzz import runner

@@ -13,12 +13,12 @@ import sys
 from collections import deque
 from collections.abc import Callable
 
-from tapnet import offload
-from tapnet.hub import Hub
-from tapnet.port import Port
+from tapnet.vlan import offload
+from tapnet.vlan.hub import Hub
+from tapnet.vlan.port import Port
 from tests.fuzz import runner
 from tests.tapnet.offload_slow import Packet
-from tests.tapnet.test_offload import vnet_of
+from tests.tapnet.vlan.test_offload import vnet_of
 
 
 def packet(rng: random.Random) -> Packet:

@@ -17,8 +17,8 @@ import random
 import sys
 from collections import Counter
 
-from nic_models import pcnet_regs as r
-from nic_models.pcnet_rings import KICK_DESCRIPTORS
+from nic_models.pcnet import registers as r
+from nic_models.pcnet.rings import KICK_DESCRIPTORS
 from tests.fuzz import runner
 from tests.nic_models.pcnet_kit import MAC, PEER, Bench, Memory, frame
 

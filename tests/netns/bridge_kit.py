@@ -70,7 +70,7 @@ def forked(name: str, *words: str) -> subprocess.CompletedProcess[str]:
     """``tapnet WORDS`` in namespace ``name``, by a fork of this process."""
     import tapnet.lan.commands  # noqa: F401  # before the fork
     from tapnet import cli
-    from tapnet.guest import syscalls
+    from tapnet.system import syscalls
 
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         pid = os.fork()

@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
-from tapnet.lan import checks, firewall, sysctl
+from tapnet.doctor import firewall
+from tapnet.doctor import lan as checks
+from tapnet.lan import sysctl
 from tests.netns.exec_kit import Runner, root_runner, user_runner
 from tests.netns.lan_kit import inside, namespace
 from tests.netns.support import sh

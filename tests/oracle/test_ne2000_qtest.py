@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import pytest
 
-from nic_models import dp8390_regs as r
-from nic_models.multicast import hash_be
+from nic_models.ne2000 import registers as r
+from nic_models.parts.multicast import hash_be
 from tests.oracle.listed import judge
 from tests.oracle.qtest import MAC, QEMU, OurBus, QemuBus
 

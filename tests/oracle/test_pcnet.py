@@ -12,9 +12,9 @@ import struct
 
 import pytest
 
-from nic_models import pcnet_regs as r
-from nic_models.multicast import hash_le
-from nic_models.pcnet_rx import HOLD_NS
+from nic_models.parts.multicast import hash_le
+from nic_models.pcnet import registers as r
+from nic_models.pcnet.receiver import HOLD_NS
 from tests.oracle.listed import judge
 from tests.oracle.qtest import MAC, QEMU, OurBus, QemuBus
 
@@ -32,7 +32,7 @@ _MASKED = "reserved bits are written as and read as zeros"
 _FCS = "the receiver stores the frame's FCS (Receive FCS Checking, p. 79); QEMU stores zeros"
 _STOPPED = "STOP clears TXON as all of CSR0 (CSR0, STOP); QEMU keeps or sets it"
 _ORDER = "the FCS is sent complemented, its lowest byte first (IEEE 802.3, 3.2.9); QEMU stores another value"
-_HELD = "the frame waits in the FIFO and CSR112 counts when it is lost (see pcnet_rx); QEMU loses it at once"
+_HELD = "the frame waits in the FIFO and CSR112 counts when it is lost (see pcnet/receiver.py); QEMU loses it at once"
 _MII = "BCR32-34 answer as the Am79C971's, so that a link can be seen there; QEMU reads 0"
 _DWIO = "once DWIO is set only H_RESET clears it (Double Word I/O Mode); QEMU's S_RESET does"
 _TEST = "test registers are writable while stopped (CSR80-100, CSR122, CSR124); QEMU ignores it"

@@ -12,9 +12,9 @@ from struct import pack, unpack
 
 import pytest
 
-from nic_models import rtl8139_regs as r
-from nic_models.multicast import filter_with
-from tapnet import offload
+from nic_models.parts.multicast import filter_with
+from nic_models.rtl8139 import registers as r
+from tapnet.vlan import offload
 from tests.nic_models.rtl8139_packets import tcp, tcp_good, udp, vlan
 from tests.oracle.listed import judge
 from tests.oracle.qtest import DEVICES, MAC, QEMU, OurBus, QemuBus

@@ -11,13 +11,13 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from tapnet import options
-from tapnet.backends.framing import head
-from tapnet.build import Instance
+from tapnet.backends.sockets.framing import head
 from tapnet.config import Config
+from tapnet.guest.prepare import Prepared, prepare
+from tapnet.instance.instance import Instance
+from tapnet.monitor.commands.table import settled
 from tapnet.monitor.hmp import Hmp, Reply
-from tapnet.monitor.table import settled
-from tapnet.prepare import Prepared, prepare
+from tapnet.options import parse as options
 from tests.waiting import BOUND_S, until_async
 
 

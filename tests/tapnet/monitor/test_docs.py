@@ -8,9 +8,10 @@ import re
 from pathlib import Path
 
 from tapnet.config import Chardev, UnixPath
-from tapnet.monitor import commands, server
+from tapnet.monitor.commands import general as commands
+from tapnet.monitor.commands.table import settled
 from tapnet.monitor.hmp import WORDS
-from tapnet.monitor.table import settled
+from tapnet.monitor.sessions import server
 from tests.tapnet.live_kit import Lab, lab, play
 from tests.tapnet.monitor.test_metrics import scrape
 

@@ -12,7 +12,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families as families
 
 from tapnet.config import Endpoint
-from tapnet.monitor import guard, metrics, metrics_session, reports, server
+from tapnet.monitor import metrics
+from tapnet.monitor.commands import reports
+from tapnet.monitor.sessions import metrics as metrics_session
+from tapnet.monitor.sessions import server
+from tapnet.system import guard
 from tests.tapnet.live_kit import Lab, lab, play, until
 from tests.waiting import BOUND_S
 
