@@ -31,11 +31,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from random import Random
-from typing import Any, Protocol
+from typing import Any
 
 from .config import Config, changes_live
-from .contracts.host import Address, Host, IcmpError
-from .contracts.link import Path, Target
+from .contracts.host import Address, Host, IcmpError, descriptor
+from .contracts.link import BLOCKED, Path, Target
+from .contracts.stack import Service, Timed
 from .forward.ftp_client import GuestControl
 from .forward.ftp_server import PORT as FTP_PORT
 from .forward.guestfwd import GuestForwards
@@ -57,7 +58,7 @@ from .side6 import LOOPBACK as LOOPBACK6
 from .side6 import Side6
 from .tcp.buffers import Buffers
 from .tcp.nat import Tcp
-from .udp.nat import BLOCKED, Udp, descriptor
+from .udp.nat import Udp
 from .udp.train import Train
 from .wire import ipv6 as wire6
 from .wire.ipv4 import (
@@ -92,23 +93,6 @@ DNS_PORT = 53
 DHCP_PORT = 67
 TCP_PORTS = 4
 _OFF = {TYPE_IPV4: "ipv4_ignored", TYPE_ARP: "ipv4_ignored", TYPE_IPV6: "ipv6_ignored"}
-
-
-class Timed(Protocol):
-    """A part of the stack that has timers."""
-
-    def next_deadline(self) -> int | None:
-        """When ``run`` has something to do."""
-
-    def run(self, now: int) -> None:
-        """Let timers expire."""
-
-
-class Service(Protocol):
-    """A UDP service of the stack itself (DHCP, DNS, TFTP and its sessions)."""
-
-    def input(self, frame: bytes, off: int, end: int, src: bytes, sport: int, dst: bytes, now: int) -> None:
-        """A checked datagram whose payload is ``frame[off:end]``."""
 
 
 class Stack:

@@ -17,11 +17,12 @@ import click
 
 from . import __version__
 from .config import MODES, Config
+from .errors import HelpAsked, OptionError
 from .options import parse as options
 from .options import sources
 from .options import tables as keys
-from .options.converters import HelpAsked, OptionError, nearest, printable, shown
 from .system import journal, signals
+from .text import nearest, printable, shown
 
 SECTIONS: dict[str, tuple[str, ...]] = {
     "Network": ("net", "nic", "netdev", "device", "object", "mode"),

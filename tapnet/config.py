@@ -82,6 +82,26 @@ class Effects:
     mtu: int | None = None  # bytes behind the Ethernet header
     limit: int = 1000  # frames that wait
 
+    def text(self) -> str:
+        """Return the words of one direction, as ``options.impairments.parse`` takes them."""
+        out = []
+        for key, value in (("delay", self.delay), ("jitter", self.jitter)):
+            if value:
+                out.append(f"{key}={value / 1e6:g}ms")
+        if self.loss is not None:
+            loss = self.loss
+            shares = [loss.p] if loss.r is None else [loss.p, loss.r, loss.h, loss.k]
+            out.append("loss=" + ":".join(f"{share * 100:g}%" for share in shares))
+        for key, part in (("dup", self.dup), ("reorder", self.reorder), ("corrupt", self.corrupt)):
+            if part:
+                out.append(f"{key}={part * 100:g}%")
+        if self.rate is not None:
+            out.append(f"rate={self.rate}")
+        if self.mtu is not None:
+            out.append(f"mtu={self.mtu}")
+        out.append(f"limit={self.limit}")
+        return " ".join(out)
+
 
 @dataclass(frozen=True, slots=True)
 class Impairment:

@@ -10,6 +10,7 @@ Calls into the NAT (``*Events``) happen from the event loop only, never from ins
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -17,6 +18,7 @@ from typing import NamedTuple, Protocol
 Address = tuple[str, int]
 
 # How a datagram leaves: its TTL, NO_FRAGMENT, and its type of service << 16 (without the two bits of ECN).
+BUSY = frozenset((errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.EINTR))  # the host can take nothing now
 NO_FRAGMENT = 0x100
 
 
@@ -335,3 +337,9 @@ class Host(Protocol):
 
     def forbidden(self, remote: Address) -> bool:
         """Whether ``remote`` is a control-plane listener of any tapnet instance on this host."""
+
+
+def descriptor(socket: object) -> int:
+    """The descriptor behind a host socket, for ``info usernet``; -1: it has none to show."""
+    fileno = getattr(socket, "fileno", None)
+    return int(fileno()) if fileno is not None else -1

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from slirp.contracts.host import Address, IcmpError, TcpEvents, TcpSocket
+from .host import Address, IcmpError, TcpEvents, TcpSocket
 
 F_CSUM = 1  # TUN_F_*: what the members of the hub take
 F_TSO4 = 2
@@ -49,6 +49,7 @@ class Opener(Protocol):
         """Begin; ``host_connected`` or ``host_failed`` follows. Raises OSError."""
 
 
+BLOCKED: Address = ("", 0)  # a destination that may not be reached
 Target = Address | Opener
 
 

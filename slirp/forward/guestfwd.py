@@ -24,10 +24,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from ..config import Config
-from ..contracts.host import Host, Service, TcpEvents, TcpSocket
+from ..contracts.host import Host, Service, TcpEvents, TcpSocket, descriptor
 from ..ip.family import Families
 from ..ip.neighbours import Neighbour
-from ..udp.nat import IDLE, descriptor
+from ..udp.flow import IDLE
 from ..wire.ipv4 import NO_MAC, PORT, U16, UNREACHABLE, ip_text
 from .tcp import ForwardError, refuse_nobodys
 
@@ -163,7 +163,7 @@ class UdpFlow:
 
 
 class UdpGuestPort:
-    """A UDP port of ours that a service answers (``slirp.stack.Service``)."""
+    """A UDP port of ours that a service answers (``slirp.contracts.stack.Service``)."""
 
     def __init__(self, owner: GuestForwards, rule: GuestRule) -> None:
         self.rule = rule

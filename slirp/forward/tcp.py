@@ -33,12 +33,12 @@ from random import Random
 from typing import Any, Protocol
 
 from ..config import Config
-from ..contracts.host import AcceptedTcp, Address, Host, Listener
+from ..contracts.host import AcceptedTcp, Address, Host, Listener, descriptor
 from ..ip.family import Families
 from ..tcp.flow import Flow
 from ..tcp.nat import Tcp
 from ..tcp.states import OPEN_WAIT, SYN_SENT
-from ..udp.nat import Udp, descriptor
+from ..udp.nat import Udp
 from ..wire.ipv4 import PROTO_TCP, U16, ip_text
 from . import ftp_server as ftp
 from .ftp_server import Control

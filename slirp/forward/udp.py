@@ -23,7 +23,8 @@ from typing import Any, Protocol
 
 from ..contracts.host import Address, Host, IcmpError, UdpListener, UdpSocket
 from ..ip.family import Families
-from ..udp.nat import IDLE, Flow, Udp
+from ..udp.flow import IDLE, Flow
+from ..udp.nat import Udp
 from ..wire.icmp_map import translated
 from ..wire.ipv4 import U16
 from .guests import Guest, Guests

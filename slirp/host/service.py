@@ -32,11 +32,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from ..contracts.host import Service, TcpEvents
-from .socket_set import sockaddr
+from .socket_set import SocketSet, sockaddr
+from .tcp import HostTcp
 
 if TYPE_CHECKING:
     from .sockets import AsyncHost
-    from .tcp import HostTcp
 
 PROGRAMS = 1024
 GRACE = 10.0  # seconds
@@ -267,6 +267,58 @@ def inet_pair() -> tuple[socket.socket, socket.socket]:
         except BaseException:
             ours.close()
             raise
+
+
+class HostProgram(HostTcp):
+    """A program as a service."""
+
+    __slots__ = ("_ended", "_program")
+
+    def __init__(self, host: SocketSet, sock: socket.socket, events: TcpEvents) -> None:
+        super().__init__(host, sock, events, True)
+        self.connected = False  # it is watched when it is
+        self._program: Program | None = None
+        self._ended = False
+
+    def started(self, result: Program | OSError) -> None:
+        """The thread is done, outside any batch of events."""
+        host = self._host
+        if isinstance(result, OSError):
+            if self._fd >= 0:
+                self.close()
+                self._events.host_failed(result.errno or errno.ECONNREFUSED, host.now())
+        elif self._fd < 0:
+            result.end(0)
+        else:
+            self._program = result
+            self.connected = True
+            self._events.host_connected(host.now())
+        host.served()
+
+    def recv(self, size: int) -> bytes | None:
+        """What it says."""
+        try:
+            data = super().recv(size)
+        except ConnectionResetError:  # it ended, and something for it was left
+            data = b""
+        self._ended = data == b""
+        return data
+
+    def send(self, data: bytes | memoryview) -> int:
+        """What it is told; nobody listens after its end."""
+        try:
+            return super().send(data)
+        except (BrokenPipeError, ConnectionResetError):
+            if self._ended:
+                raise
+            return len(data)
+
+    def close(self, *, reset: bool = False) -> None:
+        """The connection is over, and so is the program, soon."""
+        super().close()
+        if self._program is not None:
+            self._program.end(0 if reset else GRACE)
+            self._program = None
 
 
 def program(host: AsyncHost, service: Service, events: TcpEvents, packets: bool) -> HostTcp:

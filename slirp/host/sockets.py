@@ -37,8 +37,9 @@ from .echo import EchoEndpoint, HostEcho, RawEchoes
 from .errors import apply, listen_for_errors
 from .files import HostDirectory
 from .listen import IP_PKTINFO, HostListener, HostUdpListener, listen
+from .service import HostProgram
 from .socket_set import Watched, scope_index, sockaddr
-from .tcp import HostAccepted, HostPackets, HostProgram, HostTcp
+from .tcp import HostAccepted, HostPackets, HostTcp
 from .udp import HostUdp
 
 EVENTS = 256

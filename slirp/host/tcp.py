@@ -10,14 +10,12 @@ Ref: tcp(7), unix(7), epoll(7).
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import select
 import socket
 import struct
 
 from ..contracts.host import Address, IcmpError, TcpEvents
-from . import service as hostservice
 from .errors import listen_for_errors, next_error
 from .socket_set import HostSocket, SocketSet, spelled
 
@@ -154,58 +152,6 @@ class HostPackets(HostTcp):
     def recv(self, size: int) -> bytes | None:
         """A datagram; None: nothing now."""
         return super().recv(size) or None
-
-
-class HostProgram(HostTcp):
-    """A program as a service (``service``)."""
-
-    __slots__ = ("_ended", "_program")
-
-    def __init__(self, host: SocketSet, sock: socket.socket, events: TcpEvents) -> None:
-        super().__init__(host, sock, events, True)
-        self.connected = False  # it is watched when it is
-        self._program: hostservice.Program | None = None
-        self._ended = False
-
-    def started(self, result: hostservice.Program | OSError) -> None:
-        """The thread is done, outside any batch of events."""
-        host = self._host
-        if isinstance(result, OSError):
-            if self._fd >= 0:
-                self.close()
-                self._events.host_failed(result.errno or errno.ECONNREFUSED, host.now())
-        elif self._fd < 0:
-            result.end(0)
-        else:
-            self._program = result
-            self.connected = True
-            self._events.host_connected(host.now())
-        host.served()
-
-    def recv(self, size: int) -> bytes | None:
-        """What it says."""
-        try:
-            data = super().recv(size)
-        except ConnectionResetError:  # it ended, and something for it was left
-            data = b""
-        self._ended = data == b""
-        return data
-
-    def send(self, data: bytes | memoryview) -> int:
-        """What it is told; nobody listens after its end."""
-        try:
-            return super().send(data)
-        except (BrokenPipeError, ConnectionResetError):
-            if self._ended:
-                raise
-            return len(data)
-
-    def close(self, *, reset: bool = False) -> None:
-        """The connection is over, and so is the program, soon."""
-        super().close()
-        if self._program is not None:
-            self._program.end(0 if reset else hostservice.GRACE)
-            self._program = None
 
 
 class HostAccepted(HostTcp):

@@ -22,10 +22,11 @@ import errno
 from collections import OrderedDict
 from typing import Any, Protocol
 
-from ..contracts.host import Address, EchoSocket, Host, IcmpError
+from ..contracts.host import BUSY, Address, EchoSocket, Host, IcmpError, descriptor
+from ..contracts.link import BLOCKED
 from ..ip.family import Family
 from ..ip.neighbours import Neighbour
-from ..udp.nat import BLOCKED, BUSY, descriptor, unreachable_code
+from ..wire.icmp_map import unreachable_code
 from ..wire.ipv4 import ICMP, ICMP_LEN, IP, NET, PROHIBITED, U16, UNREACHABLE, ip_text
 
 SECOND = 1_000_000_000

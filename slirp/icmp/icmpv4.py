@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..ip.errors import Below
+from ..contracts.stack import Below
 from ..ip.ipv4 import ICMP_TTL, Ipv4
 from ..wire import checksum
 from ..wire.ipv4 import (

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..ip.errors import Below
+from ..contracts.stack import Below
 from ..ip.ipv6 import Ipv6
 from ..ip.ndp import Ndp
 from ..ip.router6 import Router

@@ -5,24 +5,10 @@ Ref: RFC 1812 4.3.2.8 (rate), RFC 4443 2.4.
 
 from __future__ import annotations
 
-from typing import Protocol
-
+from ..contracts.stack import Below
 from .fragments import Fragments
 from .limiter import Limiter
 from .neighbours import Neighbour
-
-
-class Below(Protocol):
-    """What IP needs of the stack."""
-
-    features: int
-    now: int
-
-    def emit(self, frame: bytes, vnet: bytes) -> bool:
-        """Put a frame on the VLAN (or queue it); False: dropped, counted."""
-
-    def count(self, reason: str) -> None:
-        """Count an event."""
 
 
 class IpErrors:

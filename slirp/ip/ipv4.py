@@ -29,6 +29,7 @@ from collections.abc import Callable
 from random import Random
 
 from ..config import Config
+from ..contracts.stack import Below
 from ..wire import checksum
 from ..wire.ipv4 import (
     DONT_FRAGMENT,
@@ -68,7 +69,7 @@ from ..wire.ipv4 import (
     own_mac,
 )
 from .arp import Arp
-from .errors import Below, IpErrors
+from .errors import IpErrors
 from .fragments import Fragments4
 from .limiter import Limiter
 from .neighbours import Neighbour

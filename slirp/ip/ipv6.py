@@ -27,6 +27,7 @@ from random import Random
 
 from ..config6 import Config6
 from ..contracts.host import NO_FRAGMENT
+from ..contracts.stack import Below
 from ..wire import checksum
 from ..wire.icmp_map import (
     ADDRESS6,
@@ -95,7 +96,7 @@ from ..wire.ipv6_extensions import (
     Walked,
     walk,
 )
-from .errors import Below, IpErrors
+from .errors import IpErrors
 from .fragments import Fragments6, MalformedFragment
 from .ipv4 import Input
 from .limiter import Limiter

@@ -21,7 +21,7 @@ from struct import Struct
 from ..config import Config
 from ..config6 import Config6
 from ..rules import Rules
-from ..wire import dhcp as formats
+from ..wire.dns import encode_names
 from ..wire.ipv4 import PROTO_UDP
 from ..wire.ipv6 import (
     ALL_NODES,
@@ -133,7 +133,7 @@ class Router:
         if config.dnssearch:
             names = b""
             for name in config.dnssearch:
-                encoded = formats.encode_names((name,))
+                encoded = encode_names((name,))
                 if len(names) + len(encoded) <= DNSSL_MAX:  # an advertisement is never fragmented (RFC 6980)
                     names += encoded
             names += bytes(-len(names) % 8)

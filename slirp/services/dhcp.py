@@ -39,12 +39,13 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv4Network
 
 from ..config import BOOTFILE_MAX, Config
+from ..contracts.stack import Below
 from ..ip.arp import Arp
-from ..ip.errors import Below
 from ..ip.ipv4 import Ipv4
 from ..wire import checksum
 from ..wire import dhcp as formats
 from ..wire.dhcp import BOOTP, BOOTP_MIN, BOOTREPLY, BROADCAST_FLAG, COOKIE, DhcpMessage
+from ..wire.dns import encode_names
 from ..wire.ipv4 import BROADCAST_MAC, NO_MAC, PROTO_UDP, UDP, UDP_LEN, ip_bytes, ip_int
 from ..wire.ipv4 import MAC_PREFIX as OUR_PREFIX
 from .boot import HTTP_CLIENT, boot_file
@@ -79,7 +80,7 @@ UDHCP_LEASE = 8, 5  # of T1: so it has asked anew within T1
 
 
 class Dhcp:
-    """The server; a ``slirp.stack.Service`` on port 67."""
+    """The server; a ``slirp.contracts.stack.Service`` on port 67."""
 
     def __init__(self, config: Config, below: Below, ip: Ipv4, arp: Arp) -> None:
         self._config = config
@@ -120,7 +121,7 @@ class Dhcp:
             if text:
                 values[code] = text.encode()
         if config.dnssearch:
-            values[formats.SEARCH] = formats.encode_names(config.dnssearch)
+            values[formats.SEARCH] = encode_names(config.dnssearch)
         if config.ntp:
             values[formats.NTP] = b"".join(map(ip_bytes, config.ntp))
         if config.routes:

@@ -26,11 +26,10 @@ from __future__ import annotations
 
 from ..config import Config
 from ..config6 import Config6
-from ..ip.errors import Below
+from ..contracts.stack import Below
 from ..ip.ipv6 import Ipv6
 from ..ip.ndp import Ndp
 from ..ip.router6 import named
-from ..wire import dhcp as formats
 from ..wire import dhcpv6 as wire
 from ..wire.dhcpv6 import (
     ADVERTISE,
@@ -56,6 +55,7 @@ from ..wire.dhcpv6 import (
     option,
     status,
 )
+from ..wire.dns import encode_names
 from ..wire.ipv4 import NO_MAC, ip_int, ip_text
 from ..wire.ipv6 import LINK_LOCAL, is_link_local, own_mac6
 from .boot import HTTP_CLIENT, boot_file
@@ -68,7 +68,7 @@ REFRESH = 86400  # RFC 8415 21.23
 
 
 class Dhcp6:
-    """The server; a ``slirp.stack.Service`` on port 547 of the groups and of our addresses."""
+    """The server; a ``slirp.contracts.stack.Service`` on port 547 of the groups and of our addresses."""
 
     def __init__(self, config: Config, v6: Config6, below: Below, ip: Ipv6, ndp: Ndp) -> None:
         self._config = config
@@ -216,7 +216,7 @@ class Dhcp6:
         if named(config, v6):
             parts.append(option(wire.DNS, v6.dns_ip))
         if config.dnssearch:
-            names = b"".join(formats.encode_names((name,)) for name in config.dnssearch)
+            names = b"".join(encode_names((name,)) for name in config.dnssearch)
             parts.append(option(wire.SEARCH, names))
         if wire.NTP in wanted and v6.ntp_ips:
             servers = b"".join(option(wire.NTP_SERVER, address) for address in v6.ntp_ips)

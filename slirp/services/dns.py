@@ -24,10 +24,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from ..contracts.host import Address, Host, UdpSocket
+from ..contracts.host import Address, Host, UdpSocket, descriptor
+from ..contracts.stack import Network
 from ..ip.neighbours import Neighbour
-from ..udp.nat import Network, descriptor
-from ..wire.dhcp import end_of_question
+from ..wire.dns import end_of_question
 from ..wire.ipv4 import canonical, ip_text
 from .names import Names
 
@@ -138,7 +138,7 @@ class Query:
 
 
 class Dns:
-    """The forwarder; a ``slirp.stack.Service`` on port 53. ``resolvers()`` lists the name servers at
+    """The forwarder; a ``slirp.contracts.stack.Service`` on port 53. ``resolvers()`` lists the name servers at
     present."""
 
     def __init__(

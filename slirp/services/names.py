@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 
 from ..config import Config
-from ..wire.dhcp import encode_names, end_of_question
+from ..wire.dns import encode_names, end_of_question
 from ..wire.ipv4 import ip_bytes
 from .leases import Fixed, Lease, Leases
 

@@ -25,10 +25,11 @@ from __future__ import annotations
 import errno
 import os
 from random import Random
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from ..config import Config
 from ..contracts.host import Directory
+from ..contracts.stack import Service
 from ..ip.family import Families
 from ..ip.neighbours import Neighbour
 from ..wire.tftp import (
@@ -45,9 +46,6 @@ from ..wire.tftp import (
     parse_request,
 )
 from .tftp_session import Reading, Session, Writing
-
-if TYPE_CHECKING:
-    from ..stack import Service
 
 PORT = 69
 SESSIONS = 64
@@ -92,7 +90,7 @@ class Network(Protocol):
 
 
 class Tftp:
-    """The server; a ``slirp.stack.Service`` on port 69."""
+    """The server; a ``slirp.contracts.stack.Service`` on port 69."""
 
     def __init__(
         self, config: Config, network: Network, ip: Families, directory: Directory, rng: Random

@@ -107,7 +107,7 @@ class Counter(Protocol):
 
 
 class Session:
-    """What reading and writing have in common. A ``slirp.stack.Service`` on its own port, and the file's events."""
+    """What reading and writing have in common. A ``slirp.contracts.stack.Service`` on its own port, and the file's events."""
 
     def __init__(
         self,

@@ -15,14 +15,12 @@ Ref: udp(7) UDP_SEGMENT; RFC 768.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from ..contracts.host import Address
 from ..wire.ipv4 import ETH_IPV4_LEN, IP, TYPE_IPV6, UDP_LEN, VNET_NEEDS_CSUM
 from ..wire.ipv6 import ETH_IPV6_LEN
-
-if TYPE_CHECKING:
-    from .nat import Flow, Udp
+from .flow import Flow
 
 SEGMENTS = 64
 BYTES = 65000
@@ -34,6 +32,13 @@ _SUM = ETH_IPV4_LEN + 6
 _DATA = ETH_IPV4_LEN + UDP_LEN
 _SUM6 = ETH_IPV6_LEN + 6
 _DATA6 = ETH_IPV6_LEN + UDP_LEN
+
+
+class Sender(Protocol):
+    """What a train asks of the NAT: to send what has gathered."""
+
+    def send(self, flow: Flow, first: bytes, parts: list[bytes], target: Address, how: int) -> None:
+        """Send datagrams of one length and flow; ``first`` is the frame of one of them."""
 
 
 class Train:
@@ -57,7 +62,7 @@ class Train:
         "open",
     )
 
-    def __init__(self, udp: Udp) -> None:
+    def __init__(self, udp: Sender) -> None:
         self._udp = udp
         self.open = False  # ``extend`` may be asked
         self.extend: Callable[[bytes, bytes], bool] = (

@@ -13,6 +13,7 @@ Limits: names and texts of guests are cut to ``TEXT`` and shown as ASCII.
 from __future__ import annotations
 
 from . import dhcp as formats
+from .dns import end_of_question
 from .ipv4 import (
     ARP,
     ARP_LEN,
@@ -218,7 +219,7 @@ def _dhcp(payload: bytes) -> str:
 
 
 def _dns(payload: bytes) -> str:
-    end = formats.end_of_question(payload)
+    end = end_of_question(payload)
     labels = []
     at = 12
     while payload[at]:

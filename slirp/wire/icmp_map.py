@@ -8,6 +8,8 @@ Ref: RFC 7915 4.2, 5.2; RFC 792; RFC 4443.
 
 from __future__ import annotations
 
+import errno
+
 from .ipv4 import HOST, NET, PARAMETER, PORT, PROHIBITED, PROTOCOL, TIME_EXCEEDED, TOO_BIG, UNREACHABLE
 
 UNREACHABLE6, TOO_BIG6, TIME_EXCEEDED6, PARAMETER6 = 1, 2, 3, 4
@@ -23,6 +25,24 @@ _TO_6 = {
     PROHIBITED: PROHIBITED6,
 }
 _TO_4 = {NO_ROUTE6: HOST, PROHIBITED6: 10, BEYOND_SCOPE6: HOST, ADDRESS6: HOST, PORT6: PORT}
+_CODES = {
+    errno.ECONNREFUSED: PORT,
+    errno.ENETUNREACH: NET,
+    errno.ENETDOWN: NET,
+    errno.EHOSTUNREACH: HOST,
+    errno.EHOSTDOWN: HOST,
+    errno.ETIMEDOUT: HOST,
+    errno.EACCES: PROHIBITED,
+    errno.EPERM: PROHIBITED,
+    errno.EMSGSIZE: TOO_BIG,
+    errno.EAFNOSUPPORT: NET,
+    errno.EADDRNOTAVAIL: NET,
+}
+
+
+def unreachable_code(error: int) -> int | None:
+    """The code of ICMP "destination unreachable" for a host ``errno``; None: nothing to tell the guest."""
+    return _CODES.get(error)
 
 
 def to_6(kind: int, code: int) -> tuple[int, int]:

@@ -22,11 +22,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from ..backends import dump
 from ..config import Filter
 from ..vlan import offload
 from ..vlan.hub import Hub
 from ..vlan.port import Port
+from .pcap import header, record
 from .sink import Sink, SinkError
 
 CAPTURES_MAX = 16
@@ -156,7 +156,7 @@ class FilterDump:
         self.target, self.hub, self.sink = options.id, hub, sink
         self.frames = self.lost = 0
         self._match, self._options, self._clock = member(name), options, clock
-        sink.put(dump.header(options.maxlen))
+        sink.put(header(options.maxlen))
         hub.traces.append(self)
 
     def sent(self, port: Port, frame: bytes, vnet: bytes, lost: Sequence[tuple[Port, str]]) -> None:
@@ -176,7 +176,7 @@ class FilterDump:
         now = self._clock()
         for piece, _ in offload.complete(frame, vnet) if vnet else ((frame, b""),):
             if self.sink.room and not self.sink.why:
-                self.sink.put(*dump.record(piece, self._options.maxlen, now))
+                self.sink.put(*record(piece, self._options.maxlen, now))
                 self.frames += 1
             else:
                 self.lost += 1

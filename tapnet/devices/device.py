@@ -36,7 +36,7 @@ import socket
 import struct
 from typing import Any, Protocol
 
-from ..vlan.offload import (
+from ..virtio import (
     TUN_F_ALL,
     TUN_F_CSUM,
     TUN_F_TSO,
@@ -45,8 +45,8 @@ from ..vlan.offload import (
     TUN_F_TSO_ECN,
     TUN_F_USO4,
     TUN_F_USO6,
+    VNET_LEN,
 )
-from ..vlan.offload import VNET_LEN as VNET_LEN
 from .ifctl import IFF_UP, feature_names, is_up, set_features, set_flags
 
 FRAME_MAX = 69632  # QEMU's NET_BUFSIZE: 64 KiB of IP and headers

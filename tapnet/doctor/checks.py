@@ -21,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+from ..system.capabilities import check_capabilities, read
 from ..system.finding import Finding as Finding
 from ..system.patience import limit
 
@@ -28,9 +29,6 @@ MODES = ("exec", "user", "tap")
 CHILD_S = 10.0
 VFIO_USER_QEMU = (10, 1)  # the first that has vfio-user-pci
 SYSTEMD = 252  # what the units are written for
-
-CAP_NET_RAW = 13
-CAP_NET_ADMIN = 12
 
 
 def check_tun(device: str = "/dev/net/tun") -> Finding:
@@ -88,7 +86,7 @@ def namespace_mend(number: int, proc: Path = Path("/proc/sys")) -> str:
         ("user/max_pid_namespaces", "0", "15000"),
         ("user/max_mnt_namespaces", "0", "15000"),
     ):
-        if _read(proc / path) == bad:
+        if read(proc / path) == bad:
             return f"sysctl -w {path.replace('/', '.')}={value}"
     if number == errno.EPERM:
         return (
@@ -105,30 +103,18 @@ def check_ping() -> Finding:
         with contextlib.suppress(OSError):
             socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP).close()
             return Finding("ping", True, "ping goes by raw sockets (ping sockets are not permitted)")
-        allowed = " ".join(_read(Path("/proc/sys/net/ipv4/ping_group_range")).split()) or "unknown"
+        allowed = " ".join(read(Path("/proc/sys/net/ipv4/ping_group_range")).split()) or "unknown"
         mend = "sysctl -w net.ipv4.ping_group_range='0 2147483647'"
         text = f"ping sockets ({error.strerror}; ping_group_range is {allowed}): no ping to the world"
         return Finding("ping", False, text, mend)
     return Finding("ping", True, "ping sockets open")
 
 
-def check_capabilities(status: Path = Path("/proc/self/status")) -> Finding:
-    """CAP_NET_ADMIN: TAP devices and bridges of the host."""
-    effective = 0
-    for line in _read(status).splitlines():
-        if line.startswith("CapEff:"):
-            effective = int(line.split()[1], 16)
-    if effective >> CAP_NET_ADMIN & 1:
-        return Finding("capabilities", True, "CAP_NET_ADMIN is there: TAP devices and bridges can be made")
-    mend = "run as root, or systemd-run -p AmbientCapabilities=CAP_NET_ADMIN ..."
-    return Finding("capabilities", False, "CAP_NET_ADMIN is missing (TAP devices, bridges)", mend, ("tap",))
-
-
 def check_resolver(path: Path = Path("/etc/resolv.conf")) -> Finding:
     """A name server for 10.0.2.3 to ask."""
     servers = [
         words[1]
-        for line in _read(path).splitlines()
+        for line in read(path).splitlines()
         if len(words := line.split()) >= 2 and words[0] == "nameserver"
     ]
     if servers:
@@ -254,10 +240,3 @@ def main(modes: tuple[str, ...] = ("exec", "user"), as_json: bool = False) -> in
         for finding in findings:
             print(finding.line())
     return verdict(findings, modes)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace").strip()
-    except OSError:
-        return ""

@@ -13,14 +13,11 @@ from dataclasses import dataclass, field
 
 from ..config import Config, Net, Nic, UserNet
 from ..devices.device import Device
+from ..errors import BuildError
 from .namespace.guest import NAMESERVER, GuestError, NamespaceGuest
 from .namespace.links import NicSpec
 
 IPV6_MTU = 1280  # RFC 8200 5
-
-
-class BuildError(Exception):
-    """The configuration cannot be built here; one line that names option, key and value."""
 
 
 @dataclass

@@ -23,18 +23,17 @@ from ..backends.user.backend import UserBackend
 from ..capture.captures import CaptureError, Captures
 from ..capture.tracing import Tracer
 from ..config import Config, Filter, Impairment, Net, Nic, TapNet, UserNet, VxlanNet
+from ..errors import BuildError
 from ..guest.cards import Cards
 from ..guest.clock import Clock
 from ..guest.namespace.guest import NamespaceGuest
-from ..guest.prepare import BuildError, Prepared
+from ..guest.prepare import Prepared
 from ..guest.qtest.bus import RegisterBus
-from ..monitor.commands.control import ACCEPTED, BACKEND, NIC, Control
-from ..monitor.hmp import Hmp
-from ..service.handover import Handed, Handover, fingerprint
 from ..vlan import faults
 from ..vlan.events import CONNECTED, DISCONNECTED, Events
+from ..vlan.handover import Handed, Handover, fingerprint
 from ..vlan.hub import Hub
-from ..vlan.patchbay import Member, Patchbay, Place, cables, holds, waits
+from ..vlan.patchbay import ACCEPTED, BACKEND, NIC, Member, Patchbay, Place, cables, holds, waits
 from ..vlan.port import Port
 from .filterwatch import FilterWatch
 from .live import Live
@@ -84,7 +83,6 @@ class Instance:
         self.cards = Cards(loop, config, prepared, now, clock or Clock(now))
         self.patchbay = Patchbay(loop.call_soon, self.events, now, config.switches)
         self.live = Live(self)
-        self.control = Control(self)
         self.swap = Swap(self, loop, now)
         self._loop = loop
         self._now = now
@@ -462,10 +460,6 @@ class Instance:
         for start in self._starters:
             start()
         self.cards.running = True
-
-    def monitor(self, line: str) -> str:
-        """Answer one line of the human monitor."""
-        return Hmp(self.control).execute(line).text
 
     def unfinished(self) -> bool:
         """Whether a guest that has ended may still have TCP data on the way to the host."""

@@ -26,17 +26,16 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..config import DumpNet, Net, Nic, TapNet
+from ..errors import BuildError, ControlError, NotFound, OptionError
 from ..guest.namespace.guest import GuestError, NamespaceGuest
-from ..guest.prepare import BuildError, nic_spec
-from ..monitor.commands.control import BACKEND, NIC, ControlError, NotFound
+from ..guest.prepare import nic_spec
 from ..options import nics as cards
 from ..options import parse as options
-from ..options.converters import OptionError
-from ..options.nets import Given
+from ..options.given import Given
 from ..options.nics import Card
 from ..options.resolve import Entry
 from ..vlan.events import DEVICE_DELETED
-from ..vlan.patchbay import Member
+from ..vlan.patchbay import BACKEND, NIC, Member
 
 if TYPE_CHECKING:
     from .instance import Instance

@@ -19,9 +19,9 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Protocol
 
 from ..backends.user.backend import changes_live
+from ..backends.user.report import UserNet as Nat
 from ..config import Config, HostForward, Net, Nic, UserNet
-from ..guest.prepare import BuildError
-from ..monitor.commands.control import UserNet as Nat
+from ..errors import BuildError
 
 # fields of Config that do not matter here, or are compared member by member
 _ASIDE = ("members", "files", "warnings", "unbuilt", "command", "ready_fd", "mode")

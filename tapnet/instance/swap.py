@@ -27,30 +27,20 @@ from typing import TYPE_CHECKING, Protocol
 
 from ..backends.user.backend import UserBackend
 from ..config import Net, TapNet, UserNet
-from ..guest.prepare import BuildError
-from ..monitor.commands.control import BACKEND, NIC, ControlError
+from ..errors import BuildError, ControlError
 from ..options.resolve import implied, mode_of, short_leases
 from ..system.patience import Patience
 from ..vlan.hub import Hub
+from ..vlan.patchbay import BACKEND, NIC
 from ..vlan.port import Port
 
 if TYPE_CHECKING:
     from ..vlan.patchbay import Member, Place
     from .instance import Instance
 
-# The kernel gathers carrier changes for up to a second: a shorter one may never be seen by a DHCP client.
-BLINK = 1.2
-BLINK_DRIVER = 3.0  # Linux's drivers for these cards look at the link every two seconds
 DRAIN_SECONDS = 0.1  # how long a guest may take to take its RSTs
 DRAIN_STEP = 0.002
 SECOND = 1_000_000_000
-
-
-def blink(model: str, namespace: bool) -> float:
-    """For how long the link of a card must be down for its guest to notice; 0: it has no link bit."""
-    if namespace:
-        return BLINK
-    return 0 if model.startswith("ne2k") else BLINK_DRIVER
 
 
 class Words(Protocol):

@@ -12,7 +12,8 @@ import shlex
 from collections.abc import Awaitable, Coroutine, Iterable
 from typing import Any, NamedTuple
 
-from .commands.control import Control, ControlError, Refused
+from ..errors import ControlError, Refused
+from .commands.control import Control
 from .commands.general import BY_WORD, INFO
 from .commands.table import Arg, BadArguments, Command, Kind, from_words
 from .mistakes import called, waited

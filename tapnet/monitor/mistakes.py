@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from .commands.control import ControlError
+from ..errors import ControlError
 from .commands.table import BadParameter
 
 T = TypeVar("T")

@@ -22,7 +22,8 @@ from collections.abc import Awaitable
 from typing import Any, NamedTuple
 
 from .. import __version__
-from .commands.control import Control, ControlError
+from ..errors import ControlError
+from .commands.control import Control
 from .commands.general import BY_QMP
 from .commands.table import Arguments, BadParameter, Command, from_json, settled
 from .hmp import UNTRUSTED, Hmp

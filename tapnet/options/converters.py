@@ -12,54 +12,13 @@ from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 from ..config import Endpoint, IpAddress, IpNetwork
+from ..text import nearest, printable, shown
 
-USAGE = 2  # exit status of usage errors
 MAX_WORD = 65536  # characters of one option's value
 MAX_KEYS = 1024  # key=value pairs in one option
 MAX_VLAN = 2**31 - 1
 MAX_NUMBER = 2**63 - 1
-MAX_MESSAGE = 1000
 MAX_TEXT = 4096  # characters of one value
-
-
-class OptionError(Exception):
-    """Something that the user configured wrong: one line, without "tapnet: " before it."""
-
-    status = USAGE
-
-    def __init__(self, message: str) -> None:
-        super().__init__(printable(message)[:MAX_MESSAGE])
-
-
-class HelpAsked(OptionError):
-    """``-net help`` and the like: the text to print, exit status 0."""
-
-    status = 0
-
-    def __init__(self, message: str) -> None:
-        Exception.__init__(self, message)
-
-
-def printable(text: str) -> str:
-    """``text`` on one line, whatever is in it."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
-
-
-def shown(value: object, limit: int = 60) -> str:
-    """``value`` for a message: quoted, on one line, shortened."""
-    text = printable(str(value))
-    return f'"{text if len(text) <= limit else text[: limit - 3] + "..."}"'
-
-
-def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """' (did you mean "x"?)', or ''."""
-    words = list(known)
-    import difflib  # here: only a mistake needs it
-
-    found = difflib.get_close_matches(word[:40].lower(), words, 1, cutoff)
-    if not found and len(word) >= 3:
-        found = [w for w in words if w.startswith(word)][:1]
-    return f' (did you mean "{found[0]}"?)' if found else ""
 
 
 def split(text: str) -> list[str]:

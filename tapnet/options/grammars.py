@@ -26,6 +26,8 @@ from ..config import (
     Rule,
     UnixPath,
 )
+from ..errors import OptionError
+from ..text import nearest, shown
 from . import converters as words
 from . import impairments
 
@@ -47,7 +49,7 @@ def _port(digits: str, what: str, low: int = 1) -> int:
     except ValueError:
         number = -1
     if not low <= number <= 65535:
-        raise ValueError(f"bad {what} port {words.shown(digits)} ({low}..65535)")
+        raise ValueError(f"bad {what} port {shown(digits)} ({low}..65535)")
     return number
 
 
@@ -56,7 +58,7 @@ def _address(value: str, what: str) -> IpAddress:
         return words.ip(value, scoped=what == "host")
     except ValueError as error:
         why = f": {error}" if "%" in value else ""
-        raise ValueError(f"bad {what} address {words.shown(value)}{why}") from None
+        raise ValueError(f"bad {what} address {shown(value)}{why}") from None
 
 
 def _head(value: str, ending: str) -> tuple[str, str]:
@@ -68,7 +70,7 @@ def _head(value: str, ending: str) -> tuple[str, str]:
         return value[: close + 1], value[close + 1 + len(ending) :]
     head, found, rest = value.partition(ending)
     if not found:
-        raise ValueError(f'no "{ending}" after {words.shown(head)}')
+        raise ValueError(f'no "{ending}" after {shown(head)}')
     return head, rest
 
 
@@ -87,7 +89,7 @@ def guest(value: str) -> IpAddress | bytes | str | None:
     try:
         return words.hostname(inner)
     except ValueError:
-        raise ValueError(f"bad guest address {words.shown(value)}") from None
+        raise ValueError(f"bad guest address {shown(value)}") from None
 
 
 _DASHED = r"[0-9a-fA-F]{1,2}(?:-[0-9a-fA-F]{1,2}){5}"
@@ -107,8 +109,8 @@ def hostfwd(value: str) -> HostForward:
             raise ValueError("not unix:PATH-[GUEST]:PORT")
         return HostForward("unix", unix_path(match[1]), guest(match[2]), _port(match[3], "guest"), text=value)
     if protocol not in ("", "tcp", "udp"):
-        near = words.nearest(protocol, ("tcp", "udp", "unix"))
-        raise ValueError(f"bad protocol {words.shown(protocol)}{near or ' (tcp, udp or unix)'}")
+        near = nearest(protocol, ("tcp", "udp", "unix"))
+        raise ValueError(f"bad protocol {shown(protocol)}{near or ' (tcp, udp or unix)'}")
     address, rest = _head(rest, ":")
     if address and not address.startswith("[") and ":" in address:
         raise ValueError("an IPv6 address needs brackets")
@@ -116,8 +118,8 @@ def hostfwd(value: str) -> HostForward:
     match = re.fullmatch(FORWARD, rest)
     if not match:
         if "-" not in rest:
-            raise ValueError(f'no "-" after the host port {words.shown(rest.partition(":")[0])}')
-        raise ValueError(f"not PORT-[GUEST]:PORT: {words.shown(rest)}")
+            raise ValueError(f'no "-" after the host port {shown(rest.partition(":")[0])}')
+        raise ValueError(f"not PORT-[GUEST]:PORT: {shown(rest)}")
     first, last, to, inner, inner_last = match.groups()
     target = guest(to)
     start = _port(first, "host", 0)
@@ -140,8 +142,8 @@ def redir(value: str) -> HostForward:
         raise ValueError("not tcp|udp:PORT:[GUEST]:PORT")
     protocol, outer, to, inner = parts
     if protocol not in ("tcp", "udp"):
-        near = words.nearest(protocol, ("tcp", "udp")) or " (tcp or udp)"
-        raise ValueError(f"bad protocol {words.shown(protocol)}{near}")
+        near = nearest(protocol, ("tcp", "udp")) or " (tcp or udp)"
+        raise ValueError(f"bad protocol {shown(protocol)}{near}")
     return HostForward(
         protocol,
         Endpoint("", _port(outer, "host", 0)),
@@ -184,7 +186,7 @@ def guestfwd(value: str) -> GuestForward:
     kind, colon, to = target.partition(":")
     if not colon or kind not in TARGETS:
         raise ValueError(
-            f"target {words.shown(target)} is none of cmd:, tcp:, udp:, unix:, file:{words.nearest(kind, TARGETS)}"
+            f"target {shown(target)} is none of cmd:, tcp:, udp:, unix:, file:{nearest(kind, TARGETS)}"
         )
     goal: str | Endpoint
     if kind == "udp" and protocol != "udp":
@@ -321,7 +323,7 @@ def resolvers(value: str) -> tuple[tuple[str, int], ...]:
         try:
             found.append((str(words.ip(address, scoped=True)), _port(digits, "resolver")))
         except ValueError as error:
-            raise ValueError(f"{words.shown(part)}: {error}") from None
+            raise ValueError(f"{shown(part)}: {error}") from None
     return tuple(found)
 
 
@@ -367,13 +369,11 @@ def chardev(origin: str, value: str) -> Chardev | None:
         if key == "nowait" and not equals:
             key, content, equals = "wait", "off", "="
         if key not in flags:
-            raise words.OptionError(
-                f"{origin} {first}: unknown key {words.shown(key)}{words.nearest(key, CHARDEV_KEYS)}"
-            )
+            raise OptionError(f"{origin} {first}: unknown key {shown(key)}{nearest(key, CHARDEV_KEYS)}")
         try:
             flags[key] = words.boolean(content) if equals else True
         except ValueError as error:
-            raise words.OptionError(f"{origin} {first}: {key}={content}: {error}") from None
+            raise OptionError(f"{origin} {first}: {key}={content}: {error}") from None
     kind, colon, rest_text = first.partition(":")
     address: Endpoint | UnixPath | None
     try:
@@ -388,12 +388,12 @@ def chardev(origin: str, value: str) -> Chardev | None:
             if not address.host:
                 address = Endpoint("localhost", address.port)
         else:
-            near = words.nearest(kind, ("stdio", "unix", "tcp", "none"))
+            near = nearest(kind, ("stdio", "unix", "tcp", "none"))
             raise ValueError(f"not stdio, unix:PATH, tcp:HOST:PORT or none{near}")
     except ValueError as error:
-        raise words.OptionError(f"{origin} {first}: {error}") from None
+        raise OptionError(f"{origin} {first}: {error}") from None
     if address is None and (flags["server"] or len(rest) > flags["trusted"]):
-        raise words.OptionError(f"{origin} {first}: stdio takes no server= or wait=")
+        raise OptionError(f"{origin} {first}: stdio takes no server= or wait=")
     return Chardev(
         origin=f"{origin} {first}",
         address=address,

@@ -17,6 +17,7 @@ import re
 from collections.abc import Sequence
 
 from ..config import Effects, Impairment, Loss
+from ..text import nearest, printable, shown
 from . import converters as words
 
 DELAY_MAX = 60.0  # seconds
@@ -92,8 +93,8 @@ def parse(parts: Sequence[str]) -> Impairment:
             continue
         key, equals, content = part.partition("=")
         if key not in CONVERT:
-            near = words.nearest(key, CONVERT) or f" (known: in out {' '.join(CONVERT)})"
-            raise ValueError(f"unknown word {words.shown(part)}{near}")
+            near = nearest(key, CONVERT) or f" (known: in out {' '.join(CONVERT)})"
+            raise ValueError(f"unknown word {shown(part)}{near}")
         if key in found:
             raise ValueError(f"names {key} twice")
         if not equals or not content:
@@ -101,7 +102,7 @@ def parse(parts: Sequence[str]) -> Impairment:
         try:
             found[key] = CONVERT[key](content)
         except ValueError as error:
-            raise ValueError(f"{key}={words.printable(content)[:40]}: {error}") from None
+            raise ValueError(f"{key}={printable(content)[:40]}: {error}") from None
     seed = found.pop("seed", None)
     if not found:
         raise ValueError("names no effect")
@@ -113,24 +114,3 @@ def parse(parts: Sequence[str]) -> Impairment:
         outbound=effects if direction != "in" else None,
         seed=seed,  # type: ignore[arg-type]
     )
-
-
-def text(effects: Effects) -> str:
-    """The words of one direction; ``parse`` takes them."""
-    out = []
-    for key, value in (("delay", effects.delay), ("jitter", effects.jitter)):
-        if value:
-            out.append(f"{key}={value / 1e6:g}ms")
-    if effects.loss is not None:
-        loss = effects.loss
-        shares = [loss.p] if loss.r is None else [loss.p, loss.r, loss.h, loss.k]
-        out.append("loss=" + ":".join(f"{share * 100:g}%" for share in shares))
-    for key, part in (("dup", effects.dup), ("reorder", effects.reorder), ("corrupt", effects.corrupt)):
-        if part:
-            out.append(f"{key}={part * 100:g}%")
-    if effects.rate is not None:
-        out.append(f"rate={effects.rate}")
-    if effects.mtu is not None:
-        out.append(f"mtu={effects.mtu}")
-    out.append(f"limit={effects.limit}")
-    return " ".join(out)

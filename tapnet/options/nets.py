@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import Any
 
 from ..config import (
     DgramNet,
@@ -35,9 +33,10 @@ from ..config import (
     VxlanNet,
     WsNet,
 )
+from ..text import printable
 from . import converters as words
 from . import grammars as rules
-from .converters import OptionError
+from .given import Given
 
 DEFAULT_NET = IPv4Network("10.0.2.0/24")
 DEFAULT_NET6 = IPv6Network("fec0::/64")
@@ -47,36 +46,6 @@ MIN_MTU6 = 1280  # RFC 8200 5: below, IPv6 is off unless asked for
 MAX_REMOTES = 64  # of -net vxlan
 NO_LIMIT = 2**31 - 1  # what sndbuf=0 stands for
 MIN_BITS, MAX_BITS = 4, 29  # the NAT's IPv4 net: room for host, dns and a guest
-
-
-@dataclass
-class Given:
-    """The converted values of one option."""
-
-    origin: str
-    values: dict[str, Any] = field(default_factory=dict)  # repeatable keys: lists
-    filters: list[Any] = field(default_factory=list)  # allow= and deny= in their common order
-    warnings: list[str] = field(default_factory=list)
-    unbuilt: list[str] = field(default_factory=list)
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """The value of ``key``."""
-        return self.values.get(key, default)
-
-    def error(self, message: str) -> OptionError:
-        """An error of this option."""
-        return OptionError(f"{self.origin}: {message}")
-
-    def alone(self, key: str, *others: str) -> None:
-        """``key`` excludes ``others``."""
-        for other in others:
-            if key in self.values and other in self.values:
-                raise self.error(f"{key}= and {other}= exclude each other")
-
-    def needs(self, key: str, *others: str) -> None:
-        """``key`` is nothing without one of ``others``."""
-        if key in self.values and not any(other in self.values for other in others):
-            raise self.error(f"{key}= needs {' or '.join(o + '=' for o in others)}")
 
 
 # ---- user -------------------------------------------------------------------------------------------------
@@ -121,7 +90,7 @@ def _user_net(given: Given) -> IPv4Network:
                 f"QEMU would take /{qemu_bits(words.ip4(address))}: say which you mean"
             )
     except ValueError as error:
-        raise given.error(f"net={words.printable(value)[:60]}: {error}") from None
+        raise given.error(f"net={printable(value)[:60]}: {error}") from None
     if not MIN_BITS <= net.prefixlen <= MAX_BITS:
         raise given.error(f"net={net}: the mask must be between /{MIN_BITS} and /{MAX_BITS}")
     if net.network_address.packed[0] in (0, 127) or net.network_address.packed[0] >= 224:
@@ -406,7 +375,7 @@ def _socket(given: Given) -> SocketNet:
                 bare = local if local.count(":") != 1 else local.partition(":")[0]
                 address = Endpoint(str(words.ip(bare, scoped=True)), 0)
         except ValueError as error:
-            raise given.error(f"localaddr={words.printable(local)}: {error}") from None
+            raise given.error(f"localaddr={printable(local)}: {error}") from None
     elif way == "udp":
         raise given.error("udp= needs localaddr=")
     return SocketNet(
@@ -445,7 +414,7 @@ def _address(given: Given, prefix: str) -> SocketAddress | None:
         return Endpoint(words.host(words.unbracket(mine["host"])), mine["port"])
     except ValueError as error:
         key = "path" if kind == "unix" else "host"
-        raise given.error(f"{prefix}.{key}={words.printable(mine[key])[:60]}: {error}") from None
+        raise given.error(f"{prefix}.{key}={printable(mine[key])[:60]}: {error}") from None
 
 
 def _stream(given: Given) -> StreamNet:

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..config import MODELS, Nic
-from . import converters as words
+from ..errors import OptionError
+from ..text import nearest, shown
 from . import tables as keys
-from .converters import OptionError, shown
-from .nets import Given
+from .given import Given
 
 PCI_MODELS = ("ne2k_pci", "rtl8139", "pcnet")
 CARD_MTU = 1500
@@ -52,7 +52,7 @@ def known_model(origin: str, model: str) -> None:
         return
     if model in keys.MODEL_HINTS:
         raise OptionError(f"{origin}: unknown model {shown(model)} (it is spelt {keys.MODEL_HINTS[model]})")
-    near = words.nearest(model, MODELS, 0.75) or f" (known: {' '.join(MODELS)})"
+    near = nearest(model, MODELS, 0.75) or f" (known: {' '.join(MODELS)})"
     raise OptionError(f"{origin}: unknown model {shown(model)}{near}")
 
 

@@ -17,12 +17,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..config import MACHINES, MODES, Config, Endpoint
+from ..errors import HelpAsked, OptionError
+from ..text import nearest, shown
 from . import converters as words
 from . import grammars as rules
 from . import nets, resolve, sources
 from . import tables as keys
-from .converters import HelpAsked, OptionError, shown
-from .nets import Given
+from .given import Given
 from .resolve import Entry, Setup
 from .sources import Raw
 from .tables import Key, Kind
@@ -76,9 +77,7 @@ def _file_mode(raws: list[Raw]) -> str | None:
 
 def _one_of(origin: str, value: str, known: Sequence[str]) -> str:
     if value not in known:
-        raise OptionError(
-            f"{origin} {shown(value)}: not one of {', '.join(known)}{words.nearest(value, known)}"
-        )
+        raise OptionError(f"{origin} {shown(value)}: not one of {', '.join(known)}{nearest(value, known)}")
     return value
 
 
@@ -155,7 +154,7 @@ def _machine(raw: Raw) -> str:
     if first in ("help", "?"):
         raise HelpAsked(keys.machines_help())
     if first not in MACHINES:
-        near = words.nearest(first, MACHINES, 0.5) or f" (known: {' '.join(MACHINES)})"
+        near = nearest(first, MACHINES, 0.5) or f" (known: {' '.join(MACHINES)})"
         raise OptionError(f"{raw.origin}: unknown machine {shown(first)}{near}")
     if rest:
         raise OptionError(f"{raw.origin} {first}: unknown key {shown(rest[0])}")
@@ -176,7 +175,7 @@ def _log(setup: Setup, raw: Raw) -> None:
         if item in ("help", "?"):
             raise HelpAsked(keys.log_help())
         if item not in keys.LOG_ITEMS:
-            near = words.nearest(item, keys.LOG_ITEMS) or f" (known: {' '.join(keys.LOG_ITEMS)})"
+            near = nearest(item, keys.LOG_ITEMS) or f" (known: {' '.join(keys.LOG_ITEMS)})"
             raise OptionError(f"{raw.origin}: unknown item {shown(item)}{near}")
         if item in keys.LOG_LATER:
             setup.later.append(f"-d {item}: not built yet")
@@ -246,7 +245,7 @@ def _kind(raw: Raw, word: str, extra: Mapping[str, Kind]) -> Kind:
         raise OptionError(f"{raw.origin} {word}: {keys.FOREIGN[word]}")
     if word in keys.MODEL_HELP:
         raise OptionError(f"{raw.origin}: {word} is a card: write -net nic,model={word}")
-    near = words.nearest(word, known) or f" (-{raw.option} help lists them)"
+    near = nearest(word, known) or f" (-{raw.option} help lists them)"
     raise OptionError(f"{raw.origin}: unknown type {shown(word)}{near}")
 
 
@@ -364,7 +363,7 @@ def _object(raw: Raw, word: str, pairs: sources.Pairs) -> Entry:
     if word in FOREIGN_OBJECTS:
         raise OptionError(f"{raw.origin} {word}: tapnet has filter-dump only")
     if word != "filter-dump":
-        near = words.nearest(word, ("filter-dump",)) or " (known: filter-dump)"
+        near = nearest(word, ("filter-dump",)) or " (known: filter-dump)"
         raise OptionError(f"{raw.origin}: unknown type {shown(word)}{near}")
     kind = Kind(word, "capture of one member", OBJECT)
     given = convert(_origin(raw, word), pairs, kind, OBJECT)
@@ -383,7 +382,7 @@ def convert(origin: str, pairs: sources.Pairs, kind: Kind, table: Mapping[str, K
         key = table.get(name)
         if key is None:
             known = f" (known: {' '.join(table)})" if 0 < len(table) < 12 else ""
-            near = words.nearest(name, table) or known
+            near = nearest(name, table) or known
             raise OptionError(f"{origin}: unknown key {shown(name)}{near}")
         if value == "\0":
             if key.convert is not words.boolean:

@@ -32,11 +32,12 @@ from ..config import (
     VxlanNet,
     WsNet,
 )
+from ..errors import OptionError
+from ..text import nearest
 from . import converters as words
 from . import nets
 from . import nics as cards
-from .converters import OptionError
-from .nets import Given
+from .given import Given
 from .nics import Card, check_model, known_model
 
 __all__ = ["Entry", "Setup", "check_model", "config", "known_model"]
@@ -257,7 +258,7 @@ class Resolver:
             for member in self.members:
                 if isinstance(member, Net) and member.id == label:
                     raise given.error(f"netdev={label}: that is on VLAN {member.vlan}, not a -netdev")
-            near = words.nearest(label, [*(i for i in ids if i[0] != "#"), *self.hubports])
+            near = nearest(label, [*(i for i in ids if i[0] != "#"), *self.hubports])
             raise given.error(f"netdev={label}: there is no such -netdev{near}")
         if label in users:
             raise given.error(f"netdev={label}: already used by {users[label]}")
@@ -416,7 +417,7 @@ class Resolver:
         names = {name for m in members for name in (m.name, m.id) if name}
         for item in self.filters:
             if item.netdev not in names:
-                near = words.nearest(item.netdev, names)
+                near = nearest(item.netdev, names)
                 raise OptionError(f"{item.origin}: netdev={item.netdev}: there is no such member{near}")
         warnings = [*self.warnings, *vlan_warnings(made), *nic_warnings(made, setup.command)]
         return replace(made, warnings=tuple(warnings), unbuilt=tuple(dict.fromkeys(self.unbuilt)))

@@ -16,8 +16,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..errors import HelpAsked, OptionError
+from ..text import nearest, shown
 from . import converters as words
-from .converters import HelpAsked, OptionError, shown
 from .tables import ALIASES, OLD_OPTIONS, OPTIONS, TABLES
 
 MAX_WORDS = 4096
@@ -68,7 +69,7 @@ def _hint(word: str, name: str) -> str:
     if name in OLD_OPTIONS:
         return f" ({OLD_OPTIONS[name]})"
     dashes = "--" if word.startswith("--") else "-"
-    near = words.nearest(name, [n for n in (*OPTIONS, *ALIASES) if len(n) > 1])
+    near = nearest(name, [n for n in (*OPTIONS, *ALIASES) if len(n) > 1])
     return near.replace('"', f'"{dashes}', 1)
 
 
@@ -144,7 +145,7 @@ def _options(path: str, tree: Mapping[str, Any]) -> Iterator[Raw]:
         name = ALIASES.get(key, key)
         option = OPTIONS.get(name)
         if option is None or name == "config":
-            near = words.nearest(key, [*OPTIONS, *ALIASES]) if name != "config" else " (files do not include)"
+            near = nearest(key, [*OPTIONS, *ALIASES]) if name != "config" else " (files do not include)"
             raise OptionError(f"{path}: unknown key {shown(key)}{near}")
         if name in TABLES:
             if not isinstance(value, list) or not all(isinstance(table, dict) for table in value):

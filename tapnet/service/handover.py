@@ -19,17 +19,14 @@ forgotten, with a line.
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
 import logging
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from ..config import Net
 from ..system import notify, passed
-from ..vlan.port import PortState
+from ..vlan.handover import Handed, Handover, close
 
 VERSION = 1
 STATE = passed.STORED + "state"
@@ -37,29 +34,6 @@ ITEMS_MAX = 1000
 STATE_MAX = 256 << 20
 _BYTES = "\0bytes"
 log = logging.getLogger("tapnet.service")
-
-
-@dataclass
-class Handover:
-    """What one net leaves: data that JSON knows, and bytes; descriptors by what they are."""
-
-    data: dict[str, Any] = field(default_factory=dict)
-    fds: dict[str, int] = field(default_factory=dict)
-
-
-def fingerprint(net: Net) -> str:
-    """The same for the same configuration, wherever in the file it stands."""
-    return repr(replace(net, origin=""))
-
-
-def port_data(state: PortState) -> dict[str, Any]:
-    """``Port.export``'s answer for ``Handover.data``."""
-    return asdict(state)
-
-
-def port_state(data: dict[str, Any]) -> PortState:
-    """The way back."""
-    return PortState(**{**data, "queue": [(frame, vnet) for frame, vnet in data["queue"]]})
 
 
 def _plain(value: Any) -> Any:
@@ -101,31 +75,6 @@ def save(items: Iterable[tuple[str, Handover]], listeners: Iterable[int]) -> boo
     return notify.barrier()
 
 
-class Handed:
-    """What the process before left, until it is taken."""
-
-    def __init__(self, items: dict[str, Handover]) -> None:
-        self._items = items
-
-    def take(self, net: Net) -> Handover | None:
-        """What belongs to ``net``; its descriptors are the caller's now."""
-        return self._items.pop(fingerprint(net), None)
-
-    def close(self) -> int:
-        """Close what nobody has taken; how many nets that were."""
-        count = len(self._items)
-        for item in self._items.values():
-            _close(item.fds.values())
-        self._items = {}
-        return count
-
-
-def _close(fds: Iterable[int]) -> None:
-    for fd in fds:
-        with contextlib.suppress(OSError):
-            os.close(fd)
-
-
 def load(found: dict[str, list[int]]) -> Handed:
     """From ``passed.inherit``'s answer. Has the manager forget all of it: nothing comes twice."""
     stored = {name: fds for name, fds in found.items() if name.startswith(passed.STORED)}
@@ -137,7 +86,7 @@ def load(found: dict[str, list[int]]) -> Handed:
             log.warning(
                 "tapnet: a descriptor %s was passed that is no listening socket", name or "without a name"
             )
-            _close(fds)
+            close(fds)
     state = stored.pop(STATE, [])
     items: dict[str, Handover] = {}
     try:
@@ -150,7 +99,7 @@ def load(found: dict[str, list[int]]) -> Handed:
         Handed(items).close()
         items = {}
     for fds in (state, *stored.values()):
-        _close(fds)
+        close(fds)
     return Handed(items)
 
 

@@ -21,9 +21,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from ..config import Config
+from ..errors import BuildError
 from ..guest.clock import Clock
 from ..guest.namespace.guest import GuestError, Interrupted, SignalRelay
-from ..guest.prepare import BuildError, Prepared, prepare
+from ..guest.prepare import Prepared, prepare
+from ..monitor.commands.control import Control
 from ..monitor.sessions.server import (
     Served,
     ServerError,
@@ -36,9 +38,9 @@ from ..monitor.sessions.server import (
 from ..system import journal, notify, passed, privilege, signals
 from ..system.patience import Patience
 from ..system.privilege import Account, PrivilegeError
+from ..vlan.handover import Handed
 from . import handover
 from .exits import OSERR, SOFTWARE, USAGE, status_of
-from .handover import Handed
 from .supervise import Supervisor
 
 if TYPE_CHECKING:
@@ -50,7 +52,7 @@ STOPS = (signal.SIGINT, signal.SIGTERM)
 LINGER_SECONDS = 2.0  # how long the kernel of an ended guest may take to send what COMMAND had written
 LINGER_STEP = 0.01
 
-Started = Callable[["Instance"], None]
+Started = Callable[[Control], None]
 Again = Callable[[str | None], Config]
 
 
@@ -133,8 +135,8 @@ async def _run_until(
 ) -> int:
     handed = handover.load(found)
     try:
-        with _running(config, prepared, stop.set, handed, account) as (instance, served):
-            await _monitors(config, instance, served, stop, account)
+        with _running(config, prepared, stop.set, handed, account) as (instance, control, served):
+            await _monitors(config, instance, control, served, stop, account)
             if stop.is_set():
                 return 0
             for guest in prepared.guests():
@@ -162,8 +164,8 @@ def _running(
     shutdown: Callable[[], None],
     handed: Handed | None = None,
     account: Account | None = None,
-) -> Iterator[tuple[Instance, list[Served | QtestServer]]]:
-    """An instance that runs, with its control socket."""
+) -> Iterator[tuple[Instance, Control, list[Served | QtestServer]]]:
+    """An instance that runs, what monitors ask of it, and what is served: its control socket."""
     from ..instance.instance import Instance  # here, so that guests are forked before all of that is imported
 
     clock = Clock(time.monotonic_ns)
@@ -175,19 +177,20 @@ def _running(
             config, prepared, asyncio.get_running_loop(), clock.real, shutdown, clock, time.time, handed
         )
         places.append(instance)
-        with _served(config, instance, account) as served:
-            yield instance, served
+        control = Control(instance)
+        with _served(config, instance, control, account) as served:
+            yield instance, control, served
 
 
 @contextlib.contextmanager
 def _served(
-    config: Config, instance: Instance, account: Account | None
+    config: Config, instance: Instance, control: Control, account: Account | None
 ) -> Iterator[list[Served | QtestServer]]:
     served: list[Served | QtestServer] = []
     try:
         owner = (account.uid, account.gid) if account is not None else None
-        served.append(open_control(instance.name, instance.control, owner))
-        activated = open_activated(instance.name, instance.control)
+        served.append(open_control(instance.name, control, owner))
+        activated = open_activated(instance.name, control)
         if activated is not None:
             served.append(activated)
         for line in config.warnings:  # not before: an error is the only line
@@ -195,7 +198,7 @@ def _served(
         instance.start()
         yield served
     finally:
-        instance.control.ending("host-signal")
+        control.ending("host-signal")
         for one in served:
             one.close()
         instance.close()
@@ -204,6 +207,7 @@ def _served(
 async def _monitors(
     config: Config,
     instance: Instance,
+    control: Control,
     served: list[Served | QtestServer],
     stop: asyncio.Event,
     account: Account | None = None,
@@ -215,12 +219,12 @@ async def _monitors(
     wanted = [(open_monitor, chardev) for chardev in config.monitors]
     wanted += [(open_qmp, chardev) for chardev in config.qmp]
     for opener, chardev in wanted:
-        one = await opener(chardev, instance.control)
+        one = await opener(chardev, control)
         served.append(one)
         if chardev.server and chardev.wait:
             waits.append(one)
     if config.metrics is not None:
-        served.append(await open_metrics(config.metrics, instance.control))
+        served.append(await open_metrics(config.metrics, control))
     if config.qtest is not None and instance.register_bus is not None:
         from ..guest.qtest.bus import open_qtest  # as above
 
@@ -287,7 +291,7 @@ def exec_(
 ) -> int:
     """``tapnet exec``: COMMAND behind the configured cards. Returns its exit status, or ours.
 
-    started(instance)   called once, on the loop, just before COMMAND starts
+    started(control)   called once, on the loop, just before COMMAND starts
     """
     relay = SignalRelay()
     try:
@@ -334,11 +338,11 @@ async def _exec(
     running = False
     relay.attach(loop, deliver)
     try:
-        with _running(config, prepared, lambda: guest.signal(signal.SIGTERM)) as (instance, served):
+        with _running(config, prepared, lambda: guest.signal(signal.SIGTERM)) as (instance, control, served):
             guest.watch(loop, on_exit=on_exit)
             for other in prepared.attached.values():
                 other.watch(loop)
-            await _monitors(config, instance, served, interrupted)
+            await _monitors(config, instance, control, served, interrupted)
             leases = asyncio.ensure_future(guest.leased())
             await asyncio.wait((leases, ended), return_when=asyncio.FIRST_COMPLETED)
             if ended.done():
@@ -347,7 +351,7 @@ async def _exec(
             leases.result()
             _ready(config, "")
             if started is not None:
-                started(instance)
+                started(control)
             guest.start(command)
             running = True
             status = await ended

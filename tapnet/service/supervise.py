@@ -23,11 +23,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..config import Config
+from ..errors import ControlError, OptionError
 from ..instance import reload
-from ..monitor.commands.control import ControlError
-from ..options.converters import OptionError
 from ..system import journal, notify, passed, signals
 from ..system.patience import Patience
+from ..vlan.handover import Handed
 from . import handover
 from .exits import OSERR
 
@@ -71,7 +71,7 @@ class Supervisor:
             f"{frames} frames, {drops} dropped, {flows} flows"
         )
 
-    def forget_rest(self, handed: handover.Handed) -> None:
+    def forget_rest(self, handed: Handed) -> None:
         """Close what came over a restart, or from the manager, and has no use here."""
         count = handed.close()
         if count:

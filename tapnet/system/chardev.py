@@ -12,10 +12,10 @@ import errno
 import os
 import socket
 
-from ..backends.sockets.address import for_loop
 from ..config import Chardev, Endpoint, UnixPath
 from . import guard, passed
 from .patience import limit
+from .scope import for_loop
 from .unixsocket import UnixFile, alive, bind_private
 
 BACKLOG = 1024  # a storm of connects must not make an honest one wait for TCP to try again

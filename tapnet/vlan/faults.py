@@ -31,7 +31,6 @@ from heapq import heappop, heappush
 from typing import NamedTuple
 
 from ..config import Effects, Impairment
-from ..options import impairments
 from .hub import Hub
 from .port import Port
 
@@ -273,7 +272,7 @@ class Box:
             Report(
                 self.port.name,
                 name,
-                f"{impairments.text(lane.effects)} seed={lane.seed}",
+                f"{lane.effects.text()} seed={lane.seed}",
                 dict(lane.counters),
                 len(lane),
             )

@@ -19,7 +19,7 @@ holds its sender back only where there is no other: one slow station must not sl
 Offload: each member is offered what all other members accept. A super-frame that reaches a port that cannot
 take it all the same is completed and segmented here, by ``tapnet.vlan.offload``, at the exit of that port.
 
-A frame of less than 60 bytes is padded when it enters (``tapnet.padding``).
+A frame of less than 60 bytes is padded when it enters (``tapnet.vlan.padding``).
 
 Trains: where all that hear a stream wire are stream wires, what it has read goes on in one piece (``tapnet.vlan.train``).
 
@@ -31,9 +31,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from ..padding import MIN_FRAME, MIN_HEADER, pad
 from . import offload
 from .addresses import AddressTable
+from .padding import MIN_FRAME, MIN_HEADER, pad
 from .port import Frame, Item, Port, Trace
 from .train import HEAD, cut
 

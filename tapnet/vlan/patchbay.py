@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ..config import Net, Nic
-from ..monitor.commands.control import ACCEPTED, NIC
 from .addresses import AddressTable
 from .events import PORT_ADDED, PORT_REMOVED, Events
 from .hub import Hub
 from .port import Port
+
+BACKEND, NIC, ACCEPTED = "backend", "nic", "accepted"  # kinds of members
 
 
 @dataclass(eq=False)

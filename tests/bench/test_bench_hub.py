@@ -8,6 +8,7 @@ from collections import deque
 import pytest
 
 from tapnet.backends.sockets.framing import RECV, Splitter
+from tapnet.virtio import TUN_F_ALL, TUN_F_CSUM
 from tapnet.vlan import offload
 from tapnet.vlan.hub import Hub
 from tapnet.vlan.port import Port
@@ -31,7 +32,7 @@ def test_forward(benchmark, kind: str, ports: int) -> None:
     frame, vnet = FRAMES[kind]
     soon: deque = deque()
     hub = Hub(0, soon.append)
-    members = [Port(f"p{n}", take, features=offload.TUN_F_ALL, queue_bytes=64 << 20) for n in range(ports)]
+    members = [Port(f"p{n}", take, features=TUN_F_ALL, queue_bytes=64 << 20) for n in range(ports)]
     for port in members:
         hub.add(port)
     send = members[0].send
@@ -75,7 +76,7 @@ def test_split_and_forward_a_train(benchmark, size: int) -> None:
     )
 
 
-@pytest.mark.parametrize("features", [0, offload.TUN_F_CSUM], ids=["whole", "partial"])
+@pytest.mark.parametrize("features", [0, TUN_F_CSUM], ids=["whole", "partial"])
 def test_segment_a_super_frame(benchmark, features: int) -> None:
     pieces = benchmark(offload.complete, SUPER_FRAME, SUPER_VNET, features)
     assert len(pieces) == 45

@@ -21,6 +21,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from ...config import Endpoint, UnixPath
+from ...system.scope import scope_index
 from ...system.unixsocket import UnixFile, alive
 
 SockAddr = tuple[Any, ...]
@@ -80,16 +81,6 @@ def _allowed(found: list[Target], ipv4: bool | None, ipv6: bool | None) -> list[
     return [t for t in found if (four if t[0] == socket.AF_INET else six)]
 
 
-def scope_index(scope: str) -> int:
-    """The number of the interface that an address names behind its ``%``. Raises OSError."""
-    if scope.isascii() and scope.isdigit():
-        return int(scope[:10])
-    try:
-        return socket.if_nametoindex(scope)
-    except (OSError, ValueError):
-        raise OSError(errno.ENODEV, f"there is no interface {scope!r}") from None
-
-
 def _numeric(host: str, port: int) -> Target:
     """A numeric address for the socket calls, its scope as a number. Raises OSError."""
     if ":" not in host:
@@ -98,13 +89,6 @@ def _numeric(host: str, port: int) -> Target:
     if not percent and ip_address(bare).is_link_local:
         raise OSError(errno.EINVAL, f"a link-local address needs an interface behind it ({bare}%eth0)")
     return socket.AF_INET6, (bare, port, 0, scope_index(scope) if percent else 0)
-
-
-def for_loop(target: Any) -> Any:
-    """A target as ``loop.sock_connect`` keeps it whole: uvloop drops the scope of a tuple, but not that of the text."""
-    if isinstance(target, tuple) and len(target) > 3 and target[3]:
-        return f"{target[0]}%{target[3]}", target[1]
-    return target
 
 
 def numeric(where: Endpoint, *, ipv4: bool | None = None, ipv6: bool | None = None) -> list[Target] | None:

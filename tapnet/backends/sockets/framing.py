@@ -8,14 +8,14 @@ Limits: a frame has 1 to ``FRAME_MAX`` bytes (what QEMU takes). Length 0 is neve
 good at it; received it is skipped and counted (``empty``), as is what has no whole Ethernet header (``runts``). A longer length cannot be anything but garbage: there is no
 way back into step, so ``broken`` says why and whatever follows is ignored. One buffer of the longest frame and ``RECV``
 bytes is kept; bytes are copied once out of it, and what is left of a frame to its front. A frame of less
-than 60 bytes comes out padded (``tapnet.padding``).
+than 60 bytes comes out padded (``tapnet.vlan.padding``).
 
 Ref: QEMU net/net.c (net_fill_rstate), net/stream_data.c.
 """
 
 from __future__ import annotations
 
-from ...padding import MIN_FRAME, MIN_HEADER, pad
+from ...vlan.padding import MIN_FRAME, MIN_HEADER, pad
 from ...vlan.train import HEAD as HEAD
 from ...vlan.train import cut, length
 from ...vlan.train import head as head

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from ...config import Endpoint
-from .address import FLAGS, WireError, reason, scope_index
+from ...system.scope import scope_index
+from .address import FLAGS, WireError, reason
 from .dgram import Datagrams
 
 SENDER_SECONDS = 1.0

@@ -26,16 +26,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...config import Endpoint, Fd, SocketAddress, UnixPath
-from ...service.handover import Handover, port_data, port_state
 from ...system import passed
+from ...system.scope import for_loop
 from ...system.unixsocket import UnixFile
+from ...vlan.handover import Handover, port_data, port_state
 from ...vlan.port import Port
 from .address import (
     FLAGS,
     Target,
     WireError,
     bind_unix,
-    for_loop,
     look_up,
     numeric,
     reason,

@@ -28,8 +28,8 @@ import struct
 from pathlib import Path
 
 from ...config import UnixPath, VdeNet
-from ...service.handover import Handover, port_data, port_state
 from ...system.unixsocket import UnixFile, alive
+from ...vlan.handover import Handover, port_data, port_state
 from .address import FLAGS, WireError, bind_unix, reason
 from .dgram import Datagrams
 from .retry import Retry

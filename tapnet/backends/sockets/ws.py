@@ -24,7 +24,7 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ...options import converters as words
+from ...text import printable
 from ...vlan.port import Port
 from .address import WireError, reason
 from .framing import FRAME_MAX, Splitter
@@ -261,7 +261,7 @@ class WsListener(Listener):
 
     def rejected(self, handshake: _Handshake, why: str) -> None:
         """A client that is none."""
-        why = words.printable(why)[:200]  # it may have words of the client's
+        why = printable(why)[:200]  # it may have words of the client's
         self._handshakes.discard(handshake)
         self.rejections += 1
         self.last_end = f"{handshake.peer}: {why}"

@@ -32,7 +32,7 @@ from typing import Any
 from ...config import TapNet
 from ...devices.ifctl import control_socket, is_up
 from ...devices.port import DirectAttachment
-from ...service.handover import Handover, port_data, port_state
+from ...vlan.handover import Handover, port_data, port_state
 from ...vlan.port import Port
 from ..sockets.retry import Retry
 from .opening import OpenTap, TapError, index_of, join, master, open_tap, run_script

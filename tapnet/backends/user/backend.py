@@ -32,10 +32,10 @@ from slirp.wire.describe import event_class, frame_line
 from slirp.wire.ipv4 import ip_text
 
 from ...config import GuestForward, HostForward, UnixPath, UserNet
-from ...monitor.commands.control import FlowRow, ForwardRow, GuestForwardRow
-from ...vlan.offload import TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_F_TSO_ECN, TUN_F_USO4, TUN_F_USO6
+from ...virtio import TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_F_TSO_ECN, TUN_F_USO4, TUN_F_USO6
 from ...vlan.port import Port
 from .leasefile import LeaseFile
+from .report import FlowRow, ForwardRow, GuestForwardRow
 from .services import guest_rule
 from .smb import SmbShare
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...errors import ControlError
 from ...options import impairments
 from ...vlan import faults
 from ...vlan.port import Port
-from .control import Control, ControlError
+from .control import Control
 from .table import Arg, Arguments, Command, Kind
 
 

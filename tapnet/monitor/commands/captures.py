@@ -13,9 +13,10 @@ from collections.abc import Callable
 from typing import Any
 
 from ...capture.captures import CaptureError, member
+from ...errors import ControlError
 from ...vlan.hub import Hub
 from ...vlan.port import Port
-from .control import Control, ControlError
+from .control import Control
 from .table import Arg, Arguments, Command
 
 

@@ -10,17 +10,19 @@ Formats: ``info network`` as QEMU 0.8 prints it, ``info usernet`` as libslirp do
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ... import __version__
+from ...backends.user.report import FlowRow, ForwardRow, UserNet
 from ...capture.captures import Captures
 from ...capture.tracing import Tracer
-from ...config import Endpoint, GuestForward, HostForward, Impairment
-from ...config import UserNet as UserConfig
+from ...config import Endpoint, HostForward, Impairment
+from ...errors import NotFound, Refused
 from ...options import grammars as rules
 from ...vlan.events import LINK, SHUTDOWN, Events
 from ...vlan.hub import Hub
+from ...vlan.patchbay import ACCEPTED, BACKEND, NIC
 from ...vlan.port import Port
 
 if TYPE_CHECKING:
@@ -28,30 +30,10 @@ if TYPE_CHECKING:
     from ...instance.live import Live
     from ...vlan.patchbay import Patchbay
 
-BACKEND, NIC, ACCEPTED = "backend", "nic", "accepted"
 _ORDER = {BACKEND: 0, NIC: 1, ACCEPTED: 2}
 
 ANY = "0.0.0.0"
 _ADDRESS_WIDTH = 15
-
-
-class ControlError(Exception):
-    """A request that cannot be met; the text is for the person who made it. ``kind``: QMP's class."""
-
-    kind = "GenericError"
-
-
-class NotFound(ControlError):
-    """There is no such device."""
-
-    kind = "DeviceNotFound"
-
-    def __init__(self, name: str) -> None:
-        super().__init__(f"Device '{name}' not found")
-
-
-class Refused(ControlError):
-    """The same, where QEMU has words of its own for it: they are the whole answer."""
 
 
 class Device(Protocol):
@@ -73,82 +55,6 @@ class Device(Protocol):
     @property
     def port(self) -> Port | None:
         """Its port; None while it has none (a listening socket)."""
-
-
-class FlowRow(NamedTuple):
-    """One flow of a NAT, for ``info usernet``."""
-
-    protocol: str  # TCP, UDP, ICMP
-    state: str  # ESTABLISHED, HOST_FORWARD ..., or "12 sec"
-    fd: int  # -1: none
-    source: str  # numeric address
-    source_port: int
-    dest: str
-    dest_port: int
-    recv_queue: int  # bytes held for the host
-    send_queue: int  # bytes held for the guest
-    idle: float  # seconds
-
-
-class ForwardRow(NamedTuple):
-    """One redirection of a NAT."""
-
-    number: int  # for hostfwd_remove
-    forward: HostForward
-    port: int  # first of the host, as bound; 0: a UNIX socket
-
-
-class GuestForwardRow(NamedTuple):
-    """One service of a NAT's for guests."""
-
-    number: int  # for guestfwd_remove
-    forward: GuestForward
-    address: str  # where it answers
-
-
-class UserNet(Protocol):
-    """One NAT."""
-
-    @property
-    def name(self) -> str:
-        """The backend's name."""
-
-    @property
-    def vlan(self) -> int | None:
-        """Its VLAN; None on a private wire."""
-
-    def rows(self) -> Iterable[FlowRow]:
-        """Its flows, newest first."""
-
-    def filters(self) -> Iterable[Mapping[str, Any]]:
-        """Its allow= and deny= list in order: action, text, hits; the last row, text "", is all else. Empty: no list."""
-
-    def reconfigure(self, net: UserConfig) -> bool:
-        """Take the keys of ``net`` but for redirections; flows and leases stay. False: that cannot be."""
-
-    def add_forward(self, forward: HostForward) -> int:
-        """Redirect; the number of the rule. Raises ValueError with the reason."""
-
-    def remove_forward(self, number: int) -> bool:
-        """End a redirection; connections that exist go on. False: there is none of that number."""
-
-    def forwards(self) -> Iterable[ForwardRow]:
-        """Its redirections, oldest first."""
-
-    def leases(self) -> list[dict[str, Any]]:
-        """DHCP leases, JSON-able, by address."""
-
-    def counters(self) -> dict[str, Any]:
-        """What it counted, JSON-able."""
-
-    def add_guest_forward(self, forward: GuestForward) -> int:
-        """Answer guests; the number of the rule. Raises ValueError with the reason."""
-
-    def remove_guest_forward(self, number: int) -> bool:
-        """Answer no more. False: there is none of that number."""
-
-    def guest_forwards(self) -> Iterable[GuestForwardRow]:
-        """What answers guests, oldest first."""
 
 
 class Instance(Protocol):

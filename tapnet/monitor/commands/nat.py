@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from ...backends.user.report import UserNet
+from ...errors import Refused
 from ...options import grammars as rules
 from . import reports
-from .control import Control, Refused, UserNet
+from .control import Control
 from .table import Arg, Arguments, Command
 
 NETDEV = Arg("netdev", optional=True, meta="netdev_id", offers="backend")

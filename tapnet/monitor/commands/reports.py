@@ -8,8 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from ...backends.user.report import UserNet
 from ...config import Endpoint, UnixPath
-from .control import NIC, Control, Device, NotFound, Refused, UserNet, columns
+from ...errors import NotFound, Refused
+from ...vlan.patchbay import NIC
+from .control import Control, Device, columns
 
 Row = dict[str, Any]
 

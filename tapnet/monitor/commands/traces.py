@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from ...options import converters as words
+from ...errors import ControlError
 from ...options import tables as keys
-from .control import Control, ControlError
+from ...text import nearest, shown
+from .control import Control
 from .table import Arg, Command
 
 
@@ -13,8 +14,8 @@ def log(control: Control, items: str) -> None:
     wanted = [] if items == "none" else items.split(",")
     for item in wanted:
         if item not in keys.LOG_ITEMS:
-            near = words.nearest(item, keys.LOG_ITEMS) or f" (known: {' '.join(keys.LOG_ITEMS)})"
-            raise ControlError(f"log: unknown item {words.shown(item)}{near}")
+            near = nearest(item, keys.LOG_ITEMS) or f" (known: {' '.join(keys.LOG_ITEMS)})"
+            raise ControlError(f"log: unknown item {shown(item)}{near}")
         if item in keys.LOG_LATER:
             raise ControlError(f"log: {item} is not built yet")
     control.instance.tracer.set(wanted)

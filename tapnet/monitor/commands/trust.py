@@ -7,6 +7,7 @@ configuration.
 
 from __future__ import annotations
 
+from ...errors import OptionError
 from .table import Arguments
 
 _INET = ("type", "host", "port", "to", "numeric", "ipv4", "ipv6", "keep-alive", "mptcp")
@@ -36,7 +37,7 @@ def names_more(option: str, value: str) -> bool:
 
     try:
         entry = options.parse_option(option, value)
-    except options.OptionError:
+    except OptionError:
         return False
     harmless = HARMLESS.get(entry.kind)
     if harmless is None or not set(entry.given.values) <= harmless | _MEMBER:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import asyncio
 
-from ..commands.control import Control, ControlError
+from ...errors import ControlError
+from ..commands.control import Control
 from ..metrics import CONTENT_TYPE, exposition
 from ..mistakes import called
 from .session import Hook, Session, nothing

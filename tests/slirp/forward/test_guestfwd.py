@@ -12,7 +12,7 @@ from slirp.contracts.host import Service
 from slirp.forward import guestfwd
 from slirp.forward.guestfwd import EARLY, GuestRule
 from slirp.forward.tcp import ForwardError
-from slirp.udp.nat import IDLE
+from slirp.udp.flow import IDLE
 from slirp.wire.ipv4 import TYPE_ARP, ip_bytes
 from tests.slirp.fakes import SECOND, FakeService, Net, arp, icmp, ip4, ping, udp
 from tests.slirp.services.test_dhcp import OTHER_MAC, lease

@@ -12,7 +12,7 @@ from slirp.forward.tcp import PORTS, WAITING, Forward, ForwardError, Rule
 from slirp.forward.udp import CLIENTS
 from slirp.services.leases import BOUND, Lease
 from slirp.tcp.states import OPEN_WAIT
-from slirp.udp.nat import IDLE
+from slirp.udp.flow import IDLE
 from slirp.wire import checksum
 from slirp.wire import ipv4 as wire
 from tests.slirp.fakes import (

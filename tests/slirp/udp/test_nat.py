@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from slirp.config import Config
 from slirp.contracts.host import NO_FRAGMENT
 from slirp.udp import nat as udp_module
-from slirp.udp.nat import FLOWS, IDLE, IDLE_DNS, REMOTES
+from slirp.udp.flow import BATCH, IDLE, IDLE_DNS, REMOTES
+from slirp.udp.nat import FLOWS
 from slirp.wire import ipv4 as wire
 from tests.slirp.fakes import GUEST_MAC, SECOND, FakeError, Net, ip4, read, udp, udp_body
 
@@ -300,9 +301,9 @@ def test_remembered_remotes_are_bounded(flow: Net) -> None:
 
 def test_drains_many_but_not_for_ever(flow: Net) -> None:
     (sock,) = flow.host.udps
-    sock.inbox = [(b"y", REMOTE)] * (udp_module.BATCH + 5)
+    sock.inbox = [(b"y", REMOTE)] * (BATCH + 5)
     sock.events.host_readable(flow.now)
-    assert len(flow.take()) == udp_module.BATCH
+    assert len(flow.take()) == BATCH
     sock.events.host_readable(flow.now)
     assert len(flow.take()) == 5
 

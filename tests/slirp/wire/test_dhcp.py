@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slirp.wire import dhcp as formats
+from slirp.wire.dns import encode_names, end_of_question
 from tests.slirp import fakes
 
 
@@ -158,7 +159,7 @@ NAMES = st.lists(st.lists(LABEL, min_size=1, max_size=4).map(".".join), max_size
 
 @given(NAMES)
 def test_compressed_names_read_back(names: list[str]) -> None:
-    assert decode_names(formats.encode_names(names)) == names
+    assert decode_names(encode_names(names)) == names
 
 
 def decode_names(data: bytes) -> list[str]:
@@ -179,14 +180,14 @@ def decode_names(data: bytes) -> list[str]:
 
 
 def test_rfc_3397_shape() -> None:
-    found = formats.encode_names(["eng.apple.com", "marketing.apple.com"])
+    found = encode_names(["eng.apple.com", "marketing.apple.com"])
     assert found == b"\x03eng\x05apple\x03com\x00\x09marketing\xc0\x04"
 
 
 @given(st.binary(max_size=300))
 def test_any_question(data: bytes) -> None:
     try:
-        end = formats.end_of_question(data)
+        end = end_of_question(data)
     except ValueError:
         return
     assert 17 <= end <= len(data)
@@ -194,7 +195,7 @@ def test_any_question(data: bytes) -> None:
 
 def test_end_of_question() -> None:
     query = bytes(dpkt.dns.DNS(qd=[dpkt.dns.DNS.Q(name="www.example.com")]))
-    assert formats.end_of_question(query + b"extra") == len(query)
+    assert end_of_question(query + b"extra") == len(query)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from tapnet.backends.dump import Dump
 from tapnet.backends.sockets.wires import WireError
 from tapnet.capture import sink
 from tapnet.config import DumpNet
-from tapnet.vlan.offload import GSO_TCPV4, TUN_F_ALL
+from tapnet.virtio import GSO_TCPV4, TUN_F_ALL
 from tests.tapnet.hub_kit import Endpoint as Card
 from tests.tapnet.wire_kit import Room, frame, play, until
 from tests.waiting import BOUND_S

@@ -19,8 +19,8 @@ from tapnet.capture import sink
 from tapnet.capture.captures import CaptureError, Captures, member
 from tapnet.config import Filter
 from tapnet.options import impairments
+from tapnet.virtio import GSO_TCPV4, TUN_F_ALL
 from tapnet.vlan import faults
-from tapnet.vlan.offload import GSO_TCPV4, TUN_F_ALL
 from tests.tapnet.hub_kit import Endpoint, Loop, hub_of
 from tests.tapnet.wire_kit import frame
 from tests.waiting import BOUND_S

@@ -12,6 +12,7 @@ import pytest
 
 from tapnet.doctor import checks as doctor
 from tapnet.doctor.checks import Finding
+from tapnet.system.capabilities import check_capabilities
 
 
 def test_on_this_host_every_check_answers_and_json_agrees(capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,7 +102,7 @@ def test_which_sysctl_forbids_namespaces(tmp_path: Path, knob: str, value: str, 
 def test_capabilities(tmp_path: Path, mask: str, ok: bool) -> None:
     status = tmp_path / "status"
     status.write_text(f"Name:\tx\nCapPrm:\t0000000000000000\nCapEff:\t{mask}\n")
-    assert doctor.check_capabilities(status).ok is ok
+    assert check_capabilities(status).ok is ok
 
 
 @pytest.mark.parametrize(

@@ -406,7 +406,7 @@ def test_a_receive_filter_that_changes_is_told_once_until_somebody_asks(tmp_path
 def asked(one: Lab) -> dict:
     from tapnet.monitor.commands import reports
 
-    (row,) = reports.rx_filters(one.instance.control)
+    (row,) = reports.rx_filters(one.control)
     return row
 
 

@@ -19,6 +19,7 @@ from tapnet.options import parse as options
 from tests.slirp.fakes import arp, udp
 from tests.slirp.services.test_dhcp import query
 from tests.slirp.test_stack import tcp
+from tests.tapnet.live_kit import info
 from tests.tapnet.wire_kit import until
 
 
@@ -123,18 +124,18 @@ def test_a_connection_lives_through_it_and_names_never_collide() -> None:
 
     async def scene(instance: Instance) -> None:
         with socket.create_connection(("127.0.0.1", second)) as client:
-            await until(lambda: "connection from" in instance.monitor("info network"))
+            await until(lambda: "connection from" in info(instance, "info network"))
             one, two, three = (f"socket,listen=127.0.0.1:{port}" for port in (first, second, free_port()))
             assert apply(instance, "-net", two, "-net", three) == "1 added, 1 removed, 1 as before"
             assert [net.name for net in instance.config.nets if net.plugged].count("socket.1") == 1
-            assert "connection from" in instance.monitor("info network")
+            assert "connection from" in info(instance, "info network")
             client.setblocking(False)
             with pytest.raises(BlockingIOError):
                 client.recv(1)
             with pytest.raises(ConnectionRefusedError):
                 socket.create_connection(("127.0.0.1", first))
             assert apply(instance, "-net", one) == "1 added, 2 removed, 0 as before"
-            await until(lambda: "connection from" not in instance.monitor("info network"))
+            await until(lambda: "connection from" not in info(instance, "info network"))
             socket.create_connection(("127.0.0.1", first)).close()
 
     play(scene, "-net", f"socket,listen=127.0.0.1:{first}", "-net", f"socket,listen=127.0.0.1:{second}")
@@ -219,7 +220,7 @@ def test_one_that_cannot_be_made_puts_everything_back() -> None:
                     *("-net", f"socket,listen=127.0.0.1:{port}"),
                 )
         assert instance.config is before
-        assert instance.monitor("info network").splitlines() == [
+        assert info(instance, "info network").splitlines() == [
             "VLAN 0 devices:", "  user redirector", "  ne2000 pci macaddr=52:54:00:12:34:56"
         ]  # fmt: skip
         socket.create_connection(("127.0.0.1", first)).close()

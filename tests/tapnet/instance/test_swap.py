@@ -12,10 +12,11 @@ import pytest
 from tapnet.backends.tap import backend as tap
 from tapnet.backends.tap import opening as tap_open
 from tapnet.config import TapNet
+from tapnet.errors import ControlError
+from tapnet.guest import cards
+from tapnet.guest.cards import BLINK, BLINK_DRIVER, blink
 from tapnet.guest.prepare import prepare
-from tapnet.instance import swap
 from tapnet.instance.instance import Instance
-from tapnet.monitor.commands.control import ControlError
 from tapnet.options import parse as options
 from tapnet.vlan.port import Port
 
@@ -62,7 +63,7 @@ def taps(monkeypatch: pytest.MonkeyPatch) -> type[FakeTap]:
     monkeypatch.setattr(tap, "open_tap", open_)
     monkeypatch.setattr(tap, "OpenTap", FakeOpen)
     monkeypatch.setattr(tap, "TapBackend", FakeTap)
-    monkeypatch.setattr(swap, "BLINK_DRIVER", 0.01)
+    monkeypatch.setattr(cards, "BLINK_DRIVER", 0.01)
     return FakeTap
 
 
@@ -232,5 +233,5 @@ def test_who_keeps_a_lease_is_watched_for_until_the_end(taps: type[FakeTap]) -> 
 
 
 def test_how_long() -> None:
-    assert swap.blink("ne2k_pci", True) == swap.blink("rtl8139", True) == swap.BLINK > 1
-    assert swap.blink("ne2k_isa", False) == 0 and swap.blink("pcnet", False) == swap.BLINK_DRIVER > 2
+    assert blink("ne2k_pci", True) == blink("rtl8139", True) == BLINK > 1
+    assert blink("ne2k_isa", False) == 0 and blink("pcnet", False) == BLINK_DRIVER > 2

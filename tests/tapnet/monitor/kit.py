@@ -4,21 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from tapnet.backends.user.report import FlowRow, ForwardRow, GuestForwardRow
 from tapnet.capture.tracing import Tracer
 from tapnet.config import GuestForward, HostForward
+from tapnet.errors import NotFound
 from tapnet.instance.live import parse
-from tapnet.monitor.commands.control import (
-    ACCEPTED,
-    BACKEND,
-    NIC,
-    FlowRow,
-    ForwardRow,
-    GuestForwardRow,
-    NotFound,
-)
 from tapnet.vlan.events import Events
 from tapnet.vlan.hub import Hub
-from tapnet.vlan.patchbay import Patchbay
+from tapnet.vlan.patchbay import ACCEPTED, BACKEND, NIC, Patchbay
 from tapnet.vlan.port import Port
 from tests.tapnet.hub_kit import Loop
 

@@ -45,7 +45,7 @@ def value(samples: dict, name: str, **labels: str) -> float:
 def with_server(tmp_path: Path, scene: Callable[[Lab, int, server.Served], Awaitable[None]]) -> None:
     async def whole() -> None:
         async with lab(WORDS, path=tmp_path / "s") as one:
-            served = await server.open_metrics(LOOPBACK, one.instance.control)
+            served = await server.open_metrics(LOOPBACK, one.control)
             try:
                 await scene(one, served.port, served)
             finally:
@@ -81,7 +81,7 @@ def test_a_scrape_over_http(tmp_path: Path) -> None:
         assert value(seen, "tapnet_info") == 1
         assert value(seen, "process_open_fds") > 3
         # the same in JSON and as text
-        (row,) = [row for row in reports.ports(one.instance.control) if row["name"] == "s"]
+        (row,) = [row for row in reports.ports(one.control) if row["name"] == "s"]
         assert (row["tx-frames"], row["drops"]["oversize"]) == (7, 3)
         json.dumps(row)
         assert "s: link up, sent 7 frames 420 bytes" in await one.say("info network -v")

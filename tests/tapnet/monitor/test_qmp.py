@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tapnet import __version__
+from tapnet.errors import ControlError
 from tapnet.monitor import qmp
 from tapnet.monitor.commands import general as commands
-from tapnet.monitor.commands.control import Control, ControlError
+from tapnet.monitor.commands.control import Control
 from tapnet.monitor.commands.table import Arg, Command, settled
 from tapnet.monitor.qmp import Qmp, Splitter, TooLong
 from tests.tapnet.monitor.kit import FakeInstance, seed_instance

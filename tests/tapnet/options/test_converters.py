@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tapnet.config import Endpoint
+from tapnet.errors import MAX_MESSAGE, OptionError
 from tapnet.options import converters as words
 
 SPLITS = [
@@ -147,9 +148,9 @@ def test_mask_refuses(mask):
 
 
 def test_messages_are_one_printable_line():
-    text = str(words.OptionError("bad \n\x1b[31m" + "x" * 5000))
+    text = str(OptionError("bad \n\x1b[31m" + "x" * 5000))
     assert text.isprintable()
-    assert len(text) <= words.MAX_MESSAGE
+    assert len(text) <= MAX_MESSAGE
 
 
 CONVERTERS = [

@@ -5,7 +5,8 @@ Each message names option, key and value; most name the nearest known word, or w
 
 import pytest
 
-from tapnet.options.parse import HelpAsked, OptionError, parse
+from tapnet.errors import HelpAsked, OptionError
+from tapnet.options.parse import parse
 
 # A command line (words at blanks), then the whole message.
 BAD = """

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tapnet.config import Chardev, Effects, Endpoint, Impairment, Loss, UnixPath
+from tapnet.errors import OptionError
 from tapnet.options import grammars as rules
-from tapnet.options.converters import OptionError
 
 V4, V6 = IPv4Address("10.0.2.15"), IPv6Address("fec0::5")
 FORWARDS = [

@@ -2,7 +2,8 @@
 
 import pytest
 
-from tapnet.options.parse import OptionError, parse
+from tapnet.errors import OptionError
+from tapnet.options.parse import parse
 
 
 def cards(*values, command="run", machine="pc"):

@@ -24,9 +24,10 @@ from tapnet.config import (
     VxlanNet,
     WsNet,
 )
+from tapnet.errors import OptionError
 from tapnet.options import converters as words
 from tapnet.options import tables as keys
-from tapnet.options.parse import OptionError, parse, parse_option
+from tapnet.options.parse import parse, parse_option
 from tapnet.options.sources import UsageAsked
 
 

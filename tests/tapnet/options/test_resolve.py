@@ -3,7 +3,8 @@
 import pytest
 
 from tapnet.config import DumpNet, Nic, TapNet, UserNet
-from tapnet.options.parse import OptionError, parse
+from tapnet.errors import OptionError
+from tapnet.options.parse import parse
 
 SHOW = {UserNet: "user", TapNet: "tap", Nic: "nic", DumpNet: "dump"}
 

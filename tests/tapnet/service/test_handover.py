@@ -19,8 +19,8 @@ from tapnet.backends.sockets.vde import VdeWire
 from tapnet.backends.tap.backend import TapBackend
 from tapnet.config import Endpoint, Fd, SocketNet, TapNet, UnixPath, VdeNet
 from tapnet.service import handover
-from tapnet.service.handover import Handover
 from tapnet.system import notify, passed
+from tapnet.vlan.handover import Handover, fingerprint
 from tests.tapnet.backends.sockets.test_vde import Switch
 from tests.tapnet.wire_kit import LOCAL, LOOPS, Room, frame, options, play, until, wrap
 from tests.waiting import BOUND_S
@@ -300,10 +300,10 @@ def test_the_store_gives_back_what_it_got_and_forgets_it(manager: Manager) -> No
     first, second = net(listen=LOCAL), net(connect=Endpoint("h", 1))
     items = [
         (
-            handover.fingerprint(first),
+            fingerprint(first),
             Handover({"tail": b"\0\xff", "n": [1, "x"]}, {"connection": pair[0].fileno()}),
         ),
-        (handover.fingerprint(second), Handover({"port": {}}, {})),
+        (fingerprint(second), Handover({"port": {}}, {})),
     ]
     assert handover.save(items, [server.fileno()])
     assert [name for name, _ in manager.kept] == ["tapnet-0", "tapnet-listener", "tapnet-state"]
@@ -328,9 +328,7 @@ def test_nothing_to_give(manager: Manager) -> None:
 def test_another_place_in_the_file_is_the_same_net() -> None:
     one = SocketNet(origin="a.toml: [[net]] 1", name="w", id=None, vlan=0, listen=LOCAL)
     other = SocketNet(origin="-net socket", name="w", id=None, vlan=0, listen=LOCAL)
-    assert (
-        handover.fingerprint(one) == handover.fingerprint(other) != handover.fingerprint(net(connect=LOCAL))
-    )
+    assert fingerprint(one) == fingerprint(other) != fingerprint(net(connect=LOCAL))
 
 
 @pytest.mark.parametrize(

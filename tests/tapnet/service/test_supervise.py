@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 
 from tapnet.config import Config
+from tapnet.errors import OptionError
 from tapnet.guest.prepare import prepare
 from tapnet.instance.instance import Instance
 from tapnet.options import parse as options
-from tapnet.options.converters import OptionError
 from tapnet.service import supervise
 from tapnet.service.supervise import Supervisor
+from tests.tapnet.live_kit import info
 from tests.tapnet.wire_kit import until
 from tests.waiting import BOUND_S
 
@@ -153,7 +154,7 @@ def test_the_drain_is_bounded_and_ends_the_nat_first(monkeypatch: pytest.MonkeyP
 def test_ready_waits_for_names_and_not_for_peers(manager: socket.socket) -> None:
     async def scene(supervisor: Supervisor, instance: Instance, _: asyncio.Event) -> None:
         await supervisor.settled()
-        assert "listening" in instance.monitor("info network")
+        assert "listening" in info(instance, "info network")
 
     with socket.create_server(("127.0.0.1", 0)) as one:
         port = one.getsockname()[1]

@@ -420,4 +420,4 @@ def test_words() -> None:
     ):
         one = impairments.parse(text.split()).inbound
         assert one is not None
-        assert impairments.parse(impairments.text(one).split()).inbound == one
+        assert impairments.parse(one.text().split()).inbound == one

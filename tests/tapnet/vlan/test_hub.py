@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tapnet.virtio import TUN_F_ALL, TUN_F_CSUM, TUN_F_TSO
 from tapnet.vlan import hub as hub_module
 from tapnet.vlan import offload
 from tapnet.vlan.addresses import AddressTable
@@ -174,7 +175,7 @@ def test_a_burst_that_is_longer_than_a_queue_loses_nothing_where_all_endpoints_t
 @pytest.mark.parametrize("vnet", [b"", bytes((1, 0, 0, 0, 0, 0, 34, 0, 16, 0))])
 @pytest.mark.parametrize("size", [14, 42, 54, 59, 60, 61])
 def test_a_short_frame_is_padded_once_for_everybody(count: int, vnet: bytes, size: int) -> None:
-    loop, hub, ends = hub_of(count, features=offload.TUN_F_CSUM)
+    loop, hub, ends = hub_of(count, features=TUN_F_CSUM)
     sent = bytes(range(1, size + 1))
     ends[0].port.send(sent, vnet)
     hub.answer(ends[0].port, sent)
@@ -406,20 +407,20 @@ def test_a_cable_pulled_by_its_own_endpoint_in_receive() -> None:
 
 
 def test_offers_follow_joining_leaving_and_features() -> None:
-    _, hub, (a, b) = hub_of(2, features=offload.TUN_F_TSO)
-    assert a.offers == [0, offload.TUN_F_TSO] and b.offers == [offload.TUN_F_TSO]
-    plain = Endpoint("plain", hub, features=offload.TUN_F_CSUM)
-    assert a.offers[-1] == b.offers[-1] == offload.TUN_F_CSUM
-    assert plain.offers == [offload.TUN_F_TSO]
+    _, hub, (a, b) = hub_of(2, features=TUN_F_TSO)
+    assert a.offers == [0, TUN_F_TSO] and b.offers == [TUN_F_TSO]
+    plain = Endpoint("plain", hub, features=TUN_F_CSUM)
+    assert a.offers[-1] == b.offers[-1] == TUN_F_CSUM
+    assert plain.offers == [TUN_F_TSO]
     watcher = Endpoint("watcher", hub, member=False)
-    assert a.offers[-1] == offload.TUN_F_CSUM and watcher.offers == [offload.TUN_F_CSUM]
+    assert a.offers[-1] == TUN_F_CSUM and watcher.offers == [TUN_F_CSUM]
     plain.port.set_features(0)
     assert a.offers[-1] == 0
     count = len(a.offers)
     plain.port.set_features(0)
     assert len(a.offers) == count, "no change, no offer"
     hub.remove(plain.port)
-    assert a.offers[-1] == offload.TUN_F_TSO
+    assert a.offers[-1] == TUN_F_TSO
 
 
 SUPER = Packet(payload=bytes(range(256)) * 40)
@@ -428,7 +429,7 @@ CUT = [p.frame() for p in segments(SUPER, 1460)]
 
 
 def test_a_super_frame_is_cut_at_the_exit_of_a_plain_port_only() -> None:
-    loop, hub, (a, fast) = hub_of(2, features=offload.TUN_F_TSO)
+    loop, hub, (a, fast) = hub_of(2, features=TUN_F_TSO)
     plain = Endpoint("plain", hub)
     a.port.send(SUPER.frame(partial=True), SUPER_VNET)
     a.port.send(number(1))
@@ -461,7 +462,7 @@ def test_segments_keep_their_order_over_refusals(refusals: set[int]) -> None:
 
 
 def test_segments_may_leave_with_a_partial_checksum() -> None:
-    loop, _, (a, b) = hub_of(2, features=offload.TUN_F_CSUM)
+    loop, _, (a, b) = hub_of(2, features=TUN_F_CSUM)
     a.port.send(SUPER.frame(partial=True), SUPER_VNET)
     loop.run()
     assert len(b.got) == len(CUT) and all(offload.accepted(v, 1) and v for _, v in b.got)
@@ -485,8 +486,8 @@ def test_malformed_offload_is_counted() -> None:
 
 
 def test_observers_neither_limit_nor_hold_back() -> None:
-    loop, hub, (a, b) = hub_of(2, features=offload.TUN_F_TSO, queue_frames=2)
-    dump = Endpoint("dump", hub, member=False, queue_frames=1, features=offload.TUN_F_ALL)
+    loop, hub, (a, b) = hub_of(2, features=TUN_F_TSO, queue_frames=2)
+    dump = Endpoint("dump", hub, member=False, queue_frames=1, features=TUN_F_ALL)
     dump.closed = True
     assert a.port.send(number(0))
     loop.run()

@@ -14,8 +14,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tapnet.virtio import (
+    F_DATA_VALID,
+    GSO_ECN,
+    GSO_TCPV4,
+    GSO_TCPV6,
+    GSO_UDP,
+    GSO_UDP_L4,
+    TUN_F_ALL,
+    TUN_F_CSUM,
+    TUN_F_TSO,
+    TUN_F_TSO4,
+    TUN_F_TSO6,
+    TUN_F_UFO,
+    VNET,
+)
 from tapnet.vlan import offload
-from tapnet.vlan.offload import VNET, accepted, complete, ones_sum
+from tapnet.vlan.offload import accepted, complete, ones_sum
 from tests.tapnet.offload_slow import Packet, internet_checksum, segments
 from tests.waiting import BOUND_S
 
@@ -25,12 +40,12 @@ HOP_BY_HOP = b"\x06\x00\x05\x02\x00\x00\x01\x00"  # next header is patched; rout
 
 def vnet_of(packet: Packet, size: int, ecn: bool = False) -> bytes:
     if packet.protocol == 17:
-        kind = offload.GSO_UDP_L4
+        kind = GSO_UDP_L4
     else:
-        kind = offload.GSO_TCPV4 if packet.version == 4 else offload.GSO_TCPV6
+        kind = GSO_TCPV4 if packet.version == 4 else GSO_TCPV6
     return VNET.pack(
         1,
-        kind | (offload.GSO_ECN if ecn else 0),
+        kind | (GSO_ECN if ecn else 0),
         packet.header_length(),
         size,
         packet.transport_offset(),
@@ -92,8 +107,8 @@ def test_segments_are_those_of_the_twin(packet: Packet, size: int, ecn: bool) ->
 @settings(max_examples=100, deadline=None)
 def test_partial_segments_are_accepted_and_finish_as_the_whole_ones(packet: Packet, size: int) -> None:
     vnet = vnet_of(packet, size)
-    cut = complete(packet.frame(partial=True), vnet, offload.TUN_F_CSUM)
-    assert all(accepted(v, offload.TUN_F_CSUM) and not accepted(v, 0) for _, v in cut)
+    cut = complete(packet.frame(partial=True), vnet, TUN_F_CSUM)
+    assert all(accepted(v, TUN_F_CSUM) and not accepted(v, 0) for _, v in cut)
     finished = [complete(f, v, 0) for f, v in cut]
     assert all(len(pieces) == 1 for pieces in finished)
     # finishing never writes 0, which means the same to TCP: compare what a receiver computes
@@ -113,7 +128,7 @@ def test_partial_segments_are_accepted_and_finish_as_the_whole_ones(packet: Pack
 def test_checksum_completion(packet: Packet) -> None:
     vnet = offload.partial(packet.transport_offset(), 16 if packet.protocol == 6 else 6)
     frame = packet.frame(partial=True)
-    assert complete(frame, vnet, offload.TUN_F_CSUM) == [(frame, vnet)]
+    assert complete(frame, vnet, TUN_F_CSUM) == [(frame, vnet)]
     [(done, left)] = complete(frame, vnet, 0)
     assert left == b""
     if packet.protocol == 17:
@@ -140,7 +155,7 @@ def test_nothing_malformed_raises(packet: Packet, vnet: bytes, cut: int, data: s
         frame[data.draw(st.integers(0, len(frame) - 1))] = data.draw(st.integers(0, 255))
     if data.draw(st.booleans()):
         vnet = vnet_of(packet, data.draw(st.integers(0, 65535)))
-    pieces = complete(bytes(frame), vnet, data.draw(st.sampled_from([0, 1, offload.TUN_F_ALL])))
+    pieces = complete(bytes(frame), vnet, data.draw(st.sampled_from([0, 1, TUN_F_ALL])))
     assert len(pieces) <= offload.SEGMENTS_MAX
     for piece, left in pieces:
         assert piece and (left in (b"", vnet) or accepted(left, 1))
@@ -164,9 +179,9 @@ def patched(packet: Packet, at: int, value: bytes) -> bytes:
         (TCP4.frame(True), vnet_of(UDP4, 1000)),
         (UDP4.frame(True), vnet_of(TCP4, 1000)),
         (TCP4.frame(True), vnet_of(Packet(version=6, source=bytes(16), dest=bytes(16)), 1000)),
-        (TCP4.frame(True), VNET.pack(1, offload.GSO_UDP, 34, 1000, 34, 6)),
-        (TCP4.frame(True), VNET.pack(1, offload.GSO_TCPV4, 54, 1000, 33, 16)),  # csum_start inside IP
-        (UDP4.frame(True), VNET.pack(1, offload.GSO_UDP_L4 | offload.GSO_ECN, 42, 1000, 34, 6)),
+        (TCP4.frame(True), VNET.pack(1, GSO_UDP, 34, 1000, 34, 6)),
+        (TCP4.frame(True), VNET.pack(1, GSO_TCPV4, 54, 1000, 33, 16)),  # csum_start inside IP
+        (UDP4.frame(True), VNET.pack(1, GSO_UDP_L4 | GSO_ECN, 42, 1000, 34, 6)),
         (TCP4.frame(True), VNET.pack(1, 99, 54, 1000, 34, 16)),
         (TCP4.frame(True)[:30], vnet_of(TCP4, 1000)),
         (TCP4.frame(True)[:-1], vnet_of(TCP4, 1000)),  # total length beyond the frame
@@ -189,7 +204,7 @@ def test_a_frame_that_owes_nothing_passes() -> None:
     frame = TCP4.frame()
     assert complete(frame, b"", 0) == [(frame, b"")]
     assert complete(frame, bytes(10), 0) == [(frame, b"")]
-    assert complete(frame, VNET.pack(offload.F_DATA_VALID, 0, 0, 0, 0, 0), 0) == [(frame, b"")]
+    assert complete(frame, VNET.pack(F_DATA_VALID, 0, 0, 0, 0, 0), 0) == [(frame, b"")]
 
 
 def test_ipv6_routing_header_keeps_the_final_destination_in_the_sum() -> None:
@@ -213,7 +228,7 @@ def test_ipv6_routing_header_keeps_the_final_destination_in_the_sum() -> None:
     ]
 
 
-ALL = offload.TUN_F_ALL
+ALL = TUN_F_ALL
 
 
 @pytest.mark.parametrize(
@@ -223,14 +238,14 @@ ALL = offload.TUN_F_ALL
         (bytes(10), 0, True),
         (offload.partial(34, 16), 0, False),
         (offload.partial(34, 16), 1, True),
-        (vnet_of(TCP4, 1448), offload.TUN_F_TSO4 | 1, True),
-        (vnet_of(TCP4, 1448), offload.TUN_F_TSO4, False),
-        (vnet_of(TCP4, 1448), offload.TUN_F_TSO6 | 1, False),
-        (vnet_of(TCP4, 1448, ecn=True), offload.TUN_F_TSO4 | 1, False),
-        (vnet_of(TCP4, 1448, ecn=True), offload.TUN_F_TSO, True),
-        (vnet_of(UDP4, 1448), offload.TUN_F_TSO, False),
+        (vnet_of(TCP4, 1448), TUN_F_TSO4 | 1, True),
+        (vnet_of(TCP4, 1448), TUN_F_TSO4, False),
+        (vnet_of(TCP4, 1448), TUN_F_TSO6 | 1, False),
+        (vnet_of(TCP4, 1448, ecn=True), TUN_F_TSO4 | 1, False),
+        (vnet_of(TCP4, 1448, ecn=True), TUN_F_TSO, True),
+        (vnet_of(UDP4, 1448), TUN_F_TSO, False),
         (vnet_of(UDP4, 1448), ALL, True),
-        (VNET.pack(1, offload.GSO_UDP, 0, 1, 34, 6), ALL | offload.TUN_F_UFO, False),
+        (VNET.pack(1, GSO_UDP, 0, 1, 34, 6), ALL | TUN_F_UFO, False),
         (VNET.pack(1, 0x77, 0, 1, 34, 6), ALL, False),
         (b"\x01", ALL, False),
     ],

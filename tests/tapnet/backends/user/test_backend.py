@@ -16,8 +16,8 @@ from slirp.wire import ipv4 as wire
 from tapnet.backends.user.backend import FEATURES, UserBackend, stack_config
 from tapnet.config import UserNet
 from tapnet.options import parse as options
+from tapnet.virtio import TUN_F_CSUM, TUN_F_TSO4
 from tapnet.vlan.hub import Hub
-from tapnet.vlan.offload import TUN_F_CSUM, TUN_F_TSO4
 from tapnet.vlan.port import Port
 from tests.slirp.fakes import GUEST_MAC, arp, ping, read, udp
 from tests.waiting import BOUND_S, until_async

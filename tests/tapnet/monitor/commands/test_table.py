@@ -6,9 +6,10 @@ import asyncio
 
 import pytest
 
+from tapnet.errors import ControlError
 from tapnet.monitor import hmp
 from tapnet.monitor.commands import general as commands
-from tapnet.monitor.commands.control import Control, ControlError
+from tapnet.monitor.commands.control import Control
 from tapnet.monitor.commands.table import (
     Arg,
     BadArguments,

@@ -18,9 +18,10 @@ import pytest
 import uvloop
 
 from tapnet import __version__
+from tapnet.backends.user.report import FlowRow
 from tapnet.config import Chardev, Endpoint, UnixPath
 from tapnet.monitor.client import main as client
-from tapnet.monitor.commands.control import Control, FlowRow
+from tapnet.monitor.commands.control import Control
 from tapnet.monitor.hmp import PROMPT, Hmp
 from tapnet.monitor.sessions import server, session
 from tapnet.system import guard

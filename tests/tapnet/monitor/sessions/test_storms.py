@@ -32,36 +32,34 @@ def opener(function: Opener) -> Opener:
 
 @opener
 async def control(one: Lab, _place: Path) -> server.Served:
-    return server.open_control("storm", one.instance.control)
+    return server.open_control("storm", one.control)
 
 
 @opener
 async def monitor_unix(one: Lab, place: Path) -> server.Served:
     chardev = Chardev(origin="-monitor", address=UnixPath(str(place / "s")), server=True)
-    return await server.open_monitor(chardev, one.instance.control)
+    return await server.open_monitor(chardev, one.control)
 
 
 @opener
 async def monitor_tcp(one: Lab, _place: Path) -> server.Served:
-    return await server.open_monitor(
-        Chardev(origin="-monitor", address=LOOPBACK, server=True), one.instance.control
-    )
+    return await server.open_monitor(Chardev(origin="-monitor", address=LOOPBACK, server=True), one.control)
 
 
 @opener
 async def qmp_unix(one: Lab, place: Path) -> server.Served:
     chardev = Chardev(origin="-qmp", address=UnixPath(str(place / "s")), server=True)
-    return await server.open_qmp(chardev, one.instance.control)
+    return await server.open_qmp(chardev, one.control)
 
 
 @opener
 async def qmp_tcp(one: Lab, _place: Path) -> server.Served:
-    return await server.open_qmp(Chardev(origin="-qmp", address=LOOPBACK, server=True), one.instance.control)
+    return await server.open_qmp(Chardev(origin="-qmp", address=LOOPBACK, server=True), one.control)
 
 
 @opener
 async def metrics(one: Lab, _place: Path) -> server.Served:
-    return await server.open_metrics(LOOPBACK, one.instance.control)
+    return await server.open_metrics(LOOPBACK, one.control)
 
 
 WORDS = (
