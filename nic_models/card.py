@@ -29,6 +29,7 @@ class Card(Protocol):
 
     model: str
     mac: bytes
+    tx_delay: bool  # a frame takes its time on a wire of the card's speed, then it leaves and the transmit completes
 
     def read(self, region: int, offset: int, size: int) -> int:
         """Bus read of 1, 2 or 4 bytes at ``offset`` of ``region``."""

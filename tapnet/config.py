@@ -137,6 +137,7 @@ class Nic:
     mtu: int | None  # of that device; None: 1500
     dhcp: bool  # run the DHCP client on that device
     impair: Impairment | None = None
+    tx_delay: bool = False  # a frame takes its time on a wire of the card's speed
 
 
 # ---- backends ----------------------------------------------------------------------------------------------

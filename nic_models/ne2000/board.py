@@ -64,6 +64,15 @@ class Ne2000:
         self._writers = self.chip.writers
 
     @property
+    def tx_delay(self) -> bool:
+        """See ``card``."""
+        return self.chip.tx_delay
+
+    @tx_delay.setter
+    def tx_delay(self, on: bool) -> None:
+        self.chip.tx_delay = on
+
+    @property
     def counters(self) -> dict[str, int]:
         """Frames that were lost or refused, by reason."""
         return self.chip.counters

@@ -18,8 +18,9 @@ taken to have closed: the wire is released and what comes is dropped and counted
 is stopped or looped and no frame is held. Reception goes on when room appears, whether the driver went
 through the recovery or not.
 
-Timers (machine's clock): the overflow grace, the hold limit. Nothing else takes time: a packet is on the wire
-inside the access, the remote DMA moves as the data port is accessed.
+Timers (machine's clock): the overflow grace, the hold limit, and with ``tx_delay`` a packet's time at 10 Mbit/s, after
+which it leaves and PTX is set; STP ends that time at once, for a packet on its way is still sent. Nothing else takes
+time: otherwise a packet is on the wire inside the access, and the remote DMA moves as the data port is accessed.
 
 Errors. The wire has none of its own; ``receive_raw`` brings damaged or short frames in (fault injection), for
 which SEP, AR, the tally counters and RXE work as the data sheet says. What a driver does wrong (pointers
@@ -37,7 +38,7 @@ from typing import Any
 from zlib import crc32
 
 from ..parts.multicast import hash_be
-from ..parts.padding import MAX_FRAME, MIN_FRAME, pad
+from ..parts.padding import MAX_FRAME, MIN_FRAME, pad, wire_ns
 from . import dispatch
 from . import registers as r
 from . import state as state_of
@@ -45,6 +46,7 @@ from .loopback import RESULTS, Fifo, looped
 from .remote_dma import RAM_BASE, SPACE, LocalMemory, RemoteDma
 from .state import ANY_FRAME, TALLY_STOP
 
+SPEED = 10  # Mbit/s
 MIN_TX = 14  # an Ethernet header; less does not make a frame
 OVERFLOW_GRACE = 1_000_000_000  # ns that a frame may wait for ring pages before it is lost and OVW is set
 REMIND_NS = 50_000_000  # ns after which PRX is set again while a frame waits
@@ -99,6 +101,8 @@ class Dp8390:
         self._receiving = False  # started, not looped, not monitoring
         self._promiscuous = False
         self.tx_frame: bytes | None = None  # transmitted, but the wire did not take it yet
+        self.tx_delay = False  # see ``card``
+        self.tx_until: int | None = None  # when ``tx_frame``, as it was in memory, leaves
         self.held = 0  # ring pages of the frame that was refused
         self.lost = False  # the frame that was refused is lost: it is dropped when it comes again
         self.reminded = False  # PRX was set again for it
@@ -213,6 +217,8 @@ class Dp8390:
 
     def _stop(self) -> None:
         self.isr |= r.ISR_RST
+        if self.tx_until is not None:
+            self._launch()
         if self.tx_frame is not None:
             self.tx_frame = None
             self._count("tx_aborted")
@@ -274,6 +280,22 @@ class Dp8390:
     def _transmit(self) -> None:
         size = self.tbcr
         frame = self.memory.fetch(self.tpsr << 8, size)
+        if self.tx_delay:
+            self.tx_frame = frame
+            self.tx_until = self.now() + wire_ns(size, SPEED)
+            return
+        self._leave(frame)
+
+    def _launch(self) -> None:
+        """The frame has been on the wire for its time."""
+        frame = self.tx_frame
+        self.tx_frame = self.tx_until = None
+        if frame is not None:
+            self._leave(frame)
+
+    def _leave(self, frame: bytes) -> None:
+        """A frame as it was in memory: to the wire, or back in loopback."""
+        size = len(frame)
         if self.tcr & r.TCR_LB:
             self._loop(frame)
             return
@@ -300,7 +322,7 @@ class Dp8390:
     def tx_ready(self) -> None:
         """The wire takes frames again."""
         frame = self.tx_frame
-        if frame is not None and self.tx(frame):
+        if frame is not None and self.tx_until is None and self.tx(frame):
             self.tx_frame = None
             self._transmitted(r.TSR_PTX | r.TSR_ONE)
 
@@ -536,7 +558,7 @@ class Dp8390:
     def set_link(self, up: bool) -> None:
         """The cable was plugged or pulled: without it transmits lose the carrier."""
         self.link = up
-        if not up and self.tx_frame is not None:
+        if not up and self.tx_frame is not None and self.tx_until is None:
             self.tx_frame = None
             self._count("tx_link")
             self._transmitted(r.TSR_PTX | r.TSR_ONE | r.TSR_CRS)
@@ -552,7 +574,7 @@ class Dp8390:
         self.remote.command = r.RD_ABORT
         self.remote.left = 0
         if self.tx_frame is not None:
-            self.tx_frame = None
+            self.tx_frame = self.tx_until = None
             self._count("tx_aborted")
         self.interrupt()
         held = self.held
@@ -565,10 +587,13 @@ class Dp8390:
 
     def next_deadline(self) -> int | None:
         """When ``run`` is due."""
-        return self.deadline
+        until, deadline = self.tx_until, self.deadline
+        return until if deadline is None or (until is not None and until < deadline) else deadline
 
     def run(self, now: int) -> None:
         """The held frame's time is up: PRX again, then overflow if the chip runs, else let the wire go."""
+        if self.tx_until is not None and now >= self.tx_until:
+            self._launch()
         if self.deadline is None or now < self.deadline:
             return
         if self.cr & r.STA and not self.tcr & r.TCR_LB:

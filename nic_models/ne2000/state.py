@@ -35,6 +35,7 @@ def save(chip: Dp8390) -> dict[str, Any]:
         "ram": pack_bytes(chip.memory.cells[RAM_BASE:]),
         "link": int(chip.link),
         "tx_frame": None if chip.tx_frame is None else pack_bytes(chip.tx_frame),
+        "tx_until": chip.tx_until,
         "held": chip.held,
         "recovering": int(chip.recovering),
         "lost": int(chip.lost),
@@ -57,7 +58,12 @@ def load(chip: Dp8390, state: Mapping[str, Any]) -> None:
     position = number(state, "fifo_position", 7)
     ram = unpack(state, "ram", SPACE - RAM_BASE)
     link = flag(state, "link")
-    tx_frame = None if state.get("tx_frame") is None else unpack(state, "tx_frame", limit=MAX_FRAME)
+    tx_frame = None if state.get("tx_frame") is None else unpack(state, "tx_frame", limit=0xFFFF)
+    tx_until = optional({"tx_until": state.get("tx_until")}, "tx_until", 1 << 63)
+    if tx_until is not None and tx_frame is None:
+        raise ValueError("snapshot: tx_until without tx_frame")
+    if tx_until is None and tx_frame is not None and len(tx_frame) > MAX_FRAME:
+        raise ValueError("snapshot: tx_frame is no frame")
     held = number(state, "held", 255, ANY_FRAME)
     recovering = flag(state, "recovering")
     lost, reminded = (flag({name: state.get(name, 0)}, name) for name in ("lost", "reminded"))
@@ -76,7 +82,7 @@ def load(chip: Dp8390, state: Mapping[str, Any]) -> None:
     chip.held = 0
     chip.mode_changed()
     chip.held, chip.deadline, chip.recovering = held, deadline, recovering
-    chip.lost, chip.reminded = lost, reminded
+    chip.lost, chip.reminded, chip.tx_until = lost, reminded, tx_until
     chip.irq = False
     chip.set_irq(False)
     chip.interrupt()

@@ -21,7 +21,7 @@ IENA, SINT and SLPINT whatever IENA says.
 Timers (machine's clock). The poll timer, 65536 - CSR47 clocks at 33 MHz: the transmit ring unless DPOLL,
 and the receive ring while a frame waits. Not shorter than ``POLL_MIN_NS``, not longer than ``POLL_HELD_NS``
 while a frame waits, ``POLL_STRETCH`` times longer for a driver that has used TDMD since STRT and so does
-not depend on it. The wait of a held frame. A negotiation of the PHY.
+not depend on it. The wait of a held frame. A negotiation of the PHY. With ``tx_delay``, a frame's time at 10 Mbit/s.
 
 Link. BCR4's LEDOUT shows link pass, the PHY at address 1 behind BCR33 and BCR34 as well (the Am79C971's
 registers; an Am79C970A has none, and its drivers do not look). Without link a frame ends in LCAR and CERR.
@@ -87,6 +87,7 @@ class Pcnet:
         if len(mac) != 6 or mac[0] & 1:
             raise ValueError(f"not a station address: {mac.hex(':')}")
         self.mac = mac
+        self.tx_delay = False  # see ``card``
         self.tx = tx
         self.rx_ready = rx_ready
         self.set_irq = set_irq
@@ -467,6 +468,10 @@ class Pcnet:
         """The engine stopped at its limit: go on soon."""
         self.poll_at = min(self.poll_at, self.now() + POLL_MIN_NS)
 
+    def kick(self) -> None:
+        """There may be work for the engine."""
+        self._kick()
+
     def _kick(self) -> None:
         if self.rings.wanted():
             self.dma_pending = True
@@ -492,7 +497,7 @@ class Pcnet:
     def next_deadline(self) -> int | None:
         """When ``run`` is due: the poll, the end of a wait for a descriptor, a negotiation."""
         soonest = self.poll_at if self._polling() else None
-        for due in (self.rings.rx.hold_until, self.phy.deadline):
+        for due in (self.rings.rx.hold_until, self.phy.deadline, self.rings.tx.until):
             if due is not None and (soonest is None or due < soonest):
                 soonest = due
         return soonest
@@ -501,6 +506,7 @@ class Pcnet:
         """Let the timers expire."""
         self.phy.run(now)
         self.rings.rx.expire(now)
+        self.rings.tx.run(now)
         if now >= self.poll_at and self._polling():
             self.arm()
             if self.csr[0] & r.TXON and not self.csr[4] & r.DPOLL:

@@ -101,11 +101,11 @@ class Rings:
                     break
                 if rx.fifo is not None and (yield from rx.step()):
                     continue
-                if (self.suspend and tx.chain is None) or not tx.poll or not csr[0] & r.TXON:
+                if (self.suspend and tx.chain is None and not tx.due) or not tx.poll or not csr[0] & r.TXON:
                     break
                 if not (yield from tx.step()):
                     tx.poll = False
-            if self.suspend and tx.chain is None:
+            if self.suspend and tx.chain is None and tx.until is None and not tx.due:
                 self.suspend = False
                 csr[5] |= r.SPND
         except Fault:

@@ -53,6 +53,9 @@ def load(chip: Pcnet, state: Mapping[str, Any]) -> None:
     init, suspend = flag(rings, "init"), flag(rings, "suspend")
     posted, event = _posted(rings.get("posted")), number(rings, "event", 0xFFFF) & r.CSR0_INTERRUPTS
     rx, tx = _part(section(rings, "rx"), pcnet_rx), _part(section(rings, "tx"), pcnet_tx)
+    tx["until"] = optional({"until": section(rings, "tx").get("until")}, "until", _LAST)
+    if tx["wire"] is None and (tx["until"] is not None or tx["due"]):
+        raise ValueError("snapshot: a time on the wire without a frame")
     hold = optional(section(rings, "rx"), "hold_until", _LAST)
     chip.phy.restore(phy)
     chip.csr[:CSRS] = csr
@@ -84,7 +87,7 @@ def _save_rings(rings: Rings) -> dict[str, Any]:
         "posted": [[address, data.hex()] for _, address, data in rings.bus.posted],
         "event": rings.bus.event,
         "rx": _save_part(rings.rx, pcnet_rx) | {"hold_until": rings.rx.hold_until},
-        "tx": _save_part(rings.tx, pcnet_tx),
+        "tx": _save_part(rings.tx, pcnet_tx) | {"until": rings.tx.until},
     }
 
 
@@ -107,7 +110,7 @@ def _save_part(part: Any, layout: Any) -> dict[str, Any]:
 
 def _part(state: Mapping[str, Any], layout: Any) -> dict[str, Any]:
     values: dict[str, Any] = {name: number(state, name, limit) for name, limit in layout.NUMBERS.items()}
-    values |= {name: flag(state, name) for name in layout.FLAGS}
+    values |= {name: flag({"due": 0, **state}, name) for name in layout.FLAGS}
     for name in layout.FRAMES:
         values[name] = (
             None if state.get(name, "") is None else unpack(state, name, limit=pcnet_tx.JABBER_BYTES + 1)

@@ -11,6 +11,9 @@ they are wrong, no receiver would take the frame and it is dropped and counted.
 
 Loopback: internal (INTL, or BCR2.TMAULOOP) goes to the receiver alone, external to the wire as well.
 
+With the card's ``tx_delay`` a frame is on the wire for its time before it leaves and its status is written; SPND waits for
+that, STOP ends it and the frame is gone.
+
 Limits: ``JABBER_BYTES`` of one chain (20 ms of the wire: the transmitter is cut off, JAB), ``MAX_WIRE`` of
 one frame.
 
@@ -24,7 +27,7 @@ from struct import Struct
 from typing import TYPE_CHECKING
 from zlib import crc32
 
-from ..parts.padding import pad
+from ..parts.padding import pad, wire_ns
 from . import registers as r
 from .descriptors import NONE, Bus, Descriptor, Step
 
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from .chip import Pcnet
 
 JABBER_BYTES = 25_000
+SPEED = 10  # Mbit/s
 MAX_WIRE = 4096
 MIN_TX = 14
 MAX_SIZE = 1518  # with FCS; more is BABL
@@ -60,7 +64,9 @@ class Transmitter:
         self.chain: bytes | None = None  # data of descriptors that were given back
         self.chain_status = 0  # status of the first of them
         self.chain_length = 0
-        self.wire: bytes | None = None  # sent, but the wire did not take it
+        self.wire: bytes | None = None  # sent, but the wire did not take it; empty: nothing leaves
+        self.until: int | None = None  # when ``wire`` has been on the wire for its time
+        self.due = False  # that time is over, and the engine has not seen it yet
         # its descriptor, status, TMD2 flags, BCNT half
         self.result: tuple[int, int, int, int] = (0, 0, 0, 0)
 
@@ -76,7 +82,8 @@ class Transmitter:
         """One descriptor. False: nothing more to do now."""
         chip, bus = self.chip, self.bus
         if self.wire is not None:
-            if chip.blocked or not self._send(self.wire):
+            self.due = False
+            if chip.blocked or self.until is not None or (self.wire and not self._send(self.wire)):
                 return False
             self._complete()
             return True
@@ -123,10 +130,21 @@ class Transmitter:
             flags, frame = self._finish(data, status)
         self.chain = None
         self.result = (address, status, flags, count)
+        if chip.tx_delay and status & r.D_ENP:
+            self.wire = frame or b""
+            self.until = chip.now() + wire_ns(len(data), SPEED)
+            return False
         if frame is not None and not self._send(frame):
             return False
         self._complete()
         return True
+
+    def run(self, now: int) -> None:
+        """A frame's time on the wire may be over."""
+        if self.until is not None and now >= self.until:
+            self.until = None
+            self.due = self.poll = True
+            self.chip.kick()
 
     def _finish(self, data: bytes, status: int) -> tuple[int, bytes | None]:
         """Pad, FCS, loopback, state of the wire: TMD2 flags, and the frame for the wire if there is one."""
@@ -199,6 +217,6 @@ class Transmitter:
 
 
 NUMBERS = {"index": 0xFFFF, "chain_status": 0xFFFF, "chain_length": 0x10000}
-FLAGS = ("poll",)
+FLAGS = ("poll", "due")
 FRAMES = ("chain", "wire")
 TUPLES = {"last": 4, "previous": 3, "result": 4}

@@ -17,7 +17,8 @@ behind (``epoch``). Work per run is bounded: 16 received frames, 4 + 2 x 64 tran
 Without bus mastering the engine waits.
 
 Timers: TimerInt, the PHY's negotiation, and the receiver's: packets that wait in a full ring are told again, another
-look at the C+ ring, the end of a frame's wait for room.
+look at the C+ ring, the end of a frame's wait for room. With ``tx_delay``, a frame's time on the wire at 10 or 100 Mbit/s,
+which BMCR chooses.
 
 Departures: reset and auto-load take no time; power management, wake-up and CardBus registers are stored and
 do nothing. IDR, MAR, Config and PHY registers keep their values over CR.RST, as the data sheet says.
@@ -81,6 +82,7 @@ class Rtl8139:
         self.rx_ready = rx_ready
         self.set_irq = set_irq
         self.now = now
+        self.tx_delay = False  # see ``card``
         self.bus_master = True  # as the PCI command register says: set_bus_master
         self.dma_pending = False
         self.posted: deque[tuple[int, bytes, int, int]] = deque()
@@ -419,7 +421,7 @@ class Rtl8139:
     def next_deadline(self) -> int | None:
         """When ``run`` is due, ns of the machine's clock."""
         soonest: int | None = self.timer.due
-        for due in (self.phy.deadline, self.cplus.retry, self.rx.again, self.rx.give_up):
+        for due in (self.phy.deadline, self.cplus.retry, self.rx.again, self.rx.give_up, self.out.until):
             if due is not None and (soonest is None or due < soonest):
                 soonest = due
         return soonest
@@ -428,6 +430,7 @@ class Rtl8139:
         """Let timers expire."""
         self.timer.run(now)
         self.phy.run(now)
+        self.out.run(now)
         self.rx.run(now)
         self.cplus.run(now)
 

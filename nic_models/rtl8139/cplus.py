@@ -352,12 +352,6 @@ class Cplus:
         now = self.chip.now()
         if self.give_up is None:
             self.give_up = now + HOLD_NS
-        elif now >= self.give_up:
-            self.settle()
-            rx.fifo.popleft()
-            rx.drop("full")
-            rx.miss(r.INT_RXOVW)
-            return
         rx.stalled = True
         self.retry = min(now + self.wait, self.give_up)
         self.wait = min(2 * self.wait, RETRY_LONGEST_NS)
@@ -376,8 +370,19 @@ class Cplus:
             self.chip.kick()
 
     def run(self, now: int) -> None:
-        """The time to look again has come; another frame would have come too, so RDU is set again if in vain."""
-        if self.retry is not None and now >= self.retry:
+        """The time to look again has come; another frame would have come too, so RDU is set again if in vain. A frame
+        that has waited for too long is lost."""
+        if self.retry is None or now < self.retry:
+            return
+        rx = self.chip.rx
+        if self.give_up is not None and now >= self.give_up and rx.fifo:
+            self.settle()
+            rx.stalled = False
+            rx.fifo.popleft()
+            rx.drop("full")
+            rx.miss(r.INT_RXOVW)
+            self.chip.kick()
+        else:
             self.remind = True
             self.nudge()
 

@@ -7,7 +7,10 @@ is stored: a frame always leaves whole, so there is no underrun but the one of a
 send.
 
 CR.TE: when it rises, the transmitter begins at descriptor 0. When it falls, descriptors that the chip has not worked off
-are the driver's again, without TOK, and a frame that waits for the wire is gone.
+are the driver's again, without TOK, and a frame that the wire has not taken is gone.
+
+With the card's ``tx_delay`` a frame is on the wire for its time before it leaves and its descriptor is given back; the
+next one is fetched after that. CR.TE ends that time at once: the frame is still sent.
 
 The wire may answer "not now": the frame is kept, its descriptor stays owned by the chip, nothing further is
 sent until ``tx_ready``. With TCR.LBK = 11 frames go to the own receiver's FIFO instead of the wire, never by
@@ -26,7 +29,8 @@ from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 from ..bus.dma import Engine
-from ..snapshot import counts, flag, number, pack, section, unpack
+from ..parts.padding import wire_ns
+from ..snapshot import counts, flag, number, optional, pack, section, unpack
 from ..virtio import complete
 from . import registers as r
 
@@ -45,7 +49,7 @@ Owner = tuple[int, int, int]
 class Transmitter:
     """TSD, TSAD, and the frame that waits for the wire."""
 
-    __slots__ = ("chip", "current", "drops", "held", "tsad", "tsd")
+    __slots__ = ("chip", "current", "drops", "held", "tsad", "tsd", "until")
 
     def __init__(self, chip: Rtl8139) -> None:
         self.chip = chip
@@ -53,6 +57,7 @@ class Transmitter:
         self.tsad = [0] * r.TX_DESCRIPTORS
         self.current = 0
         self.held: tuple[bytes, bytes, Owner] | None = None
+        self.until: int | None = None  # when ``held``, as it was fetched, leaves
         self.drops: dict[str, int] = {}
 
     def reset(self) -> None:
@@ -60,13 +65,15 @@ class Transmitter:
         self.tsd = [r.TSD_OWN] * r.TX_DESCRIPTORS
         self.tsad = [0] * r.TX_DESCRIPTORS
         self.current = 0
-        self.held = None
+        self.held = self.until = None
 
     def restart(self) -> None:
         """CR.TE rose or fell: begin at descriptor 0; a transmitter that stops forgets what it was given."""
         self.current = 0
         if self.chip.command & r.CR_TE:
             return
+        if self.until is not None:
+            self._launch()
         if self.held is not None:
             self.held = None
             self.drop("stopped")
@@ -115,7 +122,7 @@ class Transmitter:
         if mask != 0xFFFFFFFF:
             return
         if not self.tsd[index] & r.TSD_OWN and value & r.TSD_OWN and self.held and self.held[2][0] == index:
-            self.held = None  # the driver takes a waiting frame back
+            self.held = self.until = None  # the driver takes a waiting frame back
             self.current = (index + 1) % r.TX_DESCRIPTORS
         self.tsd[index] = value & r.TSD_WRITABLE
         if not value & r.TSD_OWN:
@@ -124,7 +131,28 @@ class Transmitter:
     # the way out, both modes
 
     def send(self, frame: bytes, vnet: bytes, owner: Owner) -> None:
-        """Put a frame on the wire or keep it until the wire takes it."""
+        """Put a frame on the wire, or keep it while it takes its time or the wire does not take it."""
+        chip = self.chip
+        if chip.tx_delay:
+            self.held = (frame, vnet, owner)
+            self.until = chip.now() + wire_ns(len(frame), 100 if chip.phy.speed100() else 10)
+            return
+        self._leave(frame, vnet, owner)
+
+    def _launch(self) -> None:
+        """The frame has been on the wire for its time."""
+        held, self.held, self.until = self.held, None, None
+        if held is not None:
+            self._leave(*held)
+
+    def run(self, now: int) -> None:
+        """A frame's time on the wire may be over."""
+        if self.until is not None and now >= self.until:
+            self._launch()
+            self.chip.kick()
+
+    def _leave(self, frame: bytes, vnet: bytes, owner: Owner) -> None:
+        """A frame as it was fetched: to the wire, or back in loopback."""
         chip = self.chip
         tcr = chip.tcr
         if tcr & r.TCR_CRC and not vnet and frame:
@@ -154,7 +182,7 @@ class Transmitter:
 
     def retry(self) -> None:
         """The wire takes frames again."""
-        if self.held is not None:
+        if self.held is not None and self.until is None:
             frame, vnet, owner = self.held
             self.held = None
             if self.chip.phy.link:
@@ -195,6 +223,7 @@ class Transmitter:
             "current": self.current,
             "drops": dict(self.drops),
             "holds": self.held is not None,
+            "until": self.until,
         }
         if self.held is not None:
             frame, vnet, (index, address, word) = self.held
@@ -213,7 +242,7 @@ class Transmitter:
         self.tsad = words(state, "tsad", r.TX_DESCRIPTORS, 0xFFFFFFFF)
         self.current = number(state, "current", r.TX_DESCRIPTORS - 1)
         self.drops = counts(state, "drops")
-        self.held = None
+        self.held = self.until = None
         if flag(state, "holds"):
             held = section(state, "held")
             owner = (
@@ -221,6 +250,7 @@ class Transmitter:
                 number(held, "address", (1 << 64) - 1),
                 number(held, "word", 0xFFFFFFFF),
             )
+            self.until = optional({"until": state.get("until")}, "until", 1 << 80)
             self.held = (unpack(held, "frame", limit=LONGEST), unpack(held, "vnet", limit=10), owner)
 
 

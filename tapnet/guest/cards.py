@@ -156,6 +156,7 @@ class Cards:
             )
         except ValueError as error:
             raise BuildError(f"{nic.origin}: {error}") from None
+        slot.card.tx_delay = nic.tx_delay
         port.receive = slot.receive
         port.ready = slot.tx_ready
         port.on_link = slot.card.set_link
@@ -182,6 +183,7 @@ class Cards:
                 function = models.pci_function(
                     nic.model, nic.mac, port.send, port.flush, self._now, rev=nic.rev
                 )
+            function.card.tx_delay = nic.tx_delay
             server = VfioUserServer(self._loop, nic.vfio_user, function, self._now)
         except (ValueError, ServeError) as error:
             raise BuildError(f"{nic.origin}: {error}") from None

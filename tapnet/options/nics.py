@@ -89,6 +89,8 @@ def check(card: Card, machine: str, command: str) -> None:
         raise given.error(f"bus={bus}: {model} does not go there")
     if "rev" in given.values and (model != "rtl8139" or given.get("rev") not in REVISIONS):
         raise given.error(f"rev={given.get('rev'):#x}: only model=rtl8139 has one, 0x10 or 0x20")
+    if "tx-delay" in given.values and model == "direct":
+        raise given.error("tx-delay= goes with an emulated card, not with model=direct")
     given.alone("netns", "vfio-user")
     if model == "direct":
         if "vfio-user" in given.values:
@@ -140,6 +142,7 @@ def place(cards: list[Card], command: str) -> list[Nic]:
                 iobase=iobase,
                 irq=irq,
                 rev=given.get("rev"),
+                tx_delay=given.get("tx-delay") == "wire",
                 netns=given.get("netns"),
                 vfio_user=given.get("vfio-user"),
                 ifname=interfaces[number],

@@ -74,6 +74,7 @@ NIC = _table(
     Key("iobase", words.number(0x100, 0xFFE0), "PORT"),
     Key("irq", words.number(2, 15), "N"),
     Key("rev", words.number(0, 255), "N"),
+    Key("tx-delay", words.choice("wire", "none"), "wire|none"),
     Key("netns", rules.netns, "PATH|PID"),
     Key("ifname", words.interface, "NAME"),
     MTU,

@@ -47,11 +47,14 @@ class Case:
     def __init__(self, rng: random.Random, done: Counter[str]) -> None:
         self.rng = rng
         self.done = done
+        self.delayed = rng.random() < 0.3
         self.bench = self.build()
         self.revive()
 
     def build(self) -> Bench:
-        return Bench(memory=Memory(1 << 20))
+        bench = Bench(memory=Memory(1 << 20))
+        bench.card.tx_delay = self.delayed
+        return bench
 
     def revive(self) -> None:
         """Start anew with rings that make sense."""

@@ -27,7 +27,19 @@ HARMLESS: dict[str, set[str]] = {
     "ws": {"listen", "origin"},
     "hubport": {"hubid", "netdev"},
     "hub": {"switch"},
-    "nic": {"model", "macaddr", "mac", "netdev", "addr", "bus", "vectors", "iobase", "irq", "rev"},
+    "nic": {
+        "model",
+        "macaddr",
+        "mac",
+        "netdev",
+        "addr",
+        "bus",
+        "vectors",
+        "iobase",
+        "irq",
+        "rev",
+        "tx-delay",
+    },
 }
 
 

@@ -319,6 +319,21 @@ def test_defaults_are_the_first_that_are_free(tmp_path: Path) -> None:
     play(scene)
 
 
+def test_tx_delay_reaches_the_card_wherever_it_is_plugged(tmp_path: Path) -> None:
+    async def scene() -> None:
+        async with lab(BUS, path=tmp_path / "bus") as one:
+            for model in ("ne2k_pci", "ne2k_isa", "rtl8139", "rtl8139,rev=0x10", "pcnet"):
+                for delay in ("wire", "none"):
+                    await one.say(f"device_add {model},vlan=0,tx-delay={delay},id=bus")
+                    assert one.instance.patchbay.find("bus").card.tx_delay == (delay == "wire")
+                    await one.say("device_del bus")
+                    await one.say(f"device_add {model},vlan=0,vfio-user={tmp_path}/s,tx-delay={delay},id=vm")
+                    assert one.instance.patchbay.find("vm").card.tx_delay == (delay == "wire")
+                    await one.say("device_del vm")
+
+    play(scene)
+
+
 def test_a_client_of_the_register_bus_sees_cards_come_and_go(tmp_path: Path) -> None:
     async def scene() -> None:
         async with lab(BUS, path=tmp_path / "bus") as one:

@@ -114,6 +114,10 @@ BAD = """
     -net nic: ifname=a/b: not an interface name
 -net nic,netns=/n,ifname=eth0 -net nic,netns=/n,ifname=eth0
     -net nic: ifname=eth0: already there in that namespace
+-net nic,tx-delay=5
+    -net nic: tx-delay=5: not one of wire, none
+-net nic,model=direct,netns=1,tx-delay=wire
+    -net nic: tx-delay= goes with an emulated card, not with model=direct
 -net nic,rev=0x10
     -net nic: rev=0x10: only model=rtl8139 has one, 0x10 or 0x20
 -net nic,model=rtl8139,rev=3
@@ -522,6 +526,7 @@ LISTS = [
     ),
     ("-netdev tap,help", "script=FILE|no"),
     ("-net nic,help", "netns=PATH|PID"),
+    ("-net nic,help", "tx-delay=wire|none"),
     ("-net nic,model=help", "ne2k_isa"),
     ("-nic user,model=help", "rtl8139"),
     ("-nic model=?", "pcnet"),

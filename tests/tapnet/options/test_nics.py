@@ -104,5 +104,16 @@ def test_names():
     assert column("name", "", "name=ne2k_pci.0") == ["ne2k_pci.1", "ne2k_pci.0"]
 
 
+def test_tx_delay():
+    assert column(
+        "tx_delay", "model=rtl8139,tx-delay=wire", "tx-delay=none", "", "vfio-user=/s,tx-delay=wire"
+    ) == [
+        True,
+        False,
+        False,
+        True,
+    ]
+
+
 def test_revisions():
     assert column("rev", "model=rtl8139,rev=0x10", "model=rtl8139") == [0x10, None]

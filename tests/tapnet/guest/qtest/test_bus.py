@@ -51,6 +51,23 @@ def ne2000_send(frame=PEER + MAC + FRAME[12:]):
 
 
 @on_both_loops
+def test_tx_delay_is_time_of_the_virtual_clock(loop):
+    async def scene():
+        async with rig() as (made, client):
+            made.machine.slots[0].card.tx_delay = True
+            await client.ask("clock_step 0", *ne2000_start(), *ne2000_send())
+            isr = f"inb {IO + 7:#x}"
+            early = (await client.ask("clock_step 67199", isr))[-1]
+            assert made.heard == []
+            late = (await client.ask("clock_step 1", isr))[-1]
+            await until(lambda: made.heard)
+            assert (int(late.split()[1], 16) & ~int(early.split()[1], 16)) == 0x02
+            assert made.heard == [PEER + MAC + FRAME[12:]]
+
+    play(loop, scene)
+
+
+@on_both_loops
 def test_thousands_of_lines_in_one_write_are_answered_in_order(loop):
     async def scene():
         async with rig() as (_, client):
