@@ -86,6 +86,53 @@ def test_cve_2016_2841_a_ring_of_no_pages(rig, pages, curr):
     memory_is_sound(rig)
 
 
+@pytest.mark.parametrize("size", [60, 1514, 1518])
+def test_cve_2007_1321_register_values_that_pass_for_checked(rig, size):
+    """A sign error: with the ring's end in front of its start, or CURR beyond, the copy ran over the heap."""
+    for pstart in (0x00, 0x40, 0x7F, 0xFF):
+        for pstop in (0x00, 0x41, 0x80, 0xFF):
+            for curr in (0x00, 0x3F, 0x7F, 0x80, 0xFF):
+                for bnry in (0x00, 0x40, 0xFF):
+                    start(rig, pstart=pstart, pstop=pstop, bnry=bnry, curr=curr)
+                    bounded(rig.card.receive, frame_to(MAC, size))
+    assert len(rig.card.memory.cells) == 0x8000
+    memory_is_sound(rig)
+    prom = bytes(rig.card.memory.cells[:32])
+    assert prom[:12:2] == MAC
+
+
+@pytest.mark.parametrize("size", [1515, 1519, 2048, 0x4000, 0xFFFF])
+@pytest.mark.parametrize("delayed", [False, True])
+def test_cve_2007_5729_a_transmit_count_beyond_the_mtu(rig, size, delayed):
+    """What EN0_TCNT said was handed to the NAT, whose buffer held one MTU."""
+    start(rig, pstart=0x4C, pstop=0x80, bnry=0x4C, curr=0x4D)
+    rig.card.tx_delay = delayed
+    for offset, value in ((r.TPSR, 0x40), (r.TBCR0, size & 0xFF), (r.TBCR1, size >> 8)):
+        rig.outb(offset, value)
+    bounded(rig.outb, r.CR, r.STA | r.TXP | r.RD_ABORT)
+    rig.time += 1_000_000_000
+    bounded(rig.card.run, rig.time)
+    assert all(len(frame) <= 1518 for frame in rig.wire)
+    assert rig.card.counters == ({} if size <= 1518 else {"tx_size": 1})
+    assert rig.inb(r.ISR) & r.ISR_PTX and not rig.inb(r.CR) & r.TXP  # the driver is told that it is done
+
+
+@pytest.mark.parametrize("size", [0x4000, 0x8000, 0xFFFF])
+@pytest.mark.parametrize("tcr", [r.TCR_LB0, r.TCR_LB1, r.TCR_LB])
+@pytest.mark.parametrize("page", [0x00, 0x40, 0x7F, 0xFF])
+def test_cve_2007_2893_a_looped_count_beyond_the_memory(rig, size, tcr, page):
+    """Bochs: a loopback of TBCR bytes was copied into its ring, over the end of the device's memory."""
+    start(rig, pstart=0x4C, pstop=0x80, bnry=0x4C, curr=0x4D, tcr=tcr)
+    before = bytes(rig.card.memory.cells)
+    for offset, value in ((r.TPSR, page), (r.TBCR0, size & 0xFF), (r.TBCR1, size >> 8)):
+        rig.outb(offset, value)
+    bounded(rig.outb, r.CR, r.STA | r.TXP | r.RD_ABORT)
+    assert bytes(rig.card.memory.cells) == before  # a looped packet stays in the FIFO
+    assert rig.wire == []
+    assert rig.inb(r.ISR) & r.ISR_PTX
+    memory_is_sound(rig)
+
+
 @pytest.mark.parametrize("size", [1519, 4096, 65535, 70_000, 1 << 20])
 def test_cve_2018_10839_and_17963_frames_larger_than_any_wire_has(rig, size):
     """A size that did not fit the sum was copied over the heap; sizes beyond 2^31 were passed on."""
