@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from nic_models.padding import wire_ns
 
-from nic_models import dp8390_regs as d
-from nic_models import pcnet_regs as p
-from nic_models import rtl8139_regs as r
+from nic_models.ne2000 import registers as d
+from nic_models.parts.padding import wire_ns
+from nic_models.pcnet import registers as p
+from nic_models.rtl8139 import registers as r
 from tests.nic_models.pcnet_kit import OWN, Bench, started
 from tests.nic_models.rig import Rig, isa
 from tests.nic_models.rtl8139_kit import TX_RING, Kit, frame_to
