@@ -422,6 +422,9 @@ class FakeHost:
     def resolvers(self) -> list[tuple[str, int]]:
         return []
 
+    def own_names(self) -> tuple[str, list[str]]:
+        return "", []
+
     def forbidden(self, remote: tuple[str, int]) -> bool:
         return False
 
