@@ -139,7 +139,7 @@ def test_s9_a_serverless_bus(host: Lab) -> None:
         assert "socket: mcast=230.0.0.1:1234" in lines(bus[n])
     bus[1].start(f"python3 -c '{ECHO}'")
     until(lambda: "88b5" in bus[1].run("cat /proc/net/packet"), "the echo")
-    assert bus[0].run(f"python3 -c '{ASK}'").strip() == "answer"
+    assert bus[0].run(f"python3 -c '{ASK}'").strip().rstrip("\0") == "answer"  # a short frame comes padded
 
 
 def test_s9_a_bus_on_ipv6(host: Lab) -> None:
