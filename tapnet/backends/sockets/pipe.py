@@ -325,9 +325,7 @@ class Pipe:
         if self._blocked:
             self._loop.remove_writer(self._fd)
         elif self._out:
-            self._data = b"".join(
-                (self._data[self._at :], *self._out)
-            )  # data that waited for the end of its batch
+            self._data = b"".join((self._data[self._at :], *self._out))  # the rest of a batch
             self._out.clear()
             with contextlib.suppress(OSError):
                 self._at = self._sock.send(self._data)

@@ -131,9 +131,7 @@ async def _connect(options: Options) -> socket.socket:
     if isinstance(address, UnixPath):
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | FLAGS)
         try:
-            sock.connect(
-                unix_name(address)
-            )  # succeeds at once, or fails with EAGAIN when the backlog is full
+            sock.connect(unix_name(address))  # does not wait: EAGAIN when the backlog is full
         except OSError:
             sock.close()
             raise

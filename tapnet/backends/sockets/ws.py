@@ -39,9 +39,7 @@ HANDSHAKE_SECONDS = 10.0
 REQUEST = 64 << 10
 GOING_AWAY = 1001
 _TEXT, _BINARY, _CONTINUED, _FINAL_BINARY = 1, 2, 0, 0x82
-_SILENT = logging.getLogger(
-    "tapnet.websockets"
-)  # kept out of our log, because anybody can connect and send invalid data
+_SILENT = logging.getLogger("tapnet.websockets")  # any client can send invalid data: not for our log
 _SILENT.propagate = False
 _SILENT.addHandler(logging.NullHandler())
 SUBPROTOCOLS = ("binary",)  # the subprotocol that websockify's clients ask for

@@ -56,9 +56,7 @@ class TapBackend:
         self.ifname = self.opened.ifname
         self._loop = loop
         self._found = not self.opened.made
-        self._mac = (
-            None if self._found else self.opened.mac()
-        )  # an interface that we make again gets this address
+        self._mac = None if self._found else self.opened.mac()  # for an interface that is made again
         self._had_link = True  # the port's link, to be restored when the interface is back
         self._said = ""  # the last warning about the bridge
         self._up = True  # whether the interface was up when we last looked

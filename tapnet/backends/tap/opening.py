@@ -392,9 +392,8 @@ def _macvtap(ifname: str, index: int, vnet_hdr: bool) -> TapDevice:
         raise TapError(f"ifname={ifname}: its device in /sys: {error.strerror}") from None
     try:
         seen = os.stat(path).st_rdev
-        if (
-            number != f"{os.major(seen)}:{os.minor(seen)}"
-        ):  # a device of another namespace, which numbers its interfaces separately
+        # each network namespace numbers its interfaces by itself, so /dev/tapN may be another interface's device
+        if number != f"{os.major(seen)}:{os.minor(seen)}":
             raise TapError(f"ifname={ifname}: {path} is another interface's device, not {number}")
         return TapDevice.open_macvtap(path, ifname, vnet_hdr=vnet_hdr)
     except FileNotFoundError:

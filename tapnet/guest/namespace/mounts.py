@@ -120,9 +120,7 @@ def _cover_resolv(target: str, text: str) -> None:
     if target.startswith("/run/"):
         private = target
         os.makedirs(os.path.dirname(target), exist_ok=True)
-    elif not os.path.isdir(
-        os.path.dirname(PRIVATE_RESOLV)
-    ):  # no private /run: the host's files must not be changed
+    elif not os.path.isdir(os.path.dirname(PRIVATE_RESOLV)):  # no private /run: leave the host's files
         return
     write(text, private)
     if private is target:

@@ -30,9 +30,7 @@ class Terminal:
                 if os.tcgetpgrp(fd) == os.getpgrp():
                     self.fd = fd
                     ours += 1
-        self.whole = (
-            ours == 3
-        )  # all three streams are the terminal: no pipeline, so no other process of our group wants it
+        self.whole = ours == 3  # no pipeline: no other process of our group wants the terminal
 
     def is_ours(self) -> bool:
         """Tell whether our process group is the terminal's foreground group."""

@@ -34,9 +34,7 @@ log = logging.getLogger("tapnet.vfio-user")
 
 BACKLOG = 8
 RETRY_S = 1.0
-BARE = Identity(
-    vendor=0x1234, device=0x8390, revision=0, class_code=0xFF0000
-)  # no driver matches this identity
+BARE = Identity(vendor=0x1234, device=0x8390, revision=0, class_code=0xFF0000)  # matches no driver
 
 
 class ServeError(Exception):
