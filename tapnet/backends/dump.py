@@ -2,8 +2,9 @@
 VLAN.
 
 Its port takes no super-frames, so that the file shows what a wire would carry: frames of the MTU's size with their
-checksums. It neither holds senders back nor limits what members offer each other; when the disk is slower than the
-VLAN, its own queue overflows and the drops are counted; when the file has ended (``sink``), as "file".
+checksums. It neither holds senders back nor limits what members offer each other. When the disk is slower
+than the VLAN, its own queue overflows and the drops are counted; after the end of the file (``sink``) they
+are counted as "file".
 
 Limits: ``len=`` bytes of each frame are kept. Times are the host's clock, in microseconds.
 The format is ``capture/pcap.py``.

@@ -8,7 +8,7 @@ A line that rises inside a register access only marks itself pending; drivers ar
 loop; after ``STORM`` such turns in a row only every ``STORM_PAUSE`` seconds, so that a stuck line does not
 eat the loop.
 
-Timer: one, armed for the earliest deadline that is known; it may fire early, never late.
+Timer: one, armed for the earliest known deadline; it may fire early, but not late.
 """
 
 from __future__ import annotations

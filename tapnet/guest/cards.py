@@ -3,8 +3,9 @@
     vfio-user=   the card by itself, on a socket           direct   no card: the namespace's device on the hub
     the machine  ports, slots and interrupt lines, for a driver of ours (a namespace) or for the client of -qtest
 
-``Cards`` makes them, at the start and while the instance runs, and pulls them out again. The machine is made with its
-first card. Who boots it: we do, for our drivers; a client of the register bus is its own firmware, as on QEMU.
+``Cards`` makes the cards, at the start and while the instance runs, and unplugs them. The machine is made
+with its first card. We boot it for our own drivers; a client of the register bus is its own firmware, as on
+QEMU.
 """
 
 from __future__ import annotations

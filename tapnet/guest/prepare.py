@@ -1,7 +1,7 @@
 """Do what must be done before there is an event loop: make the guests, which are forked from this process.
 
-Apart from ``tapnet.instance.instance`` so that the fork comes before the cards and the NAT are imported: a guest's helper is small, and
-prepares its DHCP client while this process imports the rest.
+This file is apart from ``tapnet.instance.instance`` so that the fork comes before the cards and the NAT are
+imported: a guest's helper stays small, and prepares its DHCP client while this process imports the rest.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@ a file, put on another.
 policy rules that name it, its permanent and proxy neighbours, and routes of other interfaces that use one of its addresses
 as their source: the kernel forgets those when the address goes.
 
-A message is a dictionary: the header's fields and ``attrs``, a list of [NAME, value] (``tapnet.lan.wire``). What the kernel
-makes by itself (routes of protocol ``kernel``: connected networks, local and broadcast addresses) comes with the addresses
-and is left out.
+A message is a dictionary: the header's fields and ``attrs``, a list of [NAME, value] (``tapnet.lan.wire``).
+Routes that the kernel makes by itself (of protocol ``kernel``: connected networks, local and broadcast
+addresses) come with the addresses and are left out.
 
 Ref: rtnetlink(7), include/uapi/linux/{rtnetlink,if_addr,fib_rules,neighbour}.h.
 """

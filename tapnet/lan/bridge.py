@@ -7,13 +7,14 @@
 
 ``up`` makes the bridge (or takes one that exists), joins the uplink to it and moves what the uplink has: addresses,
 routes of all tables, policy rules, permanent neighbours (``tapnet.lan.rtnl``). Each thing is added to the bridge before
-it is taken from the uplink, so connections live on. The bridge has the uplink's MAC address, so that nobody on the LAN
-has to learn anything; its MTU, so that a guest's TAP does not lower the host's; no spanning tree; 300 s of ageing; and
-the uplink's settings below /proc/sys/net/ipv{4,6}/conf.
+it is taken from the uplink, so connections live on. The bridge has the uplink's MAC address, so that no host
+on the LAN has to learn a new one; its MTU, so that a guest's TAP does not lower the host's; no spanning tree;
+300 s of ageing; and the uplink's settings below /proc/sys/net/ipv{4,6}/conf.
 
-Undo is written first (``tapnet.lan.journal``): the state before, not a list of steps, so that it serves whatever was
-done of them. It is used when the kernel refuses something, on SIGINT, SIGTERM and SIGHUP, and by the next ``tapnet
-bridge`` command when this one was killed. ``down`` is the same the other way round, with what the bridge has by then.
+The undo record is written first (``tapnet.lan.journal``): it is the state before, not a list of steps, so
+that it serves after any number of steps. It is used when the kernel refuses something, on SIGINT, SIGTERM and
+SIGHUP, and by the next ``tapnet bridge`` command when this one was killed. ``down`` moves everything back in
+the same way, as the bridge has it by then.
 
 ``--confirm-timeout=N``: a process of its own, started before the first change, puts everything back after N seconds
 unless ``tapnet bridge confirm BR`` comes before; also if it is told to end (SIGTERM) before that.

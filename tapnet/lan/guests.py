@@ -5,9 +5,9 @@ believed.
     leased (DHCP ACK) ─────────────────────────────────────────────────────────────► ours
     ours: unseen for ``ASK_S`` ──► asked ``ASKS`` times, every ``ASK_EVERY_S`` ──► gone
 
-A guest may not take what is the host's, a router's, or somebody else's: an address is believed only within the uplink's own
-networks, and only if it is none of the ``reserved`` ones. Time is an argument. At most ``MAX_ADDRESSES``; a newcomer then
-pushes the one out that was unseen for the longest time.
+A guest may not take an address of the host, of a router or of another host: an address is believed only
+within the uplink's own networks, and only if it is none of the ``reserved`` ones. Time is an argument. At
+most ``MAX_ADDRESSES``; a new address then replaces the one that was unseen for the longest time.
 """
 
 from __future__ import annotations

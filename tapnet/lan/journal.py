@@ -1,10 +1,10 @@
 """Keep undo records on disk: one file for each thing that tapnet changes on the host and must be able to
 change back.
 
-A file is written, whole and synced, before the first change that it undoes, and removed after the last. So a process
-that was killed in between leaves a file, and the next one reads there what was before. Files lie below the directory of
-control sockets, in one directory per network namespace (its cookie, which is never used twice while the machine runs),
-and name the boot: what was before a reboot undoes nothing.
+A file is written, whole and synced, before the first change that it undoes, and removed after the last. So a
+process that was killed in between leaves a file, and the next process reads the former state there. Files lie
+below the directory of control sockets, in one directory per network namespace (its cookie, which is never
+used twice while the machine runs), and name the boot: what was before a reboot undoes nothing.
 
 ``Journal`` holds a lock on its file's name as long as it is open: one process at a time works on one thing.
 

@@ -69,7 +69,7 @@ class Signals:
             signal.signal(number, handler)
 
     def check(self, _what: str = "") -> None:
-        """Raise Interrupted if a signal has come. Raises Interrupted."""
+        """Raise Interrupted if a signal has come."""
         if self.came:
             raise Interrupted(self.came)
 

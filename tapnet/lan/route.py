@@ -2,8 +2,8 @@
 
     guest ─ TAP ─ this host, a router that stands for the others on each side ─ uplink (Wi-Fi, say) ─ LAN
 
-The guest has an address of the LAN and thinks that it is on it. A Wi-Fi station may not send with the guest's MAC, so the
-host does it with its own: each side takes the host for the other.
+The guest has an address of the LAN and behaves as if it were on it. A Wi-Fi station may not send with the
+guest's MAC, so the host sends with its own: each side takes the host for the other.
 
 * To the guest the host answers ARP for all of the uplink's networks, and is the IPv6 router: it passes the LAN's router
   advertisements on with itself as the router and no address on the link.
@@ -11,12 +11,12 @@ host does it with its own: each side takes the host for the other.
 * Each address has a host route to the TAP. They are learned (``tapnet.lan.guests``): leases from the DHCP server's answers,
   which we relay (RFC 1542), others from what the guest says by ARP and neighbour discovery, after a probe on the LAN.
 * Forwarding is switched on for these two interfaces (IPv6 knows only all; then ``accept_ra`` of those that listen to
-  routers becomes 2). What was before is written down and comes back: at the end, or, after SIGKILL, at the next start.
+  routers becomes 2). The former values are written down and restored: at the end, or, after SIGKILL, at the next start.
 
-It runs until SIGINT or SIGTERM. A TAP that is not there is waited for, one that goes is let go and waited for again.
+It runs until SIGINT or SIGTERM. It waits for a TAP that does not exist, and waits again when the TAP is removed.
 
-Not passed: broadcasts and multicasts (mDNS, SSDP), DHCPv6, protocols that are not IP. What is never believed of a guest:
-addresses of the host, of a router, or outside the uplink's networks.
+Not passed: broadcasts and multicasts (mDNS, SSDP), DHCPv6, protocols that are not IP. A guest's claim to
+an address of the host, of a router, or outside the uplink's networks is not believed.
 
 Timers: a look at interfaces and addresses every ``LOOK_S``; those of ``Guests``. Ref: RFC 1027 (proxy ARP), RFC 4389
 (proxying router advertisements), ip-sysctl.rst.

@@ -1,9 +1,10 @@
 """Read and change settings below /proc/sys/net: copy those of one interface to another, borrow values and
 give them back.
 
-A ``Loan`` is a value that somebody wants for a while. Several may want the same one (two routed TAPs on one uplink): the
-first one's change is written down with what was before, the last one's end puts that back, unless somebody else has
-changed the value in between. What a killed process has borrowed stands in the file, under its name.
+A loan is a value that a borrower sets for a while. Several may need the same one (two routed TAPs on one
+uplink): the first borrower's change is written down with the former value, and the end of the last one
+restores that, unless the value was changed by another program in between. The loans of a killed process stay
+in the file, under its name.
 
 Ref: Documentation/networking/ip-sysctl.rst.
 """

@@ -2,13 +2,14 @@
 
     guest ─ card ─ hub ─ TAP ─ bridge ─ vxlanVNI ═ UDP port 4789 ═ other hosts
 
-The kernel's VXLAN is the whole engine: it learns which host a MAC address is behind (ageing 300 s), and sends what it does
-not know, and broadcasts, to all: to the multicast ``group=``, or one by one to each ``remote=``. More than that (BGP
-EVPN, static entries by ``bridge fdb append``) is done to ``vxlanVNI`` from outside, while it runs.
+The kernel's VXLAN is the whole engine: it learns which host a MAC address is behind (ageing 300 s), and sends
+frames for unknown addresses, and broadcasts, to all: to the multicast ``group=``, or one by one to each
+``remote=``. More than that (BGP EVPN, static entries by ``bridge fdb append``) is done to ``vxlanVNI`` from
+outside, while it runs.
 
-Both devices carry a mark (their alias: process, its start time, its PID namespace). A process that was killed leaves
-them; the next one that wants the same names finds a mark whose process is dead, and removes what it left. A bridge that
-was there is joined and stays.
+Both devices carry a mark (their alias: process, its start time, its PID namespace). A process that was killed
+leaves them; the next one that needs the same names finds a mark whose process is dead, and removes the
+devices. A bridge that existed before is joined and stays.
 
 MTU: the carrier's less ``OVERHEAD``, which the kernel works out from ``dev=``. Larger frames vanish at the VXLAN.
 

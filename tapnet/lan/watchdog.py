@@ -1,9 +1,10 @@
 """The watchdog is the process that undoes a bridge which is not confirmed in time.
 
-It is started before the first change, in a session of its own, with nothing of the terminal open: so it is there when
-the link over which somebody works is gone, when that session ends, and when ``tapnet bridge up`` itself is killed. It
-waits for the deadline, for SIGTERM (then it undoes at once: whoever ends it does not confirm) or SIGUSR1 (then it looks:
-confirmed, or put back already, is the end of it). What it does goes to syslog.
+It is started before the first change, in a session of its own, with nothing of the terminal open. So it
+survives when the link over which the administrator works is lost, when that session ends, and when ``tapnet
+bridge up`` itself is killed. It waits for the deadline, for SIGTERM (then it undoes at once, because the
+bridge will not be confirmed) or for SIGUSR1 (then it reads the record, and ends if the bridge is confirmed or
+already undone). It reports to syslog.
 """
 
 from __future__ import annotations

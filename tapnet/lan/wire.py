@@ -4,7 +4,8 @@ anything.
     header   fields by name
     attrs    [NAME, value] for those that somebody here reads or changes; all others [NUMBER, hexadecimal digits]
 
-So what a newer kernel says of a route is given back with it, whether anybody here knows the word or not.
+So an attribute that a newer kernel reports of a route is given back with it, even if this file does not know
+it.
 
 Ref: rtnetlink(7), netlink(7), include/uapi/linux/{rtnetlink,if_addr,fib_rules,neighbour}.h.
 """

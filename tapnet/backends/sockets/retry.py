@@ -3,8 +3,9 @@
     start ──► attempt ──ok──► quiet ... lost(why) ──► pause ──► attempt
                  └─OSError──► pause, twice as long each time, up to ``last`` ──┘     now(): without the pause
 
-For as long as the instance lives, because a wire whose other end is away is no reason to end anything: the pause is
-bounded, the log says each new reason once. A success that lasted ``last`` seconds makes the next pause short again.
+Attempts go on for as long as the instance lives, because a wire whose other end is away is no reason to end
+anything: the pause is bounded, and the log says each new reason once. A success that lasted ``last`` seconds
+makes the next pause short again.
 
 Timers: one, for the pause, or for ``ATTEMPT_SECONDS`` while an attempt runs.
 """

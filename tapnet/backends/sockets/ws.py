@@ -11,8 +11,8 @@ close code that RFC 6455 has for it. No compression: frames are small and latenc
 Any page that a browser of this host shows could connect here, so the Origin is checked: none (no browser), or one of those
 in ``origin=``. Nothing else is authenticated: every client that connects is on the VLAN.
 
-Limits: a handshake has ``HANDSHAKE_SECONDS``; clients and handshakes together ``CLIENTS_MAX``; what we owe to one that pings
-and does not read is at most twice ``OUT_BYTES``. A connection does not survive a restart.
+Limits: a handshake has ``HANDSHAKE_SECONDS``; clients and handshakes together ``CLIENTS_MAX``; answers to a
+client that pings and does not read are at most twice ``OUT_BYTES``. A connection does not survive a restart.
 Ref: RFC 6455; RFC 6454 (Origin).
 """
 

@@ -3,17 +3,18 @@
     hub ◄──► Port ◄──► DirectAttachment ◄──► TapDevice ◄──► kernel: interface, perhaps a member of a bridge
                             ▲ replaced when the interface was deleted and is there again; the port stays
 
-How a TAP is opened, configured and given back is ``opening``. Super-frames pass both ways (IFF_VNET_HDR), offered by
-the hub. The port's link is the interface's carrier.
+``opening`` opens, configures and gives back a TAP. Super-frames pass both ways (IFF_VNET_HDR), offered by the
+hub. The port's link is the interface's carrier.
 
-While it runs, the kernel is watched (``watch``), and each of these is said once and mended when it can be:
+While the backend runs, it watches the kernel (``watch``); each of these events is logged once and repaired
+where possible:
 
     interface deleted     ours is made again, another's is opened when it is there again; the port has no link meanwhile
     left the bridge       ``br=``: joined again, when there is such a bridge
     the bridge's uplinks  none has a carrier, or one has again: only said
     taken down, up again  by an administrator, whose business that is: only said
 
-A descriptor (``fd=``) cannot be had again: then the link stays down.
+A descriptor (``fd=``) cannot be opened again: then the link stays down.
 
 Timers: those of ``Retry`` (0.1 s to 5 s, growing) and of ``LinkWatch``.
 """

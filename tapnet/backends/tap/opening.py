@@ -6,9 +6,9 @@
                              ├─ ifname=  of a macvtap: /dev/tapN
                              └─ ifname=  of a TAP, or none: /dev/net/tun, by python-pytun
 
-Then the interface gets what options ask for (MAC, MTU, bridge, up; by pyroute2) and ``script=`` runs. What we made
-ends with its descriptor; what we found gets back what it had by ``give_back``. Any failure gives all back at once and
-is one line that names key and value.
+Then the interface gets what options ask for (MAC, MTU, bridge, up; by pyroute2) and ``script=`` runs. An
+interface that we made ends with its descriptor; one that existed before gets its former settings back
+(``give_back``). Any failure restores everything at once and is one line that names key and value.
 
 A process that has a descriptor already (from systemd's file descriptor store, or a predecessor) makes an ``OpenTap`` of it by
 ``adopt`` and the ``saved`` of its predecessor.

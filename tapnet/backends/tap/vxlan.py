@@ -3,8 +3,8 @@
     hub ◄──► Port ◄──► TapBackend ◄──► TAP ─ bridge ─ VXLAN ═ UDP ═ other hosts
                                              └── tapnet.lan.vxlan: Segment ──┘
 
-The TAP is ``-net tap,br=`` on the segment's bridge, with all that belongs to it (made again when it was deleted, and so
-on). The segment is watched in the same way: what somebody deletes of it is made again.
+The TAP is that of ``-net tap,br=`` on the segment's bridge, with all its features (it is made again when it
+was deleted, and so on). The segment is watched in the same way: a part of it that was deleted is made again.
 
 Timers: those of ``Retry`` and of ``LinkWatch``.
 """

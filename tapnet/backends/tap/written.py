@@ -1,9 +1,10 @@
 """This file keeps the undo record of a TAP that existed before us, on disk, so that the next process can
 restore it if this one is killed.
 
-Written before the first change (``lan.journal``), erased when the interface is as it was. Whoever opens an interface of that
-name next, in this boot and network namespace, finds it there and gives back first. Where there is no directory for it
-(an odd user, a read-only /run), or another process has the same interface, there is no file and no error.
+It is written before the first change (``lan.journal``) and erased when the interface is restored. The next
+process that opens an interface of that name, in this boot and network namespace, finds the file and restores
+first. Where there is no directory for it (an odd user, a read-only /run), or another process has the same
+interface, there is no file and no error.
 
 After ``--runas`` the file can no longer be removed, so it is emptied by a descriptor that was opened before.
 """

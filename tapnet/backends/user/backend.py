@@ -1,10 +1,11 @@
 """The ``user`` backend is a port of a hub with the user-mode network (``slirp``) behind it.
 
 Data flow: hub -> ``Port.receive`` -> ``Stack.input``; ``Stack`` -> ``Port.send`` -> hub. The host's sockets
-are ``slirp.host.sockets.AsyncHost`` on the same loop. One timer is armed for ``Stack.next_deadline``: it is only
-ever moved forward by a new earlier deadline, a timer that comes too early looks again.
+are ``slirp.host.sockets.AsyncHost`` on the same loop. One timer is armed for ``Stack.next_deadline``: it is
+armed again only for an earlier deadline, and a timer that fires too early checks again.
 
-Limits: those of the stack. ``receive`` never refuses: what cannot be passed on is dropped and counted there.
+Limits: those of the stack. ``receive`` does not refuse frames: a frame that cannot be passed on is dropped
+and counted by the stack.
 
 The port takes partial checksums and TCP and UDP super-frames, and the stack sends what the hub offers.
 """

@@ -1,10 +1,11 @@
 """Share one directory of the host with Windows-like guests (``smb=DIR``), by a private smbd for each
 connection.
 
-smbd runs as inetd would start it (``slirp.host.service``), as the user who started tapnet; never as root unless ``smb-user=root``
-says so. It listens nowhere, so that nobody else on the host can reach the share. Its state is a directory of its own, which goes when the
-NAT does; that of a tapnet that was killed goes when the next one starts (``sweep``). Share ``qemu``, no password: whoever can reach the address is the user, and can do what the user can, but below DIR only
-(no link leads out: ``wide links = no``).
+smbd runs as inetd would start it (``slirp.host.service``), as the user who started tapnet; as root only with
+``smb-user=root``. It listens on no port, so that no other process on the host can reach the share. Its state
+is a directory of its own, which is removed with the NAT; that of a tapnet that was killed is removed when the
+next one starts (``sweep``). The share is ``qemu`` and has no password: a guest that can reach the address has
+the user's rights, but below DIR only (no link leads out: ``wide links = no``).
 
 Ref: smb.conf(5), smbd(8); QEMU's ``smb=`` (address, ports, name of the share).
 """

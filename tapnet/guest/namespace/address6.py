@@ -7,7 +7,8 @@ the interfaces come up, so that nothing is missed:
     RTM_NEWADDR, RTM_DELADDR   addresses that are usable (not tentative, not link-local)
     RTM_NEWNDUSEROPT           RDNSS and DNSSL options of advertisements, which the kernel hands on unused
 
-Told to tapnet: ``{"lease6": {"ifname", "addresses", "nameservers", "search"}}``, whenever one of them changed.
+Message to tapnet: ``{"lease6": {"ifname", "addresses", "nameservers", "search"}}``, whenever one of them
+changed.
 
 Limits: ``SERVERS`` and ``DOMAINS`` of one interface.
 

@@ -9,18 +9,18 @@ Theory of operation
                            never leaves the host's namespaces.
 
 As root: a network, PID and mount namespace. As an ordinary user: a user namespace besides, in which COMMAND
-is uid 0 (capable of everything within) or, ``keep_uid``, itself and then without capabilities: what needs
-one, ping, is opened by net.ipv4.ping_group_range instead. Only the caller's own uid and gid exist in that
+is uid 0 (with all capabilities inside) or, with ``keep_uid``, the caller's own uid without capabilities:
+ping, which needs one, is permitted by net.ipv4.ping_group_range instead. Only the caller's own uid and gid exist in that
 namespace.
 
-Who ends whom: helper and PID 1 have a parent-death signal and a channel whose end they watch; PID 1's end
-kills everything in its namespace; the interfaces end with our descriptors. So whoever dies, and however,
-nothing stays.
+End of the processes: helper and PID 1 have a parent-death signal and a channel whose end they watch; PID 1's
+end kills everything in its namespace; the interfaces end with our descriptors. So nothing is left, whichever
+process dies first and for whatever reason.
 
 Exit status of a guest: COMMAND's; 128+n when signal n killed it; 126 not executable, 127 not found, as
 env(1); 125 when tapnet itself failed.
 
-Timers: a helper or PID 1 that starts may take as long as it moves; without a message and without work for
+Timers: a helper or PID 1 that starts may take as long as it makes progress; without a message and without work for
 ``READY_SECONDS`` the start has failed, or after ``READY_MAX_SECONDS`` in any case. ``LEASE_SECONDS`` is the usual bound
 for the first lease. All three are stretched on a busy machine (``patience``).
 """
@@ -79,7 +79,7 @@ class Interrupted(Exception):
 class NamespaceGuest:
     """This is a guest that lives in a network namespace, made by ``spawn`` or ``attach``.
 
-    devices   one ``Device`` per NIC, in order; whoever uses them may close them, ``close`` does it too
+    devices   one ``Device`` per NIC, in order; their user may close them, and ``close`` does so too
     leases    interface name -> its present lease (see ``lease``)
     leases6   interface name -> what its kernel learnt from router advertisements (see ``address6``)
     status    exit status once the guest has ended, else None

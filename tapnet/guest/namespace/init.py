@@ -3,10 +3,10 @@
 Theory of operation
     tapnet --fork--> helper (user, network namespace) --fork--> init (PID, mount namespace) --fork--> COMMAND
 
-init does the mounts, says ``ready``, waits for ``start`` on its channel, runs COMMAND and reaps whatever else
-ends in the namespace. When COMMAND ends, init exits with its status (128+n for signal n), and the kernel
-kills every other process in it. When tapnet or the helper dies, the channel ends or the parent-death signal comes:
-init ends, and everything in the namespace with it.
+init makes the mounts, sends ``ready``, waits for ``start`` on its channel, runs COMMAND and reaps every other
+process that ends in the namespace. When COMMAND ends, init exits with its status (128+n for signal n), and
+the kernel kills every other process in it. When tapnet or the helper dies, the channel ends or the
+parent-death signal comes: init ends, and everything in the namespace with it.
 
 The terminal. COMMAND has tapnet's own, no pty in between, so the window size is simply there.
 * Where all of tapnet's standard streams are its terminal, COMMAND gets a process group of its own, which its

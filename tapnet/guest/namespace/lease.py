@@ -4,10 +4,10 @@ namespace.
     carrier ──up──► DISCOVER ─► REQUEST ─► ACK ─► address, route, MTU; tapnet is told ─► renew, rebind ...
                                                       carrier lost and found again ─► DISCOVER anew
 
-The client brings the protocol (RFC 2131 states, T1 and T2, retransmission); this file brings what a lease
-does to the interface. A new lease replaces what the former one set, whatever else was configured stays.
-Addresses are kept while the carrier is away and taken off only when another lease replaces them or the lease
-expires: connections survive a short blink. No RELEASE at the end: the interface ends with the process.
+The client implements the protocol (RFC 2131 states, T1 and T2, retransmission); this file applies a lease to
+the interface. A new lease replaces the settings of the former one; all other configuration stays. Addresses
+are kept while the carrier is away and taken off only when another lease replaces them or the lease expires:
+connections survive a short blink. No RELEASE at the end: the interface ends with the process.
 
 IPv6 is the kernel's own, but it asks for routers only when an interface comes up for the first time: a carrier that
 was lost and found again may lead to another network, so this file asks (``solicit``) there.

@@ -2,7 +2,7 @@
 have used.
 
 The number says nothing by itself; it grows while there is work, also on a machine on which that takes long. A process that
-is stuck (in the kernel, on a lock, on a message that nobody sends) leaves it as it is.
+is stuck (in the kernel, on a lock, on a message that does not come) leaves it as it is.
 
 Ref: proc_pid_schedstat(5) as in Documentation/scheduler/sched-stats.rst; proc_pid_stat(5); proc_tid_children(5).
 """

@@ -1,7 +1,7 @@
 """This is tapnet's side of COMMAND's terminal and signals (``init`` says which process gets which signal).
 
 ``Terminal`` lends the terminal to COMMAND and takes it back; ``SignalRelay`` passes on what was sent to
-tapnet alone. Both are for the main thread. State: whose process group was the foreground at start.
+tapnet alone. Both are for the main thread. State: whether our process group was the foreground at start.
 
 Ref: termios(3), credentials(7), signalfd(2); POSIX.1-2017 11.1 (the general terminal interface).
 """
@@ -70,7 +70,7 @@ class SignalRelay:
     thread: make it before other threads; give ``mask`` to ``NamespaceGuest.spawn`` and to every other child
     process.
 
-    ignored   signals that our caller has us ignore. They are told all the same, because a COMMAND, which ignores them
+    ignored   signals that our caller has us ignore. They are reported all the same, as COMMAND, which ignores them
               too, may handle them nevertheless; to tapnet itself they mean nothing
     """
 

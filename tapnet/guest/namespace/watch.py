@@ -1,9 +1,9 @@
 """Watch a guest's interface in its kernel for changes of address and promiscuous mode, so that the card can
 follow.
 
-A real driver is told by its kernel (ndo_set_mac_address, ndo_set_rx_mode). Ours sits outside: a route netlink socket
-that was opened in the guest's namespace, subscribed to links, tells it. Both sides of a bridge, ``tcpdump`` and
-``ip link set promisc on`` count (IFLA_PROMISCUITY).
+A real driver is told by its kernel (ndo_set_mac_address, ndo_set_rx_mode). Our driver is outside the kernel:
+a route netlink socket, opened in the guest's namespace and subscribed to links, tells it. Both sides of a
+bridge, ``tcpdump`` and ``ip link set promisc on`` count (IFLA_PROMISCUITY).
 
 Limits: ``BUDGET`` messages a wake-up. A lost message (ENOBUFS) is made up for by the next one; a message that is not
 whole is left out. Timers: none. Ref: rtnetlink(7), netlink(7), include/uapi/linux/if_link.h.

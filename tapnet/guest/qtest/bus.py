@@ -3,15 +3,16 @@
     client ─ bytes ─► Channel ─► Session ─ lines ─► Interpreter (wire) ─► Machine
            ◄─ answers, IRQ messages ────┘                └► time: Stepper (time)
 
-One client at a time; the next one waits in the kernel's backlog and finds the machine as the last one left it, its own
-interception off and time real. Lines of one read are answered by one write. After each batch of lines the board
-looks at the deadlines again. Frames move between hub and cards by the event loop, between batches.
+One client at a time; the next one waits in the kernel's backlog and finds the machine as the last one left
+it, with interception off and time real. Lines of one read are answered by one write. After each batch of
+lines the board looks at the deadlines again. Frames move between hub and cards by the event loop, between
+batches.
 
 Devices that have pins: ``ioapic`` (machine pc; the 16 ISA lines as its inputs), ``isa`` (ours: the same on both
 machines), and each card by its name (output 0: its interrupt).
 
 Limits: ``READ_SIZE`` bytes a read, ``wire``'s limits per batch; while answers wait for a slow reader nothing
-more is read or done. What a client does wrong is answered; only a line beyond ``LINE_MAX`` ends its connection.
+more is read or done. A client's errors are answered; only a line beyond ``LINE_MAX`` ends its connection.
 """
 
 from __future__ import annotations

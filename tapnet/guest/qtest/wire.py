@@ -15,7 +15,7 @@ waits for each answer has a short way of its own, ``only``.
 
 Limits: ``LINE_MAX`` bytes a line, ``TRANSFER_MAX`` bytes a transfer, ``MEMSET_MAX`` bytes a memset; ``run`` works
 through ``RUN_LINES`` lines or until ``RUN_BYTES`` of answers wait; beyond ``IRQ_MAX`` messages that wait to be taken
-changes of a line are not told one by one, only where it stands in the end.
+changes of a line are not reported one by one, only its level in the end.
 
 Ref: QEMU, docs/devel/testing/qtest ("QTest Protocol"); the answers were taken from runs of QEMU 7.2 and the
 protocol's text of QEMU 10. docs/qtest.md has the table of commands.

@@ -7,7 +7,8 @@ Without that pause a driver in the middle of its interrupt routine would be call
 reads.
 
 QEMU lowers the line only at an access that succeeds: a device that goes with its line up leaves a guest in an endless
-interrupt. So before the end nothing is fired any more, and ``pending`` says whether the last one was taken.
+interrupt. So firing stops before the end (``retire``), and ``pending`` says whether the client has taken the
+last interrupt.
 
 Ref: as ``wire``; VFIO's INTx rules in <linux/vfio.h> (automasked, eventfd trigger).
 """

@@ -2,8 +2,9 @@
 by messages.
 
 A descriptor that cannot shrink (F_SEAL_SHRINK) is mapped. Another file is read and written by pread and pwrite, so
-that a client that truncates its memory cannot end us by SIGBUS: what is no longer there reads all ones, as a hole does,
-and is counted. Without a descriptor the owner asks by DMA_READ and DMA_WRITE messages (``dma``).
+that a client that truncates its memory cannot kill this process by SIGBUS: memory that no longer exists reads
+all ones, as a hole does, and the access is counted. Memory without a descriptor is accessed by DMA_READ and
+DMA_WRITE messages (``dma``).
 
 Limit: ``REGIONS_MAX`` regions, none overlapping.
 

@@ -6,10 +6,10 @@
     session  one client                        dma     the card's engine over it
     server   the socket, the wire's side       irq     INTx by eventfd
 
-One client at a time; the next waits in the backlog. A client that comes finds the card as after power-on, so nothing of
-the last one's memory; only the cable is as it was. Whatever ends a
-session (the VM's end, kill -9, a broken message) is one log line; the card is reset, its descriptors and mappings are
-given back, and the socket listens on. At our own end the session is finished in order, and so are those that wait.
+One client at a time; the next waits in the backlog. A new client finds the card as after power-on, with
+nothing of the last client's memory; only the cable is as it was. The end of a session (the VM's end, kill -9,
+a broken message) is one log line; the card is reset, its descriptors and mappings are closed, and the socket
+goes on listening. When tapnet ends, the session and the clients that wait are ended in order.
 
 Ref: as ``wire``.
 """
