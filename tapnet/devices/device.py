@@ -82,7 +82,7 @@ _NO_VNET = bytes(VNET_LEN)
 _NEEDS_CSUM = 1
 _BAD_READS = 64  # frames in a row that the kernel could not describe, before read() lets others go on
 
-# Features of a veth end that say what may leave it unfinished, and the offer bit that permits each.
+# Features of a veth end that let frames leave it unfinished, and the offer bit that permits each.
 _FEATURES = {
     "tx-checksum-ip-generic": TUN_F_CSUM,
     "tx-tcp-segmentation": TUN_F_TSO4,

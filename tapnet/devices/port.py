@@ -117,7 +117,7 @@ class DirectAttachment(DeviceEnd):
         port: Port | None = None,
     ) -> None:
         super().__init__(loop, device, on_gone)
-        self.held: tuple[bytes, bytes] | None = None  # read, and not taken by the hub
+        self.held: tuple[bytes, bytes] | None = None  # the frame that was read and not taken by the hub
         if port is not None:
             self.port = port
             port.receive, port.ready, port.offer = self._write, self._ready, device.set_offload

@@ -85,7 +85,7 @@ class Cards:
         self._board: Board | None = None
         self._driven = False  # some card has a driver of ours
         self._booted = False
-        self.running = False  # set when all cards of the start have been started: others come later
+        self.running = False  # set when all cards of the start run; cards that come later are hot-plugged
 
     def serve_bus(self, hubs: Callable[[], Iterable[Hub]]) -> None:
         """Make the register bus through which a client of ``-qtest`` will reach the machine."""

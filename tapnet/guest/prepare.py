@@ -24,7 +24,7 @@ IPV6_MTU = 1280  # RFC 8200 5
 class Prepared:
     """This holds the guests that were made before the loop, by NIC name (one guest may have several NICs)."""
 
-    guest: NamespaceGuest | None = None  # of exec
+    guest: NamespaceGuest | None = None  # the guest of ``tapnet exec``
     attached: dict[str, NamespaceGuest] = field(default_factory=dict)
 
     def close(self) -> None:

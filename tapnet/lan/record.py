@@ -83,7 +83,7 @@ class Record:
     made: bool  # we made the bridge
     state: str  # up, pending, raising, lowering
     had: Belongings  # the uplink's configuration before; when lowering: the bridge's
-    beside: Belongings  # what a bridge that was there had of its own
+    beside: Belongings  # the configuration of a bridge that existed before
     master: Link | None = None  # when lowering: the bridge
     first: dict[str, Any] | None = (
         None  # the record of the state before this change, if the bridge was ours then

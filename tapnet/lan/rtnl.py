@@ -49,7 +49,7 @@ _IFF_NOARP = 0x80
 _NUD_NONE, _NUD_NOARP, _NUD_PERMANENT = 0, 0x40, 0x80
 _NTF_PROXY, _NTF_EXT_LEARNED, _NTF_EXT_MANAGED = 0x08, 0x10, 0x01
 _NEIGHBOUR_VOLATILE = ("NDA_CACHEINFO", "NDA_PROBES")
-_FIB_RULE_SETTABLE = 0x1 | 0x2  # permanent, invert; others say what the kernel found
+_FIB_RULE_SETTABLE = 0x1 | 0x2  # permanent, invert; the kernel reports state by the others
 _RTNH_SETTABLE = 0x2 | 0x4  # pervasive, onlink
 _ACK, _REPLACE, _EXCL, _CREATE, _APPEND = 4, 0x100, 0x200, 0x400, 0x800
 _ROUTE_PASSES = 8  # a route may need another one to be there first
@@ -83,7 +83,9 @@ class Kernel:
 
         self.netlink = wire.Netlink()
         self.ipr: Any = IPRoute(groups=0)  # used for links only
-        self.ipr.status["nlm_generator"] = False  # answers as tuples, nothing left half read
+        self.ipr.status["nlm_generator"] = (
+            False  # answers are tuples instead of generators, so that none is left half read
+        )
         self.step = step
 
     def __enter__(self) -> Kernel:
@@ -142,7 +144,7 @@ class Kernel:
                 raise KernelError(error.errno or errno.EIO, what) from None
             for one in bodies:
                 head = wire.header(kind, one)
-                # a kernel without IPv6 answers for all families that it has
+                # a kernel without IPv6 answers with all families that it has
                 if family in (0, head["family"]) and keep(head):
                     found.append(wire.decode(kind, one))
         return found
@@ -243,7 +245,7 @@ class Kernel:
                 value = {
                     **value,
                     "ifa_preferred": 0,
-                }  # of IPv4 that is valid for ever the kernel does not tell it
+                }  # the kernel does not report it for an IPv4 address that is valid for ever
             if name == "IFA_CACHEINFO" and (value["ifa_valid"] == FOREVER == value["ifa_preferred"]):
                 continue
             if name != "IFA_FLAGS":
@@ -352,7 +354,7 @@ class Kernel:
         if have and have != keys[: len(have)]:
             for address in inet:
                 self.remove_address(address)
-        # the kernel puts a new IPv6 address in front
+        # the kernel puts a new IPv6 address before the others
         for address in [*inet, *(a for a in reversed(wanted) if a["family"] != 2)]:
             self.add_address(address)
 

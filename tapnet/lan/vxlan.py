@@ -161,7 +161,7 @@ class Segment:
         if link is None:
             raise KernelError(errno.ENODEV, name)
         kernel.change_link("set", f"mark {name}", index=link.index, IFLA_IFALIAS=mark())
-        sysctl.link_local(name, sysctl.NO_LINK_LOCAL)  # the host is no member of the guests' segment
+        sysctl.link_local(name, sysctl.NO_LINK_LOCAL)  # no address for the host on the guests' segment
         return link
 
     def _append(self, kernel: Kernel, link: Link, remote: str) -> None:

@@ -2,7 +2,7 @@
 anything.
 
     header   fields by name
-    attrs    [NAME, value] for those that somebody here reads or changes; all others [NUMBER, hexadecimal digits]
+    attrs    [NAME, value] for those that this package reads or changes; all others [NUMBER, hexadecimal digits]
 
 So an attribute that a newer kernel reports of a route is given back with it, even if this file does not know
 it.

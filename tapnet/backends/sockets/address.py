@@ -175,7 +175,7 @@ def bind_unix(
     file = None
     try:
         if not where.abstract:
-            os.fchmod(sock.fileno(), mode)  # Linux: the mode that bind gives the file
+            os.fchmod(sock.fileno(), mode)  # on Linux, bind gives the file this mode
         sock.bind(unix_name(where))
         if not where.abstract:
             file = UnixFile(where.path)
@@ -198,7 +198,7 @@ def clear(path: str, kind: int) -> None:
             return
     except FileExistsError:
         raise
-    except OSError as error:  # another type of socket, a peer of its own: alive
+    except OSError as error:  # another type of socket, or one with a peer already: alive
         if error.errno in (errno.EACCES, errno.ENAMETOOLONG):
             raise
     raise OSError(errno.EADDRINUSE, "another program has it open")

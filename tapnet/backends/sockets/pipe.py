@@ -88,7 +88,7 @@ class Pipe:
         self._queue = port.queue
         self._lost = lost
         self._splitter = Splitter()
-        self._held = b""  # read, and not taken by the hub: a train
+        self._held = b""  # the train that was read and not taken by the hub
         self._out: list[bytes] = []  # to be sent: length, frame, length, frame ... or trains
         self._data = b""  # the data being sent,
         self._at = 0  # of which so many bytes are sent
@@ -109,7 +109,7 @@ class Pipe:
         ``close`` may follow.
         """
         self._read(False)
-        at = 0  # begin of the frame that is being sent
+        at = 0  # start of the frame that is being sent
         while at < self._at:
             end = at + HEAD + int.from_bytes(self._data[at : at + HEAD], "big")
             if end > self._at:
@@ -331,7 +331,7 @@ class Pipe:
                 self._at = self._sock.send(self._data)
         self.closed = True
         self._sock.close()
-        self._splitter.release()  # at once: a reference cycle may keep this object until the garbage collector runs
+        self._splitter.release()  # at once: a reference cycle may keep this object alive
         lost = len(cut(self._held)) + self._unsent()
         if lost:
             self._port.counters.drop("disconnected", lost)

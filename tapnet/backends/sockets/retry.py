@@ -47,7 +47,7 @@ class Retry:
         self.attempts = 0
         self._loop = loop
         self._what = what
-        self._fields = {"port": port}  # of log lines
+        self._fields = {"port": port}  # extra fields of log lines
         self._attempt = attempt
         self._first, self._last, self._again = first, max(first, last), again
         self._pause = first

@@ -46,7 +46,7 @@ from .pipe import Pipe
 from .retry import Retry
 
 ACCEPTS = 16
-BACKLOG = 1024  # a storm of connects must not make an honest one wait for TCP to try again
+BACKLOG = 1024  # in a burst of connects no client has to wait for TCP's retransmission
 CLIENTS_MAX = 256
 PAUSE_SECONDS = 1.0
 LOG_LINES, LOG_SECONDS = 5, 10.0  # at most so many log lines about ended clients in so many seconds
@@ -119,7 +119,7 @@ def _bind(targets: list[Target], options: Options) -> socket.socket:
                 failure = error
                 if error.errno != errno.EADDRINUSE:
                     break
-        if failure.errno == errno.EADDRINUSE:  # another family would be another address
+        if failure.errno == errno.EADDRINUSE:  # do not try another family, which would be another address
             break
     raise failure
 
@@ -142,7 +142,9 @@ async def _connect(options: Options) -> socket.socket:
         sock = _open(family, options.mptcp)
         try:
             await loop.sock_connect(sock, for_loop(target))
-            if sock.getsockname() == sock.getpeername():  # a free ephemeral port can meet itself
+            if (
+                sock.getsockname() == sock.getpeername()
+            ):  # connecting to a free ephemeral port can connect it to itself
                 raise OSError(errno.ECONNREFUSED, "Connection refused")
             return sock
         except OSError as error:
@@ -414,7 +416,7 @@ class Listener:
         if pipe is not None:
             pipe.close()
             self._left(port)
-            port.receive, port.ready, port.train = _not_yet, _nothing, None  # they need no garbage collector
+            port.receive, port.ready, port.train = _not_yet, _nothing, None  # breaks the reference cycles
 
     def status(self) -> str:
         """Return a text for ``info network -v``: how many clients came, and why the last connection ended."""

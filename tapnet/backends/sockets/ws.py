@@ -67,7 +67,7 @@ class Messages(Splitter):
         self.owed = b""
         self.fault = ""
         self._port = port
-        self._parts: list[bytes] = []  # of a message that has begun
+        self._parts: list[bytes] = []  # fragments of an incomplete message
         self._text = False
 
     @property
@@ -201,7 +201,7 @@ class _Handshake:
             break
         out = b"".join(protocol.data_to_send())
         if out:
-            with contextlib.suppress(OSError):  # the first bytes of a connection fit
+            with contextlib.suppress(OSError):  # the first bytes of a connection fit into the socket's buffer
                 self.sock.send(out)
         if protocol.handshake_exc is not None:
             self._fail(f"{protocol.handshake_exc}")

@@ -11,8 +11,8 @@ where possible:
 
     interface deleted     ours is made again, another's is opened when it is there again; the port has no link meanwhile
     left the bridge       ``br=``: joined again, when there is such a bridge
-    the bridge's uplinks  none has a carrier, or one has again: only said
-    taken down, up again  by an administrator, whose business that is: only said
+    the bridge's uplinks  none has a carrier, or one has again: only logged
+    taken down, up again  by an administrator, whose decision it is: only logged
 
 A descriptor (``fd=``) cannot be opened again: then the link stays down.
 

@@ -84,7 +84,7 @@ class Ne2000Driver(CardDriver):
 
     def _reset_state(self) -> None:
         self._next = RING_START  # page of the next packet
-        self._lengths = [0, 0]  # of the frames in the two transmit buffers; 0: free
+        self._lengths = [0, 0]  # lengths of the frames in the two transmit buffers; 0: free
         self._active: int | None = None  # the buffer on the wire
         self._sent_at = 0
         self._blocked = False  # transmit() answered False

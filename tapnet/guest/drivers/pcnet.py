@@ -42,7 +42,7 @@ POLLS = 100
 TX_TIMEOUT = 5_000_000_000  # ns
 WATCHDOG = 2_000_000_000  # ns
 CHIP_ID = 0x0003  # low twelve bits of CSR88
-NO_LINK = 0x00C0  # BCR4 as it reads then
+NO_LINK = 0x00C0  # value of BCR4 without a link
 CSR4_INIT = r.DPOLL | r.APAD_XMT | r.CSR4_MASKS
 ENTRY = 16
 
@@ -90,7 +90,7 @@ class PcnetDriver(MasterDriver):
     def _reset_state(self) -> None:
         self._tx_next = self._tx_done = 0  # descriptors used, and taken back, since the start
         self._rx_next = 0
-        self._blocked_at: int | None = None  # transmit() answered False then
+        self._blocked_at: int | None = None  # when transmit() answered False
         self._paused = False  # deliver() answered False
         self._look_at: int | None = None  # when the link is to be read next
 
@@ -286,7 +286,7 @@ class PcnetDriver(MasterDriver):
         if self._blocked_at is None:
             self._blocked_at = self.now()
             self._csr(5, 0)
-            if self._reap():  # it became free in between
+            if self._reap():  # a descriptor became free in between
                 self._blocked_at = None
                 self._csr(5, r.TOKINTD)
                 return True
@@ -315,7 +315,7 @@ class PcnetDriver(MasterDriver):
                 self._drain()
                 if csr0 & r.MISS:
                     self._count("rx_waited")
-                    write(rdp, width, r.IENA)  # and the chip looks at its ring again
+                    write(rdp, width, r.IENA)  # makes the chip look at its ring again
             if csr0 & r.TINT:
                 self._wake()
             if csr0 & (r.MERR | r.BABL):

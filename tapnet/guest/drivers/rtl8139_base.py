@@ -50,7 +50,7 @@ class Rtl8139Base(MasterDriver):
         self._rcr = _ACCEPT
         self._mar = bytes(8)
         self._link = True
-        self._blocked_at: int | None = None  # transmit() answered False then
+        self._blocked_at: int | None = None  # when transmit() answered False
         self._paused = False  # deliver() answered False
         self._reset_card()
         self.mac = self._station_address()
@@ -205,7 +205,7 @@ class Rtl8139Base(MasterDriver):
                     self._count("rx_overflow")
                 self._drain()
                 if isr & r.INT_RXOVW:
-                    write(port, 2, r.INT_RXOVW)  # and the card looks at its ring again
+                    write(port, 2, r.INT_RXOVW)  # makes the card look at its ring again
             if isr & TX_BITS:
                 self._wake()
             if isr & r.INT_LINKCHG:
@@ -242,7 +242,7 @@ class Rtl8139Base(MasterDriver):
             self._blocked_at = self.now()
             self._out(r.ISR, 2, TX_BITS)
             self._write_mask()
-            if self._reap():  # it became free in between
+            if self._reap():  # a descriptor became free in between
                 self._blocked_at = None
                 self._write_mask()
                 return True

@@ -26,7 +26,7 @@ from typing import Any
 
 from .links import NicSpec
 
-SERVERS = 3  # what resolv.conf takes
+SERVERS = 3  # the resolver's limit for resolv.conf
 DOMAINS = 16
 BUFFER = 65536
 BATCH = 64
@@ -165,7 +165,7 @@ class Watch:
         for _ in range(BATCH):
             try:
                 data = self._sock.recv(BUFFER)
-            except OSError:  # nothing more, or some were lost: the next ones tell
+            except OSError:  # no more messages, or some were lost: later ones make up for them
                 break
             for kind, body in messages(data):
                 index = self._take(kind, body)

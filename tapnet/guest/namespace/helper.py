@@ -177,7 +177,7 @@ def _keep_leases(
                 _finish(pidfd)
             keeper = asyncio.ensure_future(lease.keep(clients, channel.send))
             await asyncio.wait((done, keeper), return_when=asyncio.FIRST_COMPLETED)
-            if done.done():  # no orderly end of the clients: there is nobody left to talk to
+            if done.done():  # end without stopping the clients: the network is gone
                 _finish(pidfd)
             keeper.result()
 
@@ -198,7 +198,9 @@ def _import_lease() -> Any:
     spec = importlib.util.find_spec(name) if fresh else None
     try:
         if spec is not None:
-            package = importlib.util.module_from_spec(spec)  # its search path, not its code
+            package = importlib.util.module_from_spec(
+                spec
+            )  # an empty package that has the search path of the real one
             sys.modules[name] = package
         return importlib.import_module(".lease", __package__)
     except ImportError:

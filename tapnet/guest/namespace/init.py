@@ -86,7 +86,7 @@ class _Init:
         self.mask = mask
         self.command = 0
         self.terminal = False  # COMMAND has a process group of its own, the terminal's foreground
-        self.pending: list[int] = []  # signals that came before COMMAND was there
+        self.pending: list[int] = []  # signals that came before COMMAND was started
 
     def run(self) -> int:
         signals = syscalls.SignalFd(

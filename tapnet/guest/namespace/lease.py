@@ -166,7 +166,7 @@ class Keeper:
 
         @hook(Trigger.BOUND, Trigger.RENEWED, Trigger.REBOUND)  # type: ignore[untyped-decorator]
         async def got(lease: Lease) -> None:
-            try:  # the client would only log it
+            try:  # the client would only log an exception
                 async with self.busy:
                     await self.apply(lease)
             except Exception as error:

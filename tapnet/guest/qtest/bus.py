@@ -124,7 +124,7 @@ def _reopen(fd: int, way: int) -> tuple[int, bool]:
     """Return another descriptor of the same file, and whether writing to it never blocks."""
     mode = os.fstat(fd).st_mode
     if stat.S_ISREG(mode):
-        return os.dup(fd), True  # with its offset
+        return os.dup(fd), True  # shares the file's offset
     if stat.S_ISSOCK(mode):
         os.set_blocking(fd, False)
         return os.dup(fd), True
@@ -355,7 +355,7 @@ class Session:
         self._inside = True
         try:
             wire.run()
-        except BaseException:  # a fault of ours: this client ends, and the loop reports it
+        except BaseException:  # an error in our code: end this client; the loop reports it
             self.close()
             raise
         self._inside = False

@@ -81,7 +81,7 @@ class Stepper:
         self._handle = None
         try:
             self._settle()
-        except BaseException:  # a fault of ours: the client is told, and the loop reports it
+        except BaseException:  # an error in our code: the client is told, and the loop reports it
             self._answer(b"FAIL internal error\n")
             raise
 

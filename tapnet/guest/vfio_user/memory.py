@@ -111,7 +111,7 @@ class GuestMemory:
     def __init__(self) -> None:
         self._starts: list[int] = []
         self._regions: list[Region] = []
-        self.failed = 0  # accesses that went wrong, of regions that are gone
+        self.failed = 0  # failed accesses of regions that are unmapped already
 
     def find(self, address: int) -> tuple[Region | None, int]:
         """Return the region at ``address`` (None: a hole), and how many bytes it or the hole reaches from

@@ -94,7 +94,7 @@ class VfioUserServer:
             sock, _ = self._socket.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             return
-        except OSError:  # no descriptors: not in a busy loop
+        except OSError:  # no descriptors are left: wait before the next attempt
             self.loop.remove_reader(self._socket.fileno())
             self._retry = self.loop.call_later(RETRY_S, self._listen)
             return

@@ -131,7 +131,7 @@ class Session:
                 self._settle()
         except ProtocolError as error:
             self.close(str(error))
-        except Exception:  # a fault of ours must not leave this VM waiting, nor touch another
+        except Exception:  # an error in our code must not leave this VM waiting, nor disturb another
             log.exception("vfio-user: fault while serving a message")
             self.close("a fault of ours")
 
@@ -318,7 +318,7 @@ class Session:
         ours: dict[str, Any] = {
             "max_msg_fds": wire.FDS_MAX,
             "max_data_xfer_size": wire.TRANSFER_MAX,
-            "max_dma_maps": REGIONS_MAX,  # 65535 if nothing is said
+            "max_dma_maps": REGIONS_MAX,  # the client assumes 65535 without this
         }
         if theirs.get("write_multiple") is True:
             ours["write_multiple"] = True
@@ -379,7 +379,7 @@ class Session:
         whole, at, extra = wire.REGION_INFO.size, 0, b""
         if index < len(self._sizes) and self.function.bars[index].kind == "mem":
             flags |= wire.REGION_MMAP | wire.REGION_CAPS  # a mapping of no areas: QEMU then posts no writes
-            at = whole  # even where the capability does not fit, or QEMU refuses it
+            at = whole  # also where the capability does not fit, or QEMU refuses it
             whole += len(wire.SPARSE_NONE)
             extra = wire.SPARSE_NONE if room >= whole else b""
         self._answer(message, wire.REGION_INFO.pack(whole, flags, index, at, size, 0) + extra)

@@ -88,7 +88,7 @@ class Decoder:
 
     def __init__(self) -> None:
         self._buffer = bytearray()
-        self._fds: list[int] = []  # of the message that is not complete yet
+        self._fds: list[int] = []  # descriptors of the message that is not complete yet
 
     @property
     def pending(self) -> bool:
