@@ -4,8 +4,8 @@
 
 Many frames per wake-up (at most ``BUDGET``) from plain ``add_reader`` callbacks, held back in both
 directions: a frame that the hub does not take is kept (one), and the descriptor is not read until it does;
-a frame that the kernel does not take is refused, and asked for again when the descriptor is writable. The hub's offer
-goes to the device.
+a frame that the kernel does not take is refused, and asked for again when the descriptor is writable. The
+hub's offer goes to the device.
 
 A device that the kernel removed (its namespace ended) is no longer used, and ``on_gone`` is called. Timers:
 none.

@@ -3,7 +3,7 @@
     real() ─► Clock.now() ─► cards and drivers' deadlines
     clock_step, clock_set of the register bus ─► freeze, advance ─► Clock.now()
 
-It begins at 0 when it is made and never goes back: ``freeze`` stops it where it is, ``release`` lets it run on.
+It begins at 0 when it is made and never goes back: ``freeze`` stops it where it is, ``release`` lets it run on
 from where it stands. The NAT and everything else that faces the host stays on real time.
 
 Units: nanoseconds.

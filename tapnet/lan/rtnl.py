@@ -6,9 +6,10 @@ another one, by one rtnetlink socket.
     Kernel.move(away, there)  ◄────┘
 
 Every call is idempotent: to add what exists, or to remove what does not, is no error. Limits: next-hop
-objects (``ip nexthop``) cannot be moved, ``Unmovable`` says so; a temporary IPv6 address (RFC 8981) comes out as an ordinary one with the same
-lifetimes. Every other attribute that the kernel reports of an object is given back, known here or not
-(``tapnet.lan.wire``). Raises ``KernelError``, an OSError, for every request that the kernel refuses.
+objects (``ip nexthop``) cannot be moved, ``Unmovable`` says so; a temporary IPv6 address (RFC 8981) comes out
+as an ordinary one with the same lifetimes. Every other attribute that the kernel reports of an object is
+given back, known here or not (``tapnet.lan.wire``). Raises ``KernelError``, an OSError, for every request
+that the kernel refuses.
 
 Ref: rtnetlink(7), include/uapi/linux/{rtnetlink,if_addr,fib_rules,neighbour}.h.
 """

@@ -3,9 +3,9 @@ sockets.
 
     hub ──receive──► Datagrams.send ──► socket          hub ◄──Port.send── up to ``BURST`` datagrams a wake-up
 
-A UDP socket is connected to its peer: then the kernel drops datagrams of other senders and reports a peer that is away. A UNIX
-socket is not, because a connected one would refuse the peer's successor after a restart; its file is open to its owner
-only. A peer that is away costs the frames, counted as "disconnected".
+A UDP socket is connected to its peer: then the kernel drops datagrams of other senders and reports a peer
+that is away. A UNIX socket is not, because a connected one would refuse the peer's successor after a restart;
+its file is open to its owner only. A peer that is away costs the frames, counted as "disconnected".
 
 Back-pressure: a socket that is full refuses; the port's queue fills and drops, counted. An unconnected UNIX socket cannot
 be asked when the peer has room again: a second, connected one is, or else a timer of ``AGAIN_SECONDS``. When the hub refuses what was

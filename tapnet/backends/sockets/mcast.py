@@ -9,7 +9,8 @@ Interface: the one that has ``local``; without it the kernel's choice (its route
 connected, so that its source address is known; when the host's addresses change and sending fails, it is
 opened again.
 
-Limits: TTL 1, the kernel's default: one LAN. Nothing is authenticated: any host that can send to the group is on the VLAN.
+Limits: TTL 1, the kernel's default: one LAN. Nothing is authenticated: any host that can send to the group is
+on the VLAN.
 Ref: QEMU net/socket.c; ip(7); RFC 1112; RFC 3493 5.2.
 """
 

@@ -3,8 +3,8 @@
     hub ──receive──► list of pieces ──one send for many frames──► socket
     hub ◄──Port.send── frames ◄── Splitter ◄──one recv for many frames── socket
 
-Where every other member is a pipe too, the whole frames of one read go on in one piece and are sent as they came
-(``tapnet.vlan.train``): frames are counted, not cut.
+Where every other member is a pipe too, the whole frames of one read go on in one piece and are sent as they
+came (``tapnet.vlan.train``): frames are counted, not cut.
 
 Back-pressure, towards the peer: what a socket does not take stays here, up to ``OUT_BYTES``; then ``receive`` refuses and
 the port's bounded queue fills and drops, counted, while the hub goes on. Towards us: when the hub refuses a frame, the rest
@@ -12,8 +12,8 @@ of what was read is held and the socket is not read until ``ready``: TCP's windo
 costs at most ``OUT_BYTES`` + ``RECV`` + one frame beside the port's queue.
 
 A frame leaves with the batch that it came in: ``receive`` sends when the port's queue is empty, and in any case before
-the loop sleeps. The end of the connection (end of file, an error, a length out of step) is told once by ``lost(why)``.
-from the loop and never from inside a call of the hub.
+the loop sleeps. The end of the connection (end of file, an error, a length out of step) is told once by
+``lost(why)``, from the loop and never from inside a call of the hub.
 
 Limits: no timers; a peer that vanished silently is found by TCP keep-alive (``KEEP_*``).
 """

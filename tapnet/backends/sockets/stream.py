@@ -142,9 +142,7 @@ async def _connect(options: Options) -> socket.socket:
         sock = _open(family, options.mptcp)
         try:
             await loop.sock_connect(sock, for_loop(target))
-            if (
-                sock.getsockname() == sock.getpeername()
-            ):  # connecting to a free ephemeral port can connect it to itself
+            if sock.getsockname() == sock.getpeername():  # an ephemeral port can connect to itself
                 raise OSError(errno.ECONNREFUSED, "Connection refused")
             return sock
         except OSError as error:

@@ -10,8 +10,8 @@ Then the interface gets what options ask for (MAC, MTU, bridge, up; by pyroute2)
 interface that we made ends with its descriptor; one that existed before gets its former settings back
 (``give_back``). Any failure restores everything at once and is one line that names key and value.
 
-A process that has a descriptor already (from systemd's file descriptor store, or a predecessor) makes an ``OpenTap`` of it by
-``adopt`` and the ``saved`` of its predecessor.
+A process that has a descriptor already (from systemd's file descriptor store, or a predecessor) makes an
+``OpenTap`` of it by ``adopt`` and the ``saved`` of its predecessor.
 
 pyroute2's calls run in a thread of their own, because they cannot run on a thread with a running loop; a call takes
 some 3 ms. The module is imported only if something has to be changed.
@@ -281,7 +281,7 @@ def configure(net: TapNet, ifname: str, before: Before) -> None:
 
 
 def intended(net: TapNet, ifname: str) -> Before:
-    """Return the settings that ``configure`` and ``bring_up`` are going to change, with their former values."""
+    """Return the settings that ``configure`` and ``bring_up`` will change, with their former values."""
     before = Before()
     with contextlib.suppress(OSError), control_socket() as control:
         had, size = get_mac(control, ifname), get_mtu(control, ifname)

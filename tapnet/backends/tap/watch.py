@@ -2,8 +2,8 @@
 
     kernel ──RTM_NEWLINK, RTM_DELLINK──► LinkWatch ──(SETTLE_SECONDS later, once)──► changed()
 
-The messages' content is not read: the callback looks at the interfaces itself. So nothing is missed where the kernel
-had to drop messages (ENOBUFS is a message too), and a storm of them is one look.
+The messages' content is not read: the callback looks at the interfaces itself. So nothing is missed where the
+kernel had to drop messages (ENOBUFS is a message too), and a storm of them is one look.
 
 Timers: one, ``SETTLE_SECONDS`` after the first message. Ref: rtnetlink(7); Documentation/ABI/testing/sysfs-class-net.
 """

@@ -2,8 +2,8 @@
 process.
 
 A driver talks to its card by ``machine.io_*`` and ``machine.mem_*`` only. It never sleeps: what a real driver
-waits for is a deadline here (``next_deadline``, ``run``). Its owner calls ``interrupt()`` whenever the card's IRQ
-line is high and no call into driver or machine is on the stack.
+waits for is a deadline here (``next_deadline``, ``run``). Its owner calls ``interrupt()`` whenever the card's
+IRQ line is high and no call into driver or machine is on the stack.
 
     driver = DRIVERS["ne2k_pci"](machine, location, deliver=..., writable=..., now=...)   # probes
     driver.open(); driver.transmit(frame); driver.interrupt(); driver.close()

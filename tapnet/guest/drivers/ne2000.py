@@ -3,10 +3,10 @@
 Layout of the 16 KiB of packet RAM: two transmit buffers of six pages (0x40, 0x46), the receive ring
 0x4c..0x7f. BNRY is kept one page behind the next packet.
 
-Receive: everything that lies between the next packet and CURR comes over in one remote read (the chip wraps at PSTOP
-by itself) and is then cut into packets. A header that cannot be true (status, length or next page) throws
-away the ring's content up to CURR. A frame that ``deliver`` refuses stays in the ring, receive interrupts
-masked, until ``resume()``.
+Receive: everything that lies between the next packet and CURR comes over in one remote read (the chip wraps
+at PSTOP by itself) and is then cut into packets. A header that cannot be true (status, length or next page)
+throws away the ring's content up to CURR. A frame that ``deliver`` refuses stays in the ring, receive
+interrupts masked, until ``resume()``.
 
 Transmit: one buffer is on the wire while the other is filled. The chip finishes by interrupt. A transmit that
 takes longer than ``TX_TIMEOUT`` resets the card.

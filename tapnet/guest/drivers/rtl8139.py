@@ -6,10 +6,11 @@ else in C mode.
          0x1000  64 transmit buffers
          0x1d000 64 receive buffers          (offsets in the driver's RAM; a buffer has BUFFER bytes)
 
-Receive: all frames that have arrived are taken at once; a frame that ``deliver`` refuses stays, receive interrupts
-masked, until ``resume()``. A packet header in the C mode ring that cannot be true restarts the card.
-Transmit: frames are copied into the next free buffer and the card is told; C mode frames are padded, the chip
-does not.
+Receive: all frames that have arrived are taken at once; a frame that ``deliver`` refuses stays, receive
+interrupts masked, until ``resume()``. A packet header in the C mode ring that cannot be true restarts the
+card.
+Transmit: frames are copied into the next free buffer and the card is told; C mode frames are padded, because
+the chip does not pad them.
 """
 
 from __future__ import annotations

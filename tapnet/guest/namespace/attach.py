@@ -4,8 +4,8 @@
     ``device_port``
     RegisterAttachment   device <──► register-level driver <──► Machine ► card ► Port
 
-A frame that the card does not take is kept, and the device is not read until it does; one that the kernel refuses
-stays in the card's memory (``Driver.resume`` follows).
+A frame that the card does not take is kept, and the device is not read until it does; one that the kernel
+refuses stays in the card's memory (``Driver.resume`` follows).
 
 A driver works frame by frame, so its device must offload nothing: ``set_offload(0)``. Super-frames that the
 kernel had queued before, or that a veth pair hands over unasked, are completed here by ``tapnet.vlan.offload``.

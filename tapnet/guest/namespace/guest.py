@@ -10,8 +10,8 @@ Theory of operation
 
 As root: a network, PID and mount namespace. As an ordinary user: a user namespace besides, in which COMMAND
 is uid 0 (with all capabilities inside) or, with ``keep_uid``, the caller's own uid without capabilities:
-ping, which needs one, is permitted by net.ipv4.ping_group_range instead. Only the caller's own uid and gid exist in that
-namespace.
+ping, which needs one, is permitted by net.ipv4.ping_group_range instead. Only the caller's own uid and gid
+exist in that namespace.
 
 End of the processes: helper and PID 1 have a parent-death signal and a channel whose end they watch; PID 1's
 end kills everything in its namespace; the interfaces end with our descriptors. So nothing is left, whichever
@@ -20,9 +20,9 @@ process dies first and for whatever reason.
 Exit status of a guest: COMMAND's; 128+n when signal n killed it; 126 not executable, 127 not found, as
 env(1); 125 when tapnet itself failed.
 
-Timers: a helper or PID 1 that starts may take as long as it makes progress; without a message and without work for
-``READY_SECONDS`` the start has failed, or after ``READY_MAX_SECONDS`` in any case. ``LEASE_SECONDS`` is the usual bound
-for the first lease. All three are stretched on a busy machine (``patience``).
+Timers: a helper or PID 1 that starts may take as long as it makes progress; without a message and without
+work for ``READY_SECONDS`` the start has failed, or after ``READY_MAX_SECONDS`` in any case. ``LEASE_SECONDS``
+is the usual bound for the first lease. All three are stretched on a busy machine (``patience``).
 """
 
 from __future__ import annotations

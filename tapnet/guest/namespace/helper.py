@@ -198,9 +198,7 @@ def _import_lease() -> Any:
     spec = importlib.util.find_spec(name) if fresh else None
     try:
         if spec is not None:
-            package = importlib.util.module_from_spec(
-                spec
-            )  # an empty package that has the search path of the real one
+            package = importlib.util.module_from_spec(spec)  # has the search path, but runs no code
             sys.modules[name] = package
         return importlib.import_module(".lease", __package__)
     except ImportError:

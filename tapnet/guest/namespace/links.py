@@ -6,8 +6,8 @@
            with tapnet
 
 A TAP has no back-pressure: what its queue does not take, the guest's kernel drops (``ip -s link``: TX dropped). A card is
-slow, and a short queue keeps the delay short; without a card the queue holds the whole window of a TCP connection
-(6 MB by default), so that a wire that loses nothing is seen to lose nothing.
+slow, and a short queue keeps the delay short; without a card the queue holds the whole window of a TCP
+connection (6 MB by default), so that a wire that loses nothing is seen to lose nothing.
 
 ``create`` returns, for each interface, what ``adopt`` in tapnet's own process makes a ``Device`` of.
 Limits: ``NICS_MAX`` interfaces (their descriptors travel in one message).
@@ -32,9 +32,8 @@ NICS_MAX = 64
 QUEUE_CARD, QUEUE_DIRECT = 1000, 5000  # frames
 MTU_MIN, MTU_MAX = 68, 65520
 _PEER = "peer0"
-# Where both ends of a pair have the same index, the kernel does not see that they are a pair and lets carrier changes
-# wait up to
-# a second (net/core/link_watch.c, linkwatch_urgent_event).
+# Where both ends of a pair have the same index, the kernel does not see that they are a pair and lets carrier
+# changes wait up to a second (net/core/link_watch.c, linkwatch_urgent_event).
 _PEER_INDEX = 1_000_000
 
 

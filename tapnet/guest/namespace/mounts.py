@@ -9,8 +9,8 @@
                       simply lies there; where the kernel cannot mount a link, the file itself is bound over
                       the target
 
-All these mounts live in a private mount namespace and end with it. A place that cannot be mounted is left as it is; only a
-failure to make mounts private is an error. Runs in the guest's first process, before COMMAND.
+All these mounts live in a private mount namespace and end with it. A place that cannot be mounted is left as
+it is; only a failure to make mounts private is an error. Runs in the guest's first process, before COMMAND.
 """
 
 from __future__ import annotations

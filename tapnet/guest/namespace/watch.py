@@ -5,8 +5,8 @@ A real driver is told by its kernel (ndo_set_mac_address, ndo_set_rx_mode). Our 
 a route netlink socket, opened in the guest's namespace and subscribed to links, tells it. Both sides of a
 bridge, ``tcpdump`` and ``ip link set promisc on`` count (IFLA_PROMISCUITY).
 
-Limits: ``BUDGET`` messages a wake-up. A lost message (ENOBUFS) is made up for by the next one; a message that is not
-whole is left out. Timers: none. Ref: rtnetlink(7), netlink(7), include/uapi/linux/if_link.h.
+Limits: ``BUDGET`` messages a wake-up. A lost message (ENOBUFS) is made up for by the next one; a message that
+is not whole is left out. Timers: none. Ref: rtnetlink(7), netlink(7), include/uapi/linux/if_link.h.
 """
 
 from __future__ import annotations

@@ -9,13 +9,14 @@ over them (8139cp for 64 ms, iPXE for ever: seen). QEMU posts nothing for a devi
 BARs are said to be mappable, in no place (a sparse mmap capability of no areas). Clients that post all the same are served;
 then DMA runs behind all accesses that came together, before their answers leave, which makes that rarer.
 
-Any error of a client ends its session with one log line; the card is reset then, and its descriptors and mappings are closed.
+Any error of a client ends its session with one log line; the card is reset then, and its descriptors and
+mappings are closed.
 
-The end. A UNIX socket that is closed while requests in it are unread gives its peer ECONNRESET, on which QEMU 11.1 aborts (its
-recv_hdr sets an error twice: seen). So nothing is left in the socket: ``close`` drops it. ``finish``, when tapnet goes of
-its own will, first waits until the VM has taken its last interrupt (``irq``), then answers what was asked. A client
-that is in the middle of setting the device up may end that first: when it cannot, QEMU 11.1 has a segmentation fault
-(between GET_INFO and the first SET_IRQS: seen at each message).
+The end. A UNIX socket that is closed while requests in it are unread gives its peer ECONNRESET, on which QEMU
+11.1 aborts (its recv_hdr sets an error twice: seen). So nothing is left in the socket: ``close`` drops it.
+``finish``, when tapnet goes of its own will, first waits until the VM has taken its last interrupt (``irq``),
+then answers what was asked. A client that is in the middle of setting the device up may end that first: when
+it cannot, QEMU 11.1 has a segmentation fault (between GET_INFO and the first SET_IRQS: seen at each message).
 ``refuse`` turns a client away that never had a session.
 
 Timers: the card's own deadlines; ``GREETING_S`` for VERSION; the pause of ``irq``. Limits: ``OUT_MAX`` bytes of
