@@ -7,9 +7,10 @@ A UDP socket is connected to its peer: then the kernel drops datagrams of other 
 that is away. A UNIX socket is not, because a connected one would refuse the peer's successor after a restart;
 its file is open to its owner only. A peer that is away costs the frames, counted as "disconnected".
 
-Back-pressure: a socket that is full refuses; the port's queue fills and drops, counted. An unconnected UNIX socket cannot
-be asked when the peer has room again: a second, connected one is, or else a timer of ``AGAIN_SECONDS``. When the hub refuses what was
-received, one frame is held and the socket is not read: the kernel's own buffer fills, and it drops.
+Back-pressure: a socket that is full refuses; the port's queue fills and drops, counted. An unconnected UNIX
+socket cannot be asked when the peer has room again: a second, connected one is, or else a timer of
+``AGAIN_SECONDS``. When the hub refuses what was received, one frame is held and the socket is not read: the
+kernel's own buffer fills, and it drops.
 
 Limits: a frame of up to ``framing.FRAME_MAX``; what the socket cannot carry in one datagram (UDP: 65,507 bytes) is dropped
 as "oversize". Own multicast frames: ``mcast``. Ref: QEMU net/dgram.c, net/socket.c.

@@ -5,11 +5,12 @@ Without I/O.
 
 QEMU's ``socket`` and ``stream``, passt and many emulators speak it: no handshake, no version.
 
-Limits: a frame has 1 to ``FRAME_MAX`` bytes (what QEMU takes). Length 0 is never sent, because QEMU 7.2 stops reading for
-good at it; received it is skipped and counted (``empty``), as is what has no whole Ethernet header (``runts``). A longer length cannot be anything but garbage: there is no
-way back into step, so ``broken`` says why and whatever follows is ignored. One buffer of the longest frame and ``RECV``
-bytes is kept; bytes are copied once out of it, and what is left of a frame to its front. A frame of less
-than 60 bytes comes out padded (``tapnet.vlan.padding``).
+Limits: a frame has 1 to ``FRAME_MAX`` bytes (what QEMU takes). Length 0 is never sent, because QEMU 7.2 stops
+reading for good at it; received it is skipped and counted (``empty``), as is what has no whole Ethernet
+header (``runts``). A longer length cannot be anything but garbage: there is no way back into step, so
+``broken`` says why and whatever follows is ignored. One buffer of the longest frame and ``RECV`` bytes is
+kept; bytes are copied once out of it, and what is left of a frame to its front. A frame of less than 60 bytes
+comes out padded (``tapnet.vlan.padding``).
 
 Ref: QEMU net/net.c (net_fill_rstate), net/stream_data.c.
 """

@@ -6,10 +6,11 @@
 Where every other member is a pipe too, the whole frames of one read go on in one piece and are sent as they
 came (``tapnet.vlan.train``): frames are counted, not cut.
 
-Back-pressure, towards the peer: what a socket does not take stays here, up to ``OUT_BYTES``; then ``receive`` refuses and
-the port's bounded queue fills and drops, counted, while the hub goes on. Towards us: when the hub refuses a frame, the rest
-of what was read is held and the socket is not read until ``ready``: TCP's window closes, nothing is lost. So a connection
-costs at most ``OUT_BYTES`` + ``RECV`` + one frame beside the port's queue.
+Back-pressure, towards the peer: what a socket does not take stays here, up to ``OUT_BYTES``; then ``receive``
+refuses and the port's bounded queue fills and drops, counted, while the hub goes on. Towards us: when the hub
+refuses a frame, the rest of what was read is held and the socket is not read until ``ready``: TCP's window
+closes, nothing is lost. So a connection costs at most ``OUT_BYTES`` + ``RECV`` + one frame beside the port's
+queue.
 
 A frame leaves with the batch that it came in: ``receive`` sends when the port's queue is empty, and in any case before
 the loop sleeps. The end of the connection (end of file, an error, a length out of step) is told once by

@@ -1,8 +1,8 @@
 """Keep DHCP leases over a restart, in one JSON file for each NAT in the directory that ``state=`` names.
 
-Read at start; written ``DELAY`` after a lease changed, and at the end. A thread writes, to a new file that then takes
-the name, so that a crash leaves the old one or the new one whole. Times in the file are those of the wall clock (``until``, in
-seconds since 1970; null: for ever).
+Read at start; written ``DELAY`` after a lease changed, and at the end. A thread writes, to a new file that
+then takes the name, so that a crash leaves the old one or the new one whole. Times in the file are those of
+the wall clock (``until``, in seconds since 1970; null: for ever).
 
 Limits: ``SIZE`` bytes are read. A write that fails is counted and tried again at the next change.
 """

@@ -17,8 +17,8 @@ The terminal. COMMAND has tapnet's own, no pty in between, so the window size is
   terminal's signals reach both, from the kernel.
 
 Signals sent to tapnet alone come as ``signal`` messages. COMMAND's own signal dispositions and mask are those
-that tapnet was started with, but for SIGPIPE and SIGXFSZ, which Python ignores, and SIGCHLD, without which no child has a
-status: these have their default.
+that tapnet was started with, but for SIGPIPE and SIGXFSZ, which Python ignores, and SIGCHLD, without which no
+child has a status: these have their default.
 
 Messages in: ``{"start": {"argv", "env", "cwd", "terminal"}}``, ``{"signal": n}``, ``{"resume": foreground}``,
 ``{"resolv": text}``. Messages out: ``{"ready": true}``, ``{"started": pid}``, ``{"stopped": n}``,
