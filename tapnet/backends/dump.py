@@ -1,8 +1,10 @@
-"""A classic pcap file of everything on a VLAN (``-net dump``): an observer, no member.
+"""Write everything on a VLAN to a classic pcap file (``-net dump``), as an observer that is no member of the
+VLAN.
 
 Its port takes no super-frames, so that the file shows what a wire would carry: frames of the MTU's size with their
-checksums. It neither holds senders back nor limits what members offer each other; when the disk is slower than the
-VLAN, its own queue overflows and the drops are counted; when the file has ended (``sink``), as "file".
+checksums. It neither holds senders back nor limits what members offer each other. When the disk is slower
+than the VLAN, its own queue overflows and the drops are counted; after the end of the file (``sink``) they
+are counted as "file".
 
 Limits: ``len=`` bytes of each frame are kept. Times are the host's clock, in microseconds.
 The format is ``capture/pcap.py``.
@@ -22,12 +24,12 @@ from .sockets.address import WireError
 
 
 class Dump:
-    """One capture. ``clock()``: time of day in nanoseconds."""
+    """This backend is one capture. ``clock()`` is the time of day in nanoseconds."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, net: DumpNet, clock: Callable[[], int] = time.time_ns
     ) -> None:
-        """Make the file. Raises WireError."""
+        """Make the file and write its header. Raises WireError."""
         self._clock, self._net = clock, net
         self._closed = False
         self.port = Port(net.name, self._receive, member=False)
@@ -38,7 +40,7 @@ class Dump:
         self._sink.put(header(net.len))
 
     def start(self) -> None:
-        """Nothing to do: the port begins."""
+        """Do nothing, because frames come to the port once it is plugged."""
 
     def _receive(self, frame: bytes, _vnet: bytes) -> bool:
         if self._closed or self._sink.why:
@@ -53,12 +55,12 @@ class Dump:
         self.port.flush()
 
     def info_line(self) -> str:
-        """The file, and why it has ended."""
+        """Return the file's name and ``len``, and why the file has ended if it has."""
         text = f"dump to {self._net.file} (len={self._net.len})"
         return f"{text} ({self._sink.why})" if self._sink.why else text
 
     def close(self) -> None:
-        """Write what is there and close the file. Idempotent."""
+        """Write the frames that wait and close the file. Idempotent."""
         if self._closed:
             return
         self._sink.close()

@@ -1,4 +1,4 @@
-"""Kernel network devices that carry Ethernet frames as virtio frames: TAP, and one end of a veth pair.
+"""These kernel network devices carry Ethernet frames as virtio frames: TAP, and one end of a veth pair.
 
     kernel --> read() -> (frame, vnet) --> attachment --> hub or driver
     kernel <-- write(frame, vnet)      <--
@@ -10,11 +10,11 @@ What they are
   places where /dev/net/tun may not be opened. The far end is the guest's interface.
 
 One interface (``Device``): non-blocking, level-triggered on ``fileno()``; a descriptor that came from another
-process by SCM_RIGHTS is adopted as it is. ``vnet`` is ``b""`` where nothing is owed, or the 10-byte
-little-endian virtio_net_hdr; DATA_VALID alone owes nothing.
+process by SCM_RIGHTS is adopted as it is. ``vnet`` is ``b""`` where no work is left undone, or the 10-byte
+little-endian virtio_net_hdr; DATA_VALID alone leaves no work undone.
 
 Limits: one frame is at most ``FRAME_MAX`` bytes; longer ones are cut by the kernel, counted (``drops``) and
-lost. What the kernel refuses of a frame that we write (device down, larger than the MTU, malformed header) is
+lost. A frame that we write and that the kernel refuses (device down, larger than the MTU, malformed header) is
 counted and lost: only "no room" is back-pressure. A device that has been removed raises ``DeviceGone`` from
 ``read``.
 
@@ -82,7 +82,7 @@ _NO_VNET = bytes(VNET_LEN)
 _NEEDS_CSUM = 1
 _BAD_READS = 64  # frames in a row that the kernel could not describe, before read() lets others go on
 
-# Features of a veth end that say what may leave it unfinished, and the offer bit that permits each.
+# Features of a veth end that let frames leave it unfinished, and the offer bit that permits each.
 _FEATURES = {
     "tx-checksum-ip-generic": TUN_F_CSUM,
     "tx-tcp-segmentation": TUN_F_TSO4,
@@ -90,7 +90,7 @@ _FEATURES = {
     "tx-tcp-ecn-segmentation": TUN_F_TSO_ECN,
     "tx-udp-segmentation": TUN_F_USO4 | TUN_F_USO6,
 }
-# A virtio_net_hdr cannot say these, so they are always finished by the kernel.
+# A virtio_net_hdr cannot express these, so the kernel must always finish them itself.
 _FEATURES_OFF = (
     "tx-checksum-sctp",
     "tx-sctp-segmentation",
@@ -107,41 +107,45 @@ _FEATURES_OFF = (
 
 
 class DeviceGone(OSError):
-    """The kernel removed the device under us (its namespace ended, or somebody deleted it)."""
+    """The kernel has removed the device (its namespace ended, or somebody deleted it)."""
 
 
 class Device(Protocol):
-    """A kernel device, seen from the attachment."""
+    """A device is a kernel network device, seen from the attachment."""
 
     name: str
     features: int  # TUN_F_* bits that ``write`` takes
     drops: dict[str, int]  # reason -> frames
-    notices: tuple[socket.socket, int] | None  # for guest.watch: a socket there, its index
+    notices: tuple[socket.socket, int] | None  # netlink socket of the namespace, the interface's index
 
     def fileno(self) -> int:
-        """Descriptor for the event loop."""
+        """Return the descriptor for the event loop."""
 
     def read(self) -> tuple[bytes, bytes] | None:
-        """The next frame and its vnet header; None: nothing now. Raises DeviceGone."""
+        """Return the next frame and its vnet header; None if there is none now. Raises DeviceGone."""
 
     def write(self, frame: bytes, vnet: bytes = b"") -> bool:
-        """Hand a frame to the kernel. False: no room now, try again when writable."""
+        """Hand a frame to the kernel. False means that there is no room now; try again when writable."""
 
     def set_offload(self, features: int) -> None:
-        """Which TUN_F_* bits ``read`` may leave owed. The kernel's queue may still hold others."""
+        """Choose which TUN_F_* work ``read`` may leave undone. The kernel's queue may still hold frames with
+        other work undone.
+        """
 
     def set_link(self, up: bool) -> None:
-        """Give or take the carrier that the guest sees."""
+        """Switch the carrier that the guest sees on or off."""
 
     def overflow(self) -> int:
-        """Frames so far that the kernel lost because ``read`` came too late; 0 where it tells only the guest."""
+        """Return how many frames the kernel has lost so far because ``read`` came too late; 0 where only the
+        guest's interface counts them.
+        """
 
     def close(self) -> None:
-        """Give the descriptors back. Idempotent."""
+        """Close the descriptors of the device. Idempotent."""
 
 
 class _Drops:
-    """What both devices share: counted losses and how write errors are judged."""
+    """Both devices share this base: counted losses and how write errors are judged."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -152,13 +156,13 @@ class _Drops:
         self.drops[reason] = self.drops.get(reason, 0) + 1
 
     def ignore(self) -> None:
-        """Give ``notices`` back."""
+        """Close the socket of ``notices``, if there is one. Idempotent."""
         if self.notices is not None:
             self.notices[0].close()
             self.notices = None
 
     def overflow(self) -> int:
-        """See ``Device``: a TAP's are on its interface, TX dropped."""
+        """Return 0, because a TAP's losses are counted on its interface (TX dropped)."""
         return 0
 
     def refused(self, error: OSError) -> bool:
@@ -182,20 +186,22 @@ _reserve: list[int] = []
 
 
 def reserve(count: int) -> None:
-    """Open ``count`` descriptors of /dev/net/tun for TAPs that come when it may not be opened any more. Raises OSError."""
+    """Open ``count`` descriptors of /dev/net/tun, for TAPs that are made when it may no longer be opened.
+    Raises OSError.
+    """
     for _ in range(count):
         _reserve.append(os.open(TUN_PATH, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK))
 
 
 class TapDevice(_Drops):
-    """A TAP device by its descriptor.
+    """This is a TAP device, used by its descriptor.
 
     ``TapDevice.create`` makes or opens one by name in this process's network namespace; ``TapDevice(fd)``
     adopts a descriptor on which TUNSETIFF was done already.
     """
 
     def __init__(self, fd: int, *, name: str | None = None, owner: Any = None) -> None:
-        """Adopt ``fd``.
+        """Adopt ``fd``, make it non-blocking and set up its vnet header.
 
         Raises OSError where it is no TAP, ValueError where it is a TUN or carries packet info.
         """
@@ -229,7 +235,7 @@ class TapDevice(_Drops):
     def create(
         cls, name: str = "", *, vnet_hdr: bool = True, exclusive: bool = False, multi_queue: bool = False
     ) -> TapDevice:
-        """Make the TAP ``name`` (a name with %d, or nothing: the kernel chooses), or open it if it is there.
+        """Make the TAP ``name`` (with %d or empty, the kernel chooses), or open it if it exists.
 
         ``exclusive``: EBUSY where it is there. ``multi_queue``: one queue of a TAP that was made for several.
 
@@ -257,7 +263,9 @@ class TapDevice(_Drops):
 
     @classmethod
     def _from_reserve(cls, name: str, flags: int) -> TapDevice:
-        """By a descriptor that was opened when that was still permitted. Raises OSError; it is kept then."""
+        """Make the TAP on a descriptor that was opened when that was still permitted. Raises OSError; the
+        descriptor is kept then.
+        """
         answer = fcntl.ioctl(_reserve[-1], _TUNSETIFF, struct.pack("=16sH22x", name.encode(), flags & 0xFFFF))
         return cls(_reserve.pop(), name=answer[:16].split(b"\0", 1)[0].decode())
 
@@ -274,7 +282,9 @@ class TapDevice(_Drops):
             raise
 
     def is_here(self) -> bool:
-        """Whether the interface is in this process's network namespace (False, too, where it may not be asked)."""
+        """Tell whether the interface is in this process's network namespace (False, too, where the kernel
+        does not say).
+        """
         try:
             other = fcntl.ioctl(self._fd, _TUNGETDEVNETNS)
         except OSError:
@@ -285,7 +295,7 @@ class TapDevice(_Drops):
             os.close(other)
 
     def set_sndbuf(self, size: int) -> None:
-        """Bytes that the kernel takes from us before it says that there is no room. Raises OSError."""
+        """Set how many bytes the kernel takes from us before it says that there is no room. Raises OSError."""
         fcntl.ioctl(self._fd, _TUNSETSNDBUF, struct.pack("=i", min(size, _INT_MAX)))
 
     def fileno(self) -> int:
@@ -358,7 +368,7 @@ class TapDevice(_Drops):
 
 
 class PacketDevice(_Drops):
-    """The near end of a veth pair by AF_PACKET.
+    """This is the near end of a veth pair, used by AF_PACKET.
 
     packet       bound AF_PACKET socket with PACKET_VNET_HDR (``PacketDevice.open``)
     peer         name of the near end, in the namespace of ``peer_control``
@@ -390,7 +400,8 @@ class PacketDevice(_Drops):
 
     @staticmethod
     def open() -> socket.socket:
-        """A packet socket of this process's network namespace, not yet bound: ``bind((ifname, ETH_P_ALL))``.
+        """Open a packet socket of this process's network namespace, not yet bound: ``bind((ifname,
+        ETH_P_ALL))``.
 
         Raises OSError (EPERM) without CAP_NET_RAW in the namespace.
         """
@@ -424,7 +435,7 @@ class PacketDevice(_Drops):
             except OSError as error:
                 if error.errno == errno.EINVAL:
                     self.drop("malformed")
-                elif error.errno == errno.ENETDOWN:  # said once, when the link falls or the interface goes
+                elif error.errno == errno.ENETDOWN:  # reported once: the link falls or the interface goes
                     if not self._alive():
                         raise DeviceGone(error.errno, "device removed", self.name) from None
                 else:
@@ -445,7 +456,7 @@ class PacketDevice(_Drops):
 
     @staticmethod
     def _tagged(frame: bytes, vnet: bytes, tci: int, tpid: int) -> tuple[bytes, bytes]:
-        """Put the VLAN tag back that the kernel took out."""
+        """Put the VLAN tag back into a frame from which the kernel took it."""
         frame = frame[:12] + struct.pack("!HH", tpid or _ETH_P_8021Q, tci) + frame[12:]
         if vnet:
             flags, kind, length, size, start, offset = _VNET.unpack(vnet)
@@ -456,7 +467,7 @@ class PacketDevice(_Drops):
 
     def overflow(self) -> int:
         if self._fd >= 0:
-            with contextlib.suppress(OSError):  # the kernel forgets what it has told
+            with contextlib.suppress(OSError):  # the kernel resets its counters at each read
                 words = self._socket.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, _STATISTICS.size)
                 self._overflow += _STATISTICS.unpack(words)[1]
         return self._overflow
@@ -476,7 +487,8 @@ class PacketDevice(_Drops):
         return True
 
     def set_offload(self, features: int) -> None:
-        """By ethtool features of the guest's end. What the kernel refuses stays as it is:
+        """Choose the offered work by ethtool features of the guest's end. A feature that the kernel refuses
+        to change stays as it is: the hub finishes it.
 
         the hub finishes it.
         """
@@ -490,10 +502,10 @@ class PacketDevice(_Drops):
             set_features(self._far_control, self.name, self._feature_bits, wanted)
 
     def set_link(self, up: bool) -> None:
-        """The near end down takes the far end's carrier away."""
+        """Take the near end up or down, because the far end's carrier follows it."""
         with contextlib.suppress(OSError):
             set_flags(self._peer_control, self._peer, IFF_UP if up else 0, IFF_UP)
-            # The socket now has ENETDOWN to tell. uvloop would stop watching it for that, so take it away.
+            # The socket now has a pending ENETDOWN, at which uvloop would stop watching it; so clear the error.
             self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
 
     def close(self) -> None:

@@ -1,4 +1,5 @@
-"""Interface settings by ioctl, in the network namespace of a control socket (the queue by netlink).
+"""Read and change interface settings by ioctl, in the network namespace of a control socket (the queue by
+netlink).
 
 Microseconds each, so they may be called from the event loop, where pyroute2's synchronous calls may not. A
 control socket that was opened in another namespace (and handed over) acts there.
@@ -24,7 +25,7 @@ _ETH_SS_FEATURES, _ETH_GSTRING_LEN = 4, 32
 
 
 def control_socket() -> socket.socket:
-    """A socket of the current namespace, for interface ioctls."""
+    """Open a socket of the current namespace, for interface ioctls."""
     return socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
 
 
@@ -64,19 +65,19 @@ def set_flags(control: socket.socket, ifname: str, flags: int, mask: int) -> Non
 
 
 def is_up(control: socket.socket, ifname: str) -> bool:
-    """Whether an interface is administratively up. Raises OSError."""
+    """Tell whether an interface is administratively up. Raises OSError."""
     request = fcntl.ioctl(control, _SIOCGIFFLAGS, struct.pack("=16s24x", ifname.encode()))
     return bool(struct.unpack_from("=H", request, 16)[0] & IFF_UP)
 
 
 def get_mtu(control: socket.socket, ifname: str) -> int:
-    """An interface's MTU. Raises OSError."""
+    """Return an interface's MTU. Raises OSError."""
     request = fcntl.ioctl(control, _SIOCGIFMTU, struct.pack("=16s24x", ifname.encode()))
     return int(struct.unpack_from("=i", request, 16)[0])
 
 
 def get_mac(control: socket.socket, ifname: str) -> bytes:
-    """An interface's Ethernet address. Raises OSError."""
+    """Return an interface's Ethernet address. Raises OSError."""
     request = fcntl.ioctl(control, _SIOCGIFHWADDR, struct.pack("=16s24x", ifname.encode()))
     return bytes(request[18:24])
 
@@ -87,7 +88,7 @@ def _ethtool(control: socket.socket, ifname: str, command: array.array[int]) -> 
 
 
 def feature_names(control: socket.socket, ifname: str) -> dict[str, int]:
-    """Name -> bit number of the features that this kernel knows."""
+    """Return the bit number of each feature that this kernel knows, by name. Raises OSError."""
     info = array.array("B", struct.pack("=IIQI", _ETHTOOL_GSSET_INFO, 0, 1 << _ETH_SS_FEATURES, 0))
     _ethtool(control, ifname, info)
     count = struct.unpack_from("=I", info, 16)[0]
@@ -102,7 +103,7 @@ def feature_names(control: socket.socket, ifname: str) -> dict[str, int]:
 
 
 def set_features(control: socket.socket, ifname: str, bits: dict[str, int], wanted: dict[str, bool]) -> None:
-    """Switch features on or off; ``bits`` is ``feature_names``' answer, unknown ones are left out.
+    """Switch features on or off; ``bits`` is ``feature_names``' answer, and names that it lacks are left out.
 
     Raises OSError.
     """

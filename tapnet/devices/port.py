@@ -1,13 +1,13 @@
-"""A kernel device as a member of a hub: the TAP backend, or a namespace's NIC with model=direct.
+"""Make a kernel device a member of a hub: the TAP backend, or a namespace's NIC with model=direct.
 
     device ──read──► port.send ──► hub ──► port.receive ──write──► device
 
 Many frames per wake-up (at most ``BUDGET``) from plain ``add_reader`` callbacks, held back in both
 directions: a frame that the hub does not take is kept (one), and the descriptor is not read until it does;
-what the kernel does not take is refused, and asked for again when the descriptor is writable. The hub's offer
-goes to the device.
+a frame that the kernel does not take is refused, and asked for again when the descriptor is writable. The
+hub's offer goes to the device.
 
-A device that the kernel removed (its namespace ended) is forgotten quietly and told by ``on_gone``. Timers:
+A device that the kernel removed (its namespace ended) is no longer used, and ``on_gone`` is called. Timers:
 none.
 """
 
@@ -24,11 +24,11 @@ BUDGET = 64
 
 
 def nothing() -> None:
-    """The default callback."""
+    """Do nothing; this is the default callback."""
 
 
 class DeviceEnd:
-    """What both attachments share: watching the descriptor."""
+    """This base class of both attachments watches the device's descriptor and writes to the device."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, device: Device, on_gone: Callable[[], None]) -> None:
         self.loop = loop
@@ -70,7 +70,7 @@ class DeviceEnd:
         self._room()
 
     def set_link(self, up: bool) -> None:
-        """Give or take the carrier that the guest sees."""
+        """Switch the carrier that the guest sees on or off."""
         if not self._closed:
             self.device.set_link(up)
 
@@ -87,7 +87,7 @@ class DeviceEnd:
         if self._blocked:
             self.loop.remove_writer(self._fd)
         self._closed = True
-        if self._blocked:  # the promise to ask again for what was refused
+        if self._blocked:  # keep the promise to ask again for a refused frame
             self._blocked = False
             self._room()
 
@@ -98,7 +98,8 @@ class DeviceEnd:
 
 
 class DirectAttachment(DeviceEnd):
-    """A device as a member of a hub: a namespace's NIC with model=direct, or the TAP backend.
+    """This attachment makes a device a member of a hub: a namespace's NIC with model=direct, or the TAP
+    backend.
 
     ``port`` is to be added to a hub, then ``start``. ``link``: whether the port's link is the guest's
     carrier. A given ``port`` is taken over from the attachment before, as it is plugged.
@@ -116,7 +117,7 @@ class DirectAttachment(DeviceEnd):
         port: Port | None = None,
     ) -> None:
         super().__init__(loop, device, on_gone)
-        self.held: tuple[bytes, bytes] | None = None  # read, and not taken by the hub
+        self.held: tuple[bytes, bytes] | None = None  # the frame that was read and not taken by the hub
         if port is not None:
             self.port = port
             port.receive, port.ready, port.offer = self._write, self._ready, device.set_offload
@@ -131,12 +132,12 @@ class DirectAttachment(DeviceEnd):
             offer=device.set_offload,
             export=export,
         )
-        device.drops = self.port.counters.drops  # what the kernel did not take is lost at this port
+        device.drops = self.port.counters.drops  # a frame that the kernel refuses counts as lost at this port
         if link:
             self.port.on_link = self.set_link
 
     def start(self) -> None:
-        """Begin to read from the device; what is held goes first."""
+        """Begin to read from the device; a held frame goes first."""
         self._ready()
 
     def _readable(self) -> None:

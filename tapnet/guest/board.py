@@ -1,4 +1,4 @@
-"""Runs one machine on the event loop: its interrupt lines and its timers.
+"""The board runs one machine on the event loop: it serves the interrupt lines and the timers.
 
     card ─ set_irq ─► Machine.on_irq ─► pending ─ call_soon ─► serve ─► Driver.interrupt of that line
     Machine and Driver.next_deadline ─► one timer ─► run(now)
@@ -8,7 +8,7 @@ A line that rises inside a register access only marks itself pending; drivers ar
 loop; after ``STORM`` such turns in a row only every ``STORM_PAUSE`` seconds, so that a stuck line does not
 eat the loop.
 
-Timer: one, armed for the earliest deadline that is known; it may fire early, never late.
+Timer: one, armed for the earliest known deadline; it may fire early, but not late.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ STORM_PAUSE = 0.01  # seconds
 
 
 class Board:
-    """One machine with its drivers.
+    """A board serves the interrupt lines and timers of one machine and its drivers.
 
-    ``listen`` adds whoever else wants the lines (a register bus on a socket).
+    ``listen`` adds another listener to the lines (the register bus of ``-qtest``).
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, machine: Machine) -> None:
         self.loop = loop
         self.machine = machine
-        self.pending = False  # some line is up that has not been served since
+        self.pending = False  # a line with a driver has risen or stayed up since the last ``serve``
         self.storms = 0
         self._drivers: list[list[Driver]] = [[] for _ in range(IRQS)]
         self.drivers: list[Driver] = []
@@ -58,7 +58,7 @@ class Board:
         self.kick()
 
     def remove(self, driver: Driver) -> None:
-        """Forget it."""
+        """Stop serving this driver's line and timers."""
         self._drivers[driver.irq].remove(driver)
         self.drivers.remove(driver)
 
@@ -121,7 +121,7 @@ class Board:
         self._timer = self.loop.call_later(max(0, at - self.machine.now()) / 1e9, self._on_timer)
 
     def next_deadline(self) -> int | None:
-        """The earliest deadline of machine and drivers, ns of the machine's clock."""
+        """Return the earliest deadline of the machine and its drivers, in ns of the machine's clock."""
         at = self.machine.next_deadline()
         for driver in self.drivers:
             deadline = driver.next_deadline()
@@ -130,7 +130,7 @@ class Board:
         return at
 
     def expire(self) -> None:
-        """Run what is due now."""
+        """Run the timers of the machine and its drivers that are due now, then serve pending lines."""
         now = self.machine.now()
         self.machine.run(now)
         for driver in self.drivers:
@@ -141,14 +141,14 @@ class Board:
             self.serve()
 
     def hold(self) -> None:
-        """No timer of the loop until ``release``: the machine's clock is virtual, whoever steps it calls
-        ``expire``.
+        """Arm no timer on the loop until ``release``: the machine's clock is virtual, and its owner calls
+        ``expire`` after each step.
         """
         self._held = True
         self._disarm()
 
     def release(self) -> None:
-        """The machine's clock runs by itself again."""
+        """Arm timers on the loop again, because the machine's clock runs by itself."""
         self._held = False
         self.kick()
 
@@ -163,6 +163,6 @@ class Board:
             self._timer = None
 
     def close(self) -> None:
-        """Stop timers and interrupts."""
+        """Stop serving timers and interrupts for good."""
         self._closed = True
         self._disarm()

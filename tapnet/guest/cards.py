@@ -1,10 +1,11 @@
-"""Cards: each model on the way that its guest has, and the machine that some of them sit on.
+"""``Cards`` makes the network cards of an instance, and the machine on whose bus some of them sit.
 
     vfio-user=   the card by itself, on a socket           direct   no card: the namespace's device on the hub
     the machine  ports, slots and interrupt lines, for a driver of ours (a namespace) or for the client of -qtest
 
-``Cards`` makes them, at the start and while the instance runs, and pulls them out again. The machine is made with its
-first card. Who boots it: we do, for our drivers; a client of the register bus is its own firmware, as on QEMU.
+``Cards`` makes the cards, at the start and while the instance runs, and unplugs them. The machine is made
+with its first card. We boot it for our own drivers; a client of the register bus is its own firmware, as on
+QEMU.
 """
 
 from __future__ import annotations
@@ -35,14 +36,18 @@ BLINK_DRIVER = 3.0  # Linux's drivers for these cards look at the link every two
 
 
 def blink(model: str, namespace: bool) -> float:
-    """For how long the link of a card must be down for its guest to notice; 0: it has no link bit."""
+    """Return for how many seconds the link of a card must be down for its guest to notice; 0 if the card has
+    no link bit.
+    """
     if namespace:
         return BLINK
     return 0 if model.startswith("ne2k") else BLINK_DRIVER
 
 
 def _events(card: object) -> Callable[[], Mapping[str, int]] | None:
-    """A card's own counters, looked up each time: ``restore`` may replace them."""
+    """Return a function that gives the card's own counters, looked up at each call because ``restore`` may
+    replace them.
+    """
     return (lambda: getattr(card, "counters", {})) if hasattr(card, "counters") else None
 
 
@@ -51,12 +56,16 @@ def _guest_of(nic: Nic) -> str:
 
 
 def _not_yet(_frame: bytes, _vnet: bytes) -> bool:
-    """A card's ``receive`` before there is a card: the port must exist first."""
+    """Accept and drop a frame: stands in as the port's ``receive`` until the card is made, because the port
+    must exist first.
+    """
     return True
 
 
 class Cards:
-    """The cards of one instance. ``now()``: real time, ns; ``clock``: the machine's."""
+    """This class makes, starts and removes the cards of one instance. ``now()`` is real time in ns; ``clock``
+    is the machine's.
+    """
 
     def __init__(
         self,
@@ -76,14 +85,16 @@ class Cards:
         self._board: Board | None = None
         self._driven = False  # some card has a driver of ours
         self._booted = False
-        self.running = False  # set when all cards of the start have been started: others come later
+        self.running = False  # set when all cards of the start run; cards that come later are hot-plugged
 
     def serve_bus(self, hubs: Callable[[], Iterable[Hub]]) -> None:
-        """There will be a client of the machine's bus."""
+        """Make the register bus through which a client of ``-qtest`` will reach the machine."""
         self.register_bus = RegisterBus(self._loop, self._on_board(), self._clock, hubs)
 
     def boot(self) -> None:
-        """All cards of the start are there: boot, where that is ours. Their starters come next."""
+        """Boot the machine once all cards of the start are plugged, unless a client of the register bus is
+        its firmware. The cards' starters are called next.
+        """
         if self.machine is not None and (self._driven or self.register_bus is None):
             self._boot()
 
@@ -92,7 +103,7 @@ class Cards:
         self._machine().boot()
 
     def release(self, name: str) -> None:
-        """End the guest of a card."""
+        """Close the namespace guest that is attached to the card ``name``, if there is one."""
         guest = self._prepared.attached.pop(name, None)
         if guest is not None:
             guest.close()
@@ -103,8 +114,8 @@ class Cards:
             self._board.close()
 
     def make(self, nic: Nic, closers: list[Callable[[], None]], starters: list[Callable[[], None]]) -> Member:
-        """A card that is not plugged yet. What ends it is added to ``closers``, what starts it to ``starters``. Raises
-        BuildError.
+        """Make a card that is not plugged into a hub yet. Functions that end it are added to ``closers``,
+        functions that start it to ``starters``. Raises BuildError.
         """
         device = self._prepared.device(nic)
         mac = nic.mac.hex(":")
@@ -139,7 +150,7 @@ class Cards:
         return made
 
     def _plug(self, nic: Nic, port: Port, closers: list[Callable[[], None]]) -> Slot:
-        """A card on the machine's bus."""
+        """Plug a card into the machine's bus and connect it to its port. Raises BuildError."""
         machine = self._machine()
         try:
             slot = models.plug(
@@ -172,7 +183,7 @@ class Cards:
         return slot
 
     def _serve(self, nic: Nic, port: Port, closers: list[Callable[[], None]]) -> Member:
-        """Offer a card on a vfio-user socket."""
+        """Offer a card on a vfio-user socket. Raises BuildError."""
         entry = models.MODELS[nic.model]
         mac = nic.mac.hex(":")
         assert nic.vfio_user is not None

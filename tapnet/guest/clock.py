@@ -1,4 +1,4 @@
-"""The machine's clock: real time until somebody steps it, then virtual until it is let go.
+"""The machine's clock shows real time until a client steps it; then it is virtual until it is released.
 
     real() ─► Clock.now() ─► cards and drivers' deadlines
     clock_step, clock_set of the register bus ─► freeze, advance ─► Clock.now()
@@ -15,7 +15,9 @@ from collections.abc import Callable
 
 
 class Clock:
-    """See the module's text. ``real()`` is in nanoseconds and never goes back."""
+    """This clock counts nanoseconds from 0 and can be frozen and stepped. ``real()`` is in nanoseconds and
+    never goes back.
+    """
 
     def __init__(self, real: Callable[[], int]) -> None:
         self.real = real
@@ -24,25 +26,25 @@ class Clock:
 
     @property
     def virtual(self) -> bool:
-        """Whether time passes only by ``advance``."""
+        """Tell whether time passes only by ``advance``."""
         return self._frozen is not None
 
     def now(self) -> int:
-        """The machine's time."""
+        """Return the machine's time in nanoseconds since the clock was made."""
         return self.real() - self._origin if self._frozen is None else self._frozen
 
     def freeze(self) -> int:
-        """Stop; gives the time. Idempotent."""
+        """Stop the clock and return the time at which it stands. Idempotent."""
         if self._frozen is None:
             self._frozen = self.now()
         return self._frozen
 
     def advance(self, to: int) -> None:
-        """Frozen: go on to ``to``. A time that is past changes nothing."""
+        """Set the clock to ``to`` and keep it frozen. A time that is already past changes nothing."""
         self._frozen = max(self.freeze(), to)
 
     def release(self) -> None:
-        """Run on from here. Idempotent."""
+        """Let the clock run on from the time it shows. Idempotent."""
         if self._frozen is not None:
             self._origin = self.real() - self._frozen
             self._frozen = None

@@ -1,7 +1,7 @@
-"""What has to be done before there is an event loop: guests are made by forking.
+"""Do what must be done before there is an event loop: make the guests, which are forked from this process.
 
-Apart from ``tapnet.instance.instance`` so that the fork comes before the cards and the NAT are imported: a guest's helper is small, and
-prepares its DHCP client while this process imports the rest.
+This file is apart from ``tapnet.instance.instance`` so that the fork comes before the cards and the NAT are
+imported: a guest's helper stays small, and prepares its DHCP client while this process imports the rest.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ IPV6_MTU = 1280  # RFC 8200 5
 
 @dataclass
 class Prepared:
-    """What had to be made before the loop: guests by NIC name (one guest may have several NICs)."""
+    """This holds the guests that were made before the loop, by NIC name (one guest may have several NICs)."""
 
-    guest: NamespaceGuest | None = None  # of exec
+    guest: NamespaceGuest | None = None  # the guest of ``tapnet exec``
     attached: dict[str, NamespaceGuest] = field(default_factory=dict)
 
     def close(self) -> None:
-        """End the guests. Idempotent."""
+        """End all the guests that were made. Idempotent."""
         for guest in self.guests():
             guest.close()
 
     def guests(self) -> list[NamespaceGuest]:
-        """All of them."""
+        """Return all guests: the one of ``exec`` first, then those attached by ``netns=``."""
         return [*([self.guest] if self.guest else []), *self.attached.values()]
 
     def device(self, nic: Nic) -> Device | None:
-        """The kernel device behind ``nic``; None: it sits on the machine's bus."""
+        """Return the kernel device behind ``nic``; None if the NIC sits on the machine's bus."""
         guest = self.attached.get(nic.name)
         if guest is not None:
             return guest.devices[0]
@@ -49,13 +49,13 @@ class Prepared:
 
 
 def refuse_unbuilt(config: Config) -> None:
-    """Raise BuildError for an option whose engine is not there yet."""
+    """Raise BuildError if the configuration has an option whose engine is not there yet."""
     if config.unbuilt:
         raise BuildError("; ".join(config.unbuilt))
 
 
 def check_descriptors(config: Config) -> None:
-    """Raise BuildError for a descriptor that was promised on the command line and cannot be written."""
+    """Raise BuildError if a descriptor that the command line names cannot be written."""
     if config.ready_fd is not None:
         try:
             mode = fcntl.fcntl(config.ready_fd, fcntl.F_GETFL) & os.O_ACCMODE
@@ -66,7 +66,7 @@ def check_descriptors(config: Config) -> None:
 
 
 def _attach(nic: Nic) -> NamespaceGuest:
-    """The guest of ``netns=``. Raises BuildError that names the option."""
+    """Make the guest of ``netns=``. Raises BuildError that names the option."""
     try:
         return NamespaceGuest.attach(
             str(nic.netns),
@@ -81,7 +81,9 @@ def _attach(nic: Nic) -> NamespaceGuest:
 
 
 def nic_spec(nic: Nic, ifname: str = "eth0", config: Config | None = None) -> NicSpec:
-    """The interface of a card; IPv6 needs no waiting where its wire has a user-mode network and nothing but cards."""
+    """Return the interface of a card. IPv6 need not wait for duplicates where its wire has a user-mode
+    network and nothing but cards.
+    """
     if config is None:
         nets: list[Net] = []
     elif nic.vlan is not None:
@@ -106,7 +108,7 @@ def nic_spec(nic: Nic, ifname: str = "eth0", config: Config | None = None) -> Ni
 
 
 def prepare(config: Config, *, exec_: bool = False, mask: Collection[int] | None = None) -> Prepared:
-    """Make the guests. Raises BuildError; nothing is left then."""
+    """Make the guests of the configuration. Raises BuildError, and leaves no guest behind then."""
     refuse_unbuilt(config)
     check_descriptors(config)
     prepared = Prepared()

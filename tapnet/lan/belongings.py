@@ -1,12 +1,13 @@
-"""What makes an interface reachable, as plain data: taken from one interface, kept in a file, put on another.
+"""This file holds the network configuration of an interface as plain data: taken from one interface, kept in
+a file, put on another.
 
 ``Belongings``: an interface's addresses, the routes of all tables that leave by it (also as one of several next hops), the
 policy rules that name it, its permanent and proxy neighbours, and routes of other interfaces that use one of its addresses
 as their source: the kernel forgets those when the address goes.
 
-A message is a dictionary: the header's fields and ``attrs``, a list of [NAME, value] (``tapnet.lan.wire``). What the kernel
-makes by itself (routes of protocol ``kernel``: connected networks, local and broadcast addresses) comes with the addresses
-and is left out.
+A message is a dictionary: the header's fields and ``attrs``, a list of [NAME, value] (``tapnet.lan.wire``).
+Routes that the kernel makes by itself (of protocol ``kernel``: connected networks, local and broadcast
+addresses) come with the addresses and are left out.
 
 Ref: rtnetlink(7), include/uapi/linux/{rtnetlink,if_addr,fib_rules,neighbour}.h.
 """
@@ -26,7 +27,7 @@ TICKS = 100  # USER_HZ: the unit of rta_expires
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """An interface."""
+    """This describes a network interface, as RTM_NEWLINK reports it."""
 
     name: str
     index: int
@@ -37,17 +38,19 @@ class Link:
     master: int = 0
     alias: str = ""
     ether: bool = True
-    data: tuple[tuple[str, Any], ...] = ()  # what the kind says of itself
+    data: tuple[tuple[str, Any], ...] = ()  # the attributes of IFLA_INFO_DATA, which depend on the kind
 
     @property
     def up(self) -> bool:
-        """Administratively."""
+        """Tell whether the interface is administratively up."""
         return bool(self.flags & IFF_UP)
 
 
 @dataclass(frozen=True, slots=True)
 class Belongings:
-    """What an interface has. ``watched``: routes of others that may vanish when it moves."""
+    """This is the network configuration of an interface. ``watched`` is the routes of other interfaces that
+    may vanish when it moves.
+    """
 
     addresses: list[Message] = field(default_factory=list)
     routes: list[Message] = field(default_factory=list)
@@ -56,7 +59,7 @@ class Belongings:
     neighbours: list[Message] = field(default_factory=list)
 
     def moved(self, source: Link, target: Link) -> Belongings:
-        """The same with ``target`` in ``source``'s place."""
+        """Return a copy that names ``target`` wherever this one names ``source``."""
 
         def indexed(message: Message, *names: str) -> Message:
             return _renumbered(message, source.index, target.index, names)
@@ -77,7 +80,7 @@ class Belongings:
         )
 
     def aged(self, seconds: float) -> Belongings:
-        """The same, ``seconds`` later: lifetimes are shorter."""
+        """Return a copy as it is after ``seconds``: with shorter lifetimes."""
         gone = int(seconds)
 
         def left(value: int) -> int:
@@ -106,7 +109,7 @@ class Belongings:
         )
 
     def without(self, other: Belongings) -> Belongings:
-        """What ``other`` has not got."""
+        """Return the part that ``other`` does not have."""
         there = {address_key(a) for a in other.addresses}
         routes = {key for r in other.routes for key in route_keys(r)}
         return Belongings(
@@ -118,27 +121,27 @@ class Belongings:
         )
 
     def plus(self, other: Belongings) -> Belongings:
-        """Both."""
+        """Return the lists of both, those of ``other`` behind ours."""
         lists = {key: getattr(self, key) + getattr(other, key) for key in self.__dataclass_fields__}
         return Belongings(**lists)
 
     def to_json(self) -> dict[str, list[Message]]:
-        """For a file."""
+        """Return the lists as a dictionary that JSON can carry."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, data: dict[str, list[Message]]) -> Belongings:
-        """From ``to_json``."""
+        """Make a Belongings from the dictionary that ``to_json`` returned."""
         return cls(**data)
 
     def count(self) -> str:
-        """In words."""
+        """Return the numbers of addresses, routes and rules as text for a message."""
         parts = [(self.addresses, "address", "es"), (self.routes, "route", "s"), (self.rules, "rule", "s")]
         return ", ".join(f"{len(what)} {word}{end * (len(what) != 1)}" for what, word, end in parts)
 
 
 def plain(value: Any) -> Any:
-    """pyroute2's decoded values as JSON has them."""
+    """Convert pyroute2's decoded values to values that JSON has."""
     if isinstance(value, dict):
         return {
             key: [[str(a[0]), plain(a[1])] for a in what] if key == "attrs" else plain(what)
@@ -151,12 +154,14 @@ def plain(value: Any) -> Any:
 
 
 def attribute(message: Message, name: str) -> Any:
-    """An attribute's value, or None."""
+    """Return the value of an attribute of a message, or None."""
     return next((v for n, v in message["attrs"] if n == name), None)
 
 
 def _renumbered(message: Message, old: int, new: int, names: Sequence[str]) -> Message:
-    """``message`` with interface ``new`` for ``old``, in its header and in attributes ``names``."""
+    """Return ``message`` with interface ``new`` instead of ``old``, in its header and in attributes
+    ``names``.
+    """
     made = dict(message)
     for key in ("index", "ifindex"):
         if made.get(key) == old:
@@ -173,7 +178,9 @@ def _renumbered(message: Message, old: int, new: int, names: Sequence[str]) -> M
 
 
 def _relabelled(message: Message, old: str, new: str) -> Message:
-    """Labels of IPv4 addresses begin with the interface's name (ifconfig eth0:1)."""
+    """Return ``message`` with the label of its IPv4 address renamed, because labels begin with the
+    interface's name (ifconfig eth0:1).
+    """
     attrs = []
     for name, value in message["attrs"]:
         if name == "IFA_LABEL" and (value == old or value.startswith(old + ":")):
@@ -183,13 +190,13 @@ def _relabelled(message: Message, old: str, new: str) -> Message:
 
 
 def address_key(message: Message) -> tuple[Any, ...]:
-    """What tells one address of an interface from another."""
+    """Return a key that tells one address of an interface from another."""
     local = attribute(message, "IFA_LOCAL") or attribute(message, "IFA_ADDRESS")
     return message["family"], local, attribute(message, "IFA_ADDRESS"), message["prefixlen"]
 
 
 def hops(message: Message) -> list[tuple[Any, ...]]:
-    """A route's next hops: (interface, gateway)."""
+    """Return a route's next hops as (interface, gateway)."""
     several = attribute(message, "RTA_MULTIPATH")
     if several is None:
         via = attribute(message, "RTA_VIA")
@@ -203,7 +210,7 @@ def hops(message: Message) -> list[tuple[Any, ...]]:
 
 
 def route_keys(message: Message) -> set[tuple[Any, ...]]:
-    """One key for each next hop of a route."""
+    """Return one key for each next hop of a route."""
     head = (
         message["family"], attribute(message, "RTA_TABLE") or message["table"], message["tos"], message["type"],
         attribute(message, "RTA_DST"), message["dst_len"], attribute(message, "RTA_SRC"), message["src_len"],
@@ -213,6 +220,6 @@ def route_keys(message: Message) -> set[tuple[Any, ...]]:
 
 
 def destination(message: Message) -> str:
-    """A route's, in words."""
+    """Return a route's destination as text for a message."""
     target = attribute(message, "RTA_DST")
     return f"{target}/{message['dst_len']}" if target else "default"

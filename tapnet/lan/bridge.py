@@ -1,4 +1,5 @@
-"""A bridge that takes over its uplink: ``tapnet bridge up BR --uplink IF``, ``down``, ``show``, ``confirm``.
+"""Make a bridge that takes over its uplink: ``tapnet bridge up BR --uplink IF``, ``down``, ``show``,
+``confirm``.
 
     before   host's addresses, routes, rules ─ IF ─ LAN
     after    host's addresses, routes, rules ─ BR ─┬─ IF ─ LAN
@@ -6,19 +7,20 @@
 
 ``up`` makes the bridge (or takes one that exists), joins the uplink to it and moves what the uplink has: addresses,
 routes of all tables, policy rules, permanent neighbours (``tapnet.lan.rtnl``). Each thing is added to the bridge before
-it is taken from the uplink, so connections live on. The bridge has the uplink's MAC address, so that nobody on the LAN
-has to learn anything; its MTU, so that a guest's TAP does not lower the host's; no spanning tree; 300 s of ageing; and
-the uplink's settings below /proc/sys/net/ipv{4,6}/conf.
+it is taken from the uplink, so connections live on. The bridge has the uplink's MAC address, so that no host
+on the LAN has to learn a new one; its MTU, so that a guest's TAP does not lower the host's; no spanning tree;
+300 s of ageing; and the uplink's settings below /proc/sys/net/ipv{4,6}/conf.
 
-Undo is written first (``tapnet.lan.journal``): the state before, not a list of steps, so that it serves whatever was
-done of them. It is used when the kernel refuses something, on SIGINT, SIGTERM and SIGHUP, and by the next ``tapnet
-bridge`` command when this one was killed. ``down`` is the same the other way round, with what the bridge has by then.
+The undo record is written first (``tapnet.lan.journal``): it is the state before, not a list of steps, so
+that it serves after any number of steps. It is used when the kernel refuses something, on SIGINT, SIGTERM and
+SIGHUP, and by the next ``tapnet bridge`` command when this one was killed. ``down`` moves everything back in
+the same way, as the bridge has it by then.
 
 ``--confirm-timeout=N``: a process of its own, started before the first change, puts everything back after N seconds
 unless ``tapnet bridge confirm BR`` comes before; also if it is told to end (SIGTERM) before that.
 
 Not moved: addresses that a DHCP client puts on the uplink again (``up`` warns of leased ones), firewall rules that name
-the uplink, multicast memberships of programs. Wi-Fi stations cannot be bridged: ``tapnet route``.
+the uplink, multicast memberships of programs. Wi-Fi stations cannot be bridged: use ``tapnet route``.
 
 Ref: Documentation/networking/bridge.rst; ip-link(8) bridge; IEEE 802.1D-2004 7.9.2 (ageing).
 """
@@ -56,7 +58,8 @@ def up(
     step: Step = lambda what: None,
     watch: Callable[[str, float], tuple[int, int]] | None = None,
 ) -> Outcome:
-    """Make ``name`` the host's way to the LAN of ``uplink``. Raises BridgeError, Interrupted; then all is as it was.
+    """Make ``name`` the host's way to the LAN of ``uplink``. Raises BridgeError or Interrupted, after
+    restoring the former state.
 
     confirm  seconds after which ``watch``'s process undoes it
     step     called before each change with what it is; may raise
@@ -112,13 +115,13 @@ def _waits(record: Record) -> str:
 
 
 def _to_move(had: Belongings) -> bool:
-    """Whether an uplink has more than the link-local address that the kernel gives it."""
+    """Tell whether an uplink has more than the link-local address that the kernel gives it."""
     scopes = [a["scope"] for a in had.addresses if not (a["family"] == 10 and a["scope"] == 253)]
     return bool(scopes or had.routes or had.rules)
 
 
 def _judge(kernel: Kernel, name: str, uplink: str, record: Record | None) -> tuple[Link, Link | None]:
-    """The uplink, and the bridge if there is one. Raises BridgeError."""
+    """Return the uplink, and the bridge if there is one. Raises BridgeError if they cannot be used."""
     links = {link.name: link for link in kernel.links()}
     source, bridge = links.get(uplink), links.get(name)
     if source is None:
@@ -146,12 +149,12 @@ def _judge(kernel: Kernel, name: str, uplink: str, record: Record | None) -> tup
 
 
 def wireless(name: str, sys: Path = Path("/sys/class/net")) -> bool:
-    """Whether an interface is a Wi-Fi one."""
+    """Tell whether an interface is a Wi-Fi one."""
     return (sys / name / "phy80211").exists() or (sys / name / "wireless").exists()
 
 
 def _warnings(source: Link, had: Belongings, name: str, run: Path = Path("/run")) -> list[str]:
-    """What will not last."""
+    """Return warnings about leased addresses and network managers, which would undo the change."""
     found = []
     leased = []
     for address in had.addresses:
@@ -179,7 +182,9 @@ def _warnings(source: Link, had: Belongings, name: str, run: Path = Path("/run")
 
 
 def _raise(kernel: Kernel, record: Record) -> None:
-    """Do what ``record`` says."""
+    """Make the bridge, join the uplink to it and move what the uplink has, as ``record`` says. Raises
+    KernelError.
+    """
     name, source = record.bridge, record.uplink
     if record.made:
         kernel.change_link(
@@ -187,7 +192,8 @@ def _raise(kernel: Kernel, record: Record) -> None:
             br_stp_state=0, br_ageing_time=AGEING_CS,
         )  # fmt: skip
         sysctl.copy(source.name, name)
-        sysctl.link_local(name, sysctl.NO_LINK_LOCAL)  # it comes with the others, without duplicate detection
+        # the link-local address is moved with the others, without duplicate detection
+        sysctl.link_local(name, sysctl.NO_LINK_LOCAL)
     bridge = _must(kernel, name)
     kernel.change_link("set", f"{name} up", index=bridge.index, state="up")
     if not source.up:
@@ -207,7 +213,7 @@ def _must(kernel: Kernel, name: str) -> Link:
 
 
 def _told(error: BaseException, name: str, uplink: str) -> BaseException:
-    """The error that the user is told."""
+    """Translate an error to the one that the user is shown."""
     if isinstance(error, KernelError):
         if error.errno in (errno.EPERM, errno.EACCES):
             return BridgeError(f"{name}: {error} (needs CAP_NET_ADMIN: run as root)", NOPERM)
@@ -224,7 +230,7 @@ def _told(error: BaseException, name: str, uplink: str) -> BaseException:
 
 
 def _back(found: Journal, record: Record, error: BaseException) -> None:
-    """Undo after ``error``. Raises BridgeError if that fails too: then the file stays."""
+    """Restore the former state after ``error``. Raises BridgeError if that fails too; the file stays then."""
     try:
         with Kernel() as kernel:
             undo(found, record, kernel)
@@ -237,7 +243,7 @@ def _back(found: Journal, record: Record, error: BaseException) -> None:
 
 
 def undo(found: Journal, record: Record, kernel: Kernel) -> None:
-    """Have the state that ``record`` wrote down. Raises KernelError."""
+    """Restore the state that ``record`` wrote down. Raises KernelError."""
     if record.state == "lowering":
         _undo_down(found, record, kernel)
         return
@@ -268,13 +274,15 @@ def _undo_up(kernel: Kernel, record: Record) -> None:
 
 
 def _without_bridge(kernel: Kernel, record: Record, had: Belongings, uplink: Link) -> None:
-    """Have ``had`` when there is no bridge any more. Rules go by name: they are still there."""
+    """Give the uplink ``had`` when the bridge no longer exists. Policy rules name it still, because they go
+    by name.
+    """
     ghost = replace(uplink, name=record.bridge, index=0)
     kernel.move(Belongings(rules=had.moved(uplink, ghost).rules), had)
 
 
 def recover(found: Journal, kernel: Kernel, outcome: Outcome) -> None:
-    """Finish what a process left that was killed, or whose time for confirmation is over."""
+    """Finish the work of a process that was killed, or undo a bridge whose time for confirmation is over."""
     record = read(found)
     if record is None:
         return
@@ -288,12 +296,12 @@ def recover(found: Journal, kernel: Kernel, outcome: Outcome) -> None:
     elif kernel.link(record.bridge) is None or kernel.link(record.uplink.name) is None:
         with Kernel() as quiet:
             _undo_up(quiet, record)
-        found.erase()  # somebody deleted the bridge, or pulled the uplink
+        found.erase()  # the bridge was deleted, or the uplink removed
         outcome.lines.append(f"{record.bridge}: the bridge or its uplink is gone: cleaned up after it")
 
 
 def _dismiss(record: Record) -> None:
-    """Let the watchdog look: it ends when nothing waits."""
+    """Signal the watchdog to look at the record; it ends when nothing waits for confirmation."""
     if record.watchdog is None:
         return
     pid, start = record.watchdog
@@ -376,14 +384,14 @@ def _lower(kernel: Kernel, record: Record, bridge: Link, uplink: Link) -> None:
     else:
         kernel.move(record.had, there)
         kernel.step("done")
-    with Kernel() as quiet:  # nothing stops us any more
+    with Kernel() as quiet:  # this Kernel calls no ``step``, so no signal interrupts the rest
         quiet.ensure_routes([*there.routes, *there.watched])
         if not record.uplink.up:
             quiet.change_link("set", f"{uplink.name} down", index=uplink.index, state="down")
 
 
 def _undo_down(found: Journal, record: Record, kernel: Kernel) -> None:
-    """Up again; or, when the bridge is gone already, down for good."""
+    """Bring the bridge up again; if it no longer exists, give the uplink its configuration instead."""
     bridge, uplink = kernel.link(record.bridge), kernel.link(record.uplink.name)
     assert record.master is not None
     if bridge is None or uplink is None:
@@ -405,7 +413,7 @@ def _undo_down(found: Journal, record: Record, kernel: Kernel) -> None:
 
 
 def confirm(name: str) -> Outcome:
-    """Keep what ``up --confirm-timeout`` did. Raises BridgeError."""
+    """Keep the bridge that ``up --confirm-timeout`` made. Raises BridgeError."""
     with _opened(name) as found:
         outcome = Outcome()
         with Kernel() as kernel:
@@ -425,7 +433,7 @@ def confirm(name: str) -> Outcome:
 
 
 def show() -> list[dict[str, Any]]:
-    """All bridges of this namespace, and those that are written down but gone."""
+    """Return all bridges of this namespace, and those that are written down but gone."""
     records = {}
     for name in journal.names(KIND):
         data = journal.look(KIND, name)
@@ -471,7 +479,7 @@ def show() -> list[dict[str, Any]]:
 
 @contextlib.contextmanager
 def _opened(name: str) -> Any:
-    """The file of one bridge, locked. Raises BridgeError."""
+    """Open and lock the file of one bridge, as a context manager. Raises BridgeError."""
     if not may():
         raise BridgeError(f"{name}: needs CAP_NET_ADMIN: run as root", NOPERM)
     try:

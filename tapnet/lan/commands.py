@@ -1,4 +1,4 @@
-"""What ``tapnet bridge`` and ``tapnet route`` print, and their exit statuses."""
+"""These functions print the output of ``tapnet bridge`` and ``tapnet route``, and return their exit statuses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _say(text: str) -> None:
 
 
 def tell(call: Callable[[], Outcome]) -> int:
-    """Do it and print what came of it. Answers the exit status."""
+    """Run ``call``, print its outcome or its error, and return the exit status."""
     try:
         outcome = call()
     except (BridgeError, Unmovable) as error:
@@ -49,24 +49,24 @@ def _named(name: str, what: str) -> str:
 
 
 def bridge_up(name: str, uplink: str, confirm: float | None) -> int:
-    """``tapnet bridge up``."""
+    """Run ``tapnet bridge up`` and return its exit status."""
     return tell(
         lambda: bridge.up(_named(name, "bridge"), _named(uplink, "--uplink"), confirm, watch=watchdog.start)
     )
 
 
 def bridge_down(name: str, force: bool) -> int:
-    """``tapnet bridge down``."""
+    """Run ``tapnet bridge down`` and return its exit status."""
     return tell(lambda: bridge.down(_named(name, "bridge"), force))
 
 
 def bridge_confirm(name: str) -> int:
-    """``tapnet bridge confirm``."""
+    """Run ``tapnet bridge confirm`` and return its exit status."""
     return tell(lambda: bridge.confirm(_named(name, "bridge")))
 
 
 def route(tap: str, uplink: str) -> int:
-    """``tapnet route``."""
+    """Run ``tapnet route`` until a signal and return its exit status."""
     from . import route as routing
 
     status = 0
@@ -82,7 +82,7 @@ def route(tap: str, uplink: str) -> int:
 
 
 def bridge_show(as_json: bool) -> int:
-    """``tapnet bridge show``."""
+    """Print the bridges for ``tapnet bridge show`` and return the exit status 0."""
     shown = bridge.show()
     if as_json:
         print(json.dumps(shown, indent=2))

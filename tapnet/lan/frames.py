@@ -1,6 +1,6 @@
-"""ARP, neighbour discovery and DHCP as ``tapnet route`` sees and says them: bytes in, bytes out.
+"""Read and make the ARP, neighbour discovery and DHCP packets of ``tapnet route``: bytes in, bytes out.
 
-What is malformed is None. Checksums of ICMPv6 are the kernel's (raw sockets), those of UDP too.
+Malformed input gives None. The kernel computes the checksums of ICMPv6 (raw sockets) and of UDP.
 
 Ref: RFC 826, RFC 5227 (probes and announcements); RFC 4861 4 (messages), 4.6 (options); RFC 8106 (RDNSS, DNSSL); RFC 4191
 (route information); RFC 2131, RFC 1542 4 (relay agents).
@@ -34,7 +34,7 @@ FILTER = (
 
 @dataclass(frozen=True, slots=True)
 class Arp:
-    """An ARP packet for IPv4 over Ethernet."""
+    """This is an ARP packet for IPv4 over Ethernet."""
 
     op: int
     sender_mac: bytes
@@ -43,7 +43,7 @@ class Arp:
 
 
 def arp(frame: bytes) -> Arp | None:
-    """An Ethernet frame as an ARP packet."""
+    """Parse an Ethernet frame as an ARP packet; None if it is none."""
     if len(frame) < _ETHER.size + _ARP.size or _ETHER.unpack_from(frame)[2] != ETH_ARP:
         return None
     hardware, protocol, size, length, op, mac, sender, _, target = _ARP.unpack_from(frame, _ETHER.size)
@@ -55,13 +55,15 @@ def arp(frame: bytes) -> Arp | None:
 def arp_frame(
     op: int, source: bytes, sender: IPv4Address, target_mac: bytes, target: IPv4Address, to: bytes = BROADCAST
 ) -> bytes:
-    """An ARP packet in its Ethernet frame."""
+    """Return an ARP packet in its Ethernet frame."""
     body = _ARP.pack(1, 0x0800, 6, 4, op, source, sender.packed, target_mac, target.packed)
     return _ETHER.pack(to, source, ETH_ARP) + body
 
 
 def solicited(frame: bytes) -> tuple[int, IPv6Address, IPv6Address | None, bytes] | None:
-    """An Ethernet frame as RS, NS or NA: (type, source, target, the sender's MAC)."""
+    """Parse an Ethernet frame as RS, NS or NA and return (type, source, target, the sender's MAC); None if it
+    is none.
+    """
     if len(frame) < 14 + 40 + 8 or frame[12:14] != b"\x86\xdd" or frame[20] != _ICMP6 or frame[21] != 255:
         return None
     kind, source = frame[54], IPv6Address(frame[22:38])
@@ -73,23 +75,24 @@ def solicited(frame: bytes) -> tuple[int, IPv6Address, IPv6Address | None, bytes
 
 
 def solicitation(target: IPv6Address, mac: bytes) -> bytes:
-    """A neighbour solicitation, for a raw ICMPv6 socket."""
+    """Return a neighbour solicitation, for a raw ICMPv6 socket."""
     return struct.pack("!BBHI", NS, 0, 0, 0) + target.packed + struct.pack("!BB", _SLLA, 1) + mac
 
 
 def router_solicitation() -> bytes:
-    """For a raw ICMPv6 socket."""
+    """Return a router solicitation, for a raw ICMPv6 socket."""
     return struct.pack("!BBHI", RS, 0, 0, 0)
 
 
 def advertised(message: bytes) -> IPv6Address | None:
-    """The target of a neighbour advertisement (ICMPv6 without its IP header)."""
+    """Return the target of a neighbour advertisement (ICMPv6 without its IP header); None if it is none."""
     return IPv6Address(message[8:24]) if len(message) >= 24 and message[0] == NA else None
 
 
 def passed_on(message: bytes, mac: bytes) -> bytes | None:
-    """A router advertisement of the LAN as we say it to the guest: we are the router, and no address is on the link,
-    so that all goes through us; no DHCPv6, which we do not relay. Prefixes, routes, MTU and name servers stay.
+    """Rewrite a router advertisement of the LAN for the guest: we are the router, and no address is on the
+    link, so that all traffic goes through us; no DHCPv6, which we do not relay. Prefixes, routes, MTU and
+    name servers stay.
     """
     if len(message) < 16 or message[0] != RA:
         return None
@@ -123,7 +126,9 @@ ACK = 5
 
 
 def relayed(packet: bytes, giaddr: IPv4Address) -> tuple[bytes, bytes] | None:
-    """A client's packet as the relay agent sends it on, and the client's MAC."""
+    """Return a client's DHCP packet as the relay agent sends it on, and the client's MAC; None if it is
+    malformed.
+    """
     if len(packet) < _OPTIONS or packet[236:240] != _COOKIE:
         return None
     op, htype, hlen, hops, *_ = _BOOTP.unpack_from(packet)
@@ -134,15 +139,15 @@ def relayed(packet: bytes, giaddr: IPv4Address) -> tuple[bytes, bytes] | None:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A server's packet to a client behind us."""
+    """This is a DHCP server's packet to a client behind us."""
 
     mac: bytes
     address: IPv4Address
-    kind: int  # of DHCP message; 0: none
+    kind: int  # DHCP message type; 0: none
 
 
 def reply(packet: bytes, giaddr: IPv4Address) -> Reply | None:
-    """A server's packet, if it came to us as a relay agent."""
+    """Parse a DHCP server's packet; None unless it came to us as a relay agent."""
     if len(packet) < _OPTIONS or packet[236:240] != _COOKIE or packet[0] != 2 or packet[1:3] != b"\x01\x06":
         return None
     if packet[24:28] != giaddr.packed:

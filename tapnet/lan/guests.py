@@ -1,12 +1,13 @@
-"""Who is behind a routed TAP: a table of addresses, with what must be true before one is believed.
+"""This is the table of addresses behind a routed TAP, with the checks that an address must pass before it is
+believed.
 
     seen (ARP, NS) ──► probing on the LAN for ``PROBE_S``: does anybody have it? ──► ours
     leased (DHCP ACK) ─────────────────────────────────────────────────────────────► ours
     ours: unseen for ``ASK_S`` ──► asked ``ASKS`` times, every ``ASK_EVERY_S`` ──► gone
 
-A guest may not take what is the host's, a router's, or somebody else's: an address is believed only within the uplink's own
-networks, and only if it is none of the ``reserved`` ones. Time is an argument. At most ``MAX_ADDRESSES``; a newcomer then
-pushes the one out that was unseen for the longest time.
+A guest may not take an address of the host, of a router or of another host: an address is believed only
+within the uplink's own networks, and only if it is none of the ``reserved`` ones. Time is an argument. At
+most ``MAX_ADDRESSES``; a new address then replaces the one that was unseen for the longest time.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ ASK_S, ASK_EVERY_S, ASKS = 60.0, 10.0, 6
 
 @dataclass
 class Entry:
-    """One address. ``until``: the end of the probe; ``asked``: questions since it was seen."""
+    """This is one address of a guest. ``until`` is the end of the probe; ``asked`` counts questions since it
+    was seen.
+    """
 
     mac: bytes
     seen: float
@@ -38,7 +41,7 @@ class Entry:
 
 
 class Guests:
-    """The table; what has to be done is what its calls answer."""
+    """This table of guests' addresses returns from its calls what the caller has to do."""
 
     def __init__(self, networks: Sequence[Network] = (), reserved: Collection[Address] = ()) -> None:
         self.networks = list(networks)
@@ -47,7 +50,7 @@ class Guests:
         self.refused: dict[Address, float] = {}  # address -> until
 
     def allowed(self, address: Address) -> bool:
-        """Whether a guest may have it at all."""
+        """Tell whether a guest may have this address at all."""
         for network in self.networks:
             if address in network:
                 edge = network.version == 4 and network.prefixlen < 31
@@ -57,13 +60,13 @@ class Guests:
         return False
 
     def seen(self, address: Address, mac: bytes, now: float) -> bool:
-        """The guest uses it. True: ask the LAN whether somebody has it."""
+        """Note that the guest uses an address. True means: probe the LAN for another host that has it."""
         entry = self.entries.get(address)
         if entry is not None:
             if entry.mac == mac or not entry.ours:
                 entry.mac, entry.seen, entry.asked = mac, now, 0
                 return False
-            entry.mac, entry.seen, entry.asked = mac, now, 0  # another card of the guest's
+            entry.mac, entry.seen, entry.asked = mac, now, 0  # now on another card of the guest
             return False
         if not self.allowed(address) or self.refused.get(address, 0) > now:
             return False
@@ -72,7 +75,9 @@ class Guests:
         return True
 
     def leased(self, address: Address, mac: bytes, now: float) -> bool:
-        """A server gave it to the guest. True: it is ours from now on."""
+        """Note that a DHCP server gave the address to the guest. True means that the address is ours from now
+        on.
+        """
         if not self.allowed(address):
             return False
         entry = self.entries.get(address)
@@ -84,14 +89,16 @@ class Guests:
         return True
 
     def _room(self) -> None:
-        """A new address finds room; probes are pushed out first. Those of ours stay until ``expired`` names them."""
+        """Make room for a new address by dropping a probe, if there is one. Addresses of ours stay until
+        ``expired`` returns them.
+        """
         if len(self.entries) >= MAX_ADDRESSES:
             probing = [a for a, e in self.entries.items() if not e.ours]
             if probing:
                 del self.entries[probing[0]]
 
     def denied(self, address: Address, now: float) -> bool:
-        """Somebody on the LAN has it. True: it was being probed, and is refused."""
+        """Note that a host on the LAN has the address. True means that it was being probed, and is refused."""
         entry = self.entries.get(address)
         if entry is None or entry.ours:
             return False
@@ -102,14 +109,14 @@ class Guests:
         return True
 
     def probed(self, now: float) -> list[Address]:
-        """Those whose probe nobody answered: they are ours from now on."""
+        """Return the addresses whose probe no host answered; they are ours from now on."""
         found = [a for a, e in self.entries.items() if not e.ours and e.until <= now]
         for address in found:
             self.entries[address].ours = True
         return found
 
     def to_ask(self, now: float) -> list[Address]:
-        """Those that have to be asked whether they are still there."""
+        """Return the addresses whose guests have to be asked whether they are still there."""
         found = []
         for address, entry in self.entries.items():
             if entry.ours and entry.asked < ASKS and entry.seen + ASK_S + entry.asked * ASK_EVERY_S <= now:
@@ -118,7 +125,7 @@ class Guests:
         return found
 
     def expired(self, now: float) -> list[Address]:
-        """Those that did not answer, and those for which there is no room; they are forgotten."""
+        """Return and forget the addresses that did not answer, and those for which there is no room."""
         last = ASK_S + ASKS * ASK_EVERY_S
         found = [a for a, e in self.entries.items() if e.ours and e.seen + last <= now]
         ours = sorted((e.seen, a.packed, a) for a, e in self.entries.items() if e.ours and a not in found)
@@ -128,14 +135,14 @@ class Guests:
         return found
 
     def next_deadline(self) -> float | None:
-        """When to call ``probed``, ``to_ask`` and ``expired`` again."""
+        """Return the time at which to call ``probed``, ``to_ask`` and ``expired`` again, or None."""
         times = [
             e.until if not e.ours else e.seen + ASK_S + e.asked * ASK_EVERY_S for e in self.entries.values()
         ]
         return min(times, default=None)
 
     def clear(self) -> list[Address]:
-        """Forget all; those that were ours."""
+        """Forget all addresses, and return those that were ours."""
         found = [a for a, e in self.entries.items() if e.ours]
         self.entries.clear()
         self.refused.clear()

@@ -1,9 +1,10 @@
-"""Written undo: one file for each thing that tapnet changes on the host and must be able to change back.
+"""Keep undo records on disk: one file for each thing that tapnet changes on the host and must be able to
+change back.
 
-A file is written, whole and synced, before the first change that it undoes, and removed after the last. So a process
-that was killed in between leaves a file, and the next one reads there what was before. Files lie below the directory of
-control sockets, in one directory per network namespace (its cookie, which is never used twice while the machine runs),
-and name the boot: what was before a reboot undoes nothing.
+A file is written, whole and synced, before the first change that it undoes, and removed after the last. So a
+process that was killed in between leaves a file, and the next process reads the former state there. Files lie
+below the directory of control sockets, in one directory per network namespace (its cookie, which is never
+used twice while the machine runs), and name the boot: what was before a reboot undoes nothing.
 
 ``Journal`` holds a lock on its file's name as long as it is open: one process at a time works on one thing.
 
@@ -34,7 +35,7 @@ class Busy(Exception):
 
 
 def namespace() -> str:
-    """A name for the network namespace of this process."""
+    """Return a name for the network namespace of this process."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             return f"{struct.unpack('=Q', probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8))[0]:x}"
@@ -43,7 +44,7 @@ def namespace() -> str:
 
 
 def boot() -> str:
-    """This boot of the machine."""
+    """Return the identifier of this boot of the machine, or ""."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -51,28 +52,28 @@ def boot() -> str:
 
 
 def clock() -> float:
-    """Seconds since boot, suspended ones included: what deadlines and lifetimes are kept in."""
+    """Return seconds since boot, including suspended ones; deadlines and lifetimes are kept in this time."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def directory() -> Path:
-    """Where this namespace's files are; made if need be. Raises paths.PathError."""
+    """Return the directory of this namespace's files, and make it if need be. Raises paths.PathError."""
     place = paths.runtime_directory() / "lan" / namespace()
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
     return place
 
 
 def names(kind: str) -> list[str]:
-    """Of all ``kind`` files here."""
+    """Return the names in all files of ``kind`` in this namespace."""
     begin = kind + "-"
     return sorted(path.name[len(begin) : -len(_SUFFIX)] for path in directory().glob(f"{begin}*{_SUFFIX}"))
 
 
 class Journal:
-    """One thing's file, locked. A context manager."""
+    """A journal is the locked file of one thing. It is a context manager."""
 
     def __init__(self, kind: str, name: str) -> None:
-        """Raises Busy, paths.PathError, OSError."""
+        """Lock the file's name. Raises Busy, paths.PathError, OSError."""
         self.path = directory() / f"{kind}-{name}{_SUFFIX}"
         self._lock = os.open(self.path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -88,15 +89,17 @@ class Journal:
         self.close()
 
     def close(self) -> None:
-        """Let others have it. The lock's file stays: taking it away would let two processes hold two locks."""
+        """Release the lock. The lock's file stays, because removing it would let two processes hold two
+        locks.
+        """
         os.close(self._lock)
 
     def read(self) -> dict[str, Any] | None:
-        """What was written; None: nothing, or before this boot."""
+        """Return the record; None if there is none, or if it was written before this boot."""
         return read(self.path)
 
     def write(self, record: dict[str, Any]) -> None:
-        """Replace it by ``record``, on disk when this returns. Raises OSError."""
+        """Replace the record by ``record``, which is on disk when this returns. Raises OSError."""
         new = self.path.with_suffix(".new")
         with open(new, "w", encoding="utf-8") as file:
             json.dump({**record, "version": VERSION, "boot": boot()}, file)
@@ -105,13 +108,13 @@ class Journal:
         os.replace(new, self.path)
 
     def erase(self) -> None:
-        """There is nothing to undo any more. Idempotent."""
+        """Remove the record, because there is nothing to undo any more. Idempotent."""
         with contextlib.suppress(FileNotFoundError):
             self.path.unlink()
 
 
 def read(path: Path) -> dict[str, Any] | None:
-    """A file of this boot, without its lock; None: none."""
+    """Read the record of this boot in a file, without locking it; None if there is none."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -122,5 +125,5 @@ def read(path: Path) -> dict[str, Any] | None:
 
 
 def look(kind: str, name: str) -> dict[str, Any] | None:
-    """What is written about one thing, without waiting for whoever works on it."""
+    """Return the record of one thing, without waiting for a process that works on it."""
     return read(directory() / f"{kind}-{name}{_SUFFIX}")

@@ -1,4 +1,6 @@
-"""What the commands of ``tapnet.lan`` share: errors with their exit status, signals as notes, and a bridge's record."""
+"""The commands of ``tapnet.lan`` share these: errors with their exit status, noted signals, and a bridge's
+record.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ USAGE, UNAVAILABLE, OSERR, NOPERM = 2, 69, 71, 77  # exit statuses: ours, and sy
 
 
 class BridgeError(Exception):
-    """One line, and the exit status that goes with it."""
+    """A command has failed; the error is one line with an exit status."""
 
     def __init__(self, text: str, status: int = USAGE) -> None:
         super().__init__(text)
@@ -25,7 +27,7 @@ class BridgeError(Exception):
 
 
 class Interrupted(Exception):
-    """A signal asked us to end."""
+    """A signal has asked the command to end."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -34,7 +36,7 @@ class Interrupted(Exception):
 
 @dataclass
 class Outcome:
-    """What a command did: lines to print, and warnings."""
+    """This is what a command did: lines to print, and warnings."""
 
     lines: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -42,7 +44,8 @@ class Outcome:
 
 
 class Signals:
-    """SIGINT, SIGTERM and SIGHUP as a note that ``check`` looks at: no netlink call is cut in the middle.
+    """This context manager notes SIGINT, SIGTERM and SIGHUP for ``check``, so that no netlink call is
+    interrupted.
 
     Those that our caller ignores stay ignored: under nohup, the end of the session undoes nothing.
     """
@@ -66,21 +69,21 @@ class Signals:
             signal.signal(number, handler)
 
     def check(self, _what: str = "") -> None:
-        """Raises Interrupted."""
+        """Raise Interrupted if a signal has come."""
         if self.came:
             raise Interrupted(self.came)
 
 
 @dataclass(frozen=True)
 class Record:
-    """What is written about one bridge."""
+    """This is the undo record of one bridge."""
 
     bridge: str
     uplink: Link
-    made: bool  # the bridge is ours
+    made: bool  # we made the bridge
     state: str  # up, pending, raising, lowering
-    had: Belongings  # of the uplink before; when lowering: of the bridge before
-    beside: Belongings  # what a bridge that was there had of its own
+    had: Belongings  # the uplink's configuration before; when lowering: the bridge's
+    beside: Belongings  # the configuration of a bridge that existed before
     master: Link | None = None  # when lowering: the bridge
     first: dict[str, Any] | None = (
         None  # the record of the state before this change, if the bridge was ours then
@@ -90,7 +93,7 @@ class Record:
     watchdog: tuple[int, int] | None = None  # pid, start time
 
     def to_json(self) -> dict[str, Any]:
-        """For the file."""
+        """Return the record as a dictionary for the file."""
         return {
             **{key: value for key, value in asdict(self).items() if key not in ("had", "beside")},
             "had": self.had.to_json(),
@@ -99,7 +102,7 @@ class Record:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Record:
-        """From the file."""
+        """Make a record from the dictionary that the file holds."""
         values = {key: data[key] for key in cls.__dataclass_fields__}
         values["uplink"] = link_of(data["uplink"])
         values["master"] = link_of(data["master"]) if data["master"] else None
@@ -109,11 +112,11 @@ class Record:
         return cls(**values)
 
     def but(self, **changes: Any) -> Record:
-        """The same with other values."""
+        """Return a copy of the record with some values changed."""
         return Record(**{**{key: getattr(self, key) for key in self.__dataclass_fields__}, **changes})
 
     def left(self) -> float:
-        """Seconds until it is undone."""
+        """Return the seconds until the bridge is undone."""
         return max((self.deadline or 0) - journal.clock(), 0)
 
 
@@ -122,11 +125,11 @@ def link_of(data: dict[str, Any]) -> Link:
 
 
 def read(found: Journal) -> Record | None:
-    """What is written."""
+    """Return the record of the bridge whose file is ``found``, or None."""
     data = found.read()
     return Record.from_json(data) if data is not None else None
 
 
 def started(pid: int) -> int:
-    """When a process began, in ticks: with its number, a name that is never used twice. Raises OSError."""
+    """Return when a process began, in ticks; with its pid this names a process for good. Raises OSError."""
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])

@@ -1,9 +1,9 @@
-"""A guest on the LAN of an uplink that cannot be bridged: ``tapnet route TAP --uplink IF``.
+"""Put a guest on the LAN of an uplink that cannot be bridged: ``tapnet route TAP --uplink IF``.
 
     guest ─ TAP ─ this host, a router that stands for the others on each side ─ uplink (Wi-Fi, say) ─ LAN
 
-The guest has an address of the LAN and thinks that it is on it. A Wi-Fi station may not send with the guest's MAC, so the
-host does it with its own: each side takes the host for the other.
+The guest has an address of the LAN and behaves as if it were on it. A Wi-Fi station may not send with the
+guest's MAC, so the host sends with its own: each side takes the host for the other.
 
 * To the guest the host answers ARP for all of the uplink's networks, and is the IPv6 router: it passes the LAN's router
   advertisements on with itself as the router and no address on the link.
@@ -11,12 +11,12 @@ host does it with its own: each side takes the host for the other.
 * Each address has a host route to the TAP. They are learned (``tapnet.lan.guests``): leases from the DHCP server's answers,
   which we relay (RFC 1542), others from what the guest says by ARP and neighbour discovery, after a probe on the LAN.
 * Forwarding is switched on for these two interfaces (IPv6 knows only all; then ``accept_ra`` of those that listen to
-  routers becomes 2). What was before is written down and comes back: at the end, or, after SIGKILL, at the next start.
+  routers becomes 2). The former values are written down and restored: at the end, or, after SIGKILL, at the next start.
 
-It runs until SIGINT or SIGTERM. A TAP that is not there is waited for, one that goes is let go and waited for again.
+It runs until SIGINT or SIGTERM. It waits for a TAP that does not exist, and waits again when the TAP is removed.
 
-Not passed: broadcasts and multicasts (mDNS, SSDP), DHCPv6, protocols that are not IP. What is never believed of a guest:
-addresses of the host, of a router, or outside the uplink's networks.
+Not passed: broadcasts and multicasts (mDNS, SSDP), DHCPv6, protocols that are not IP. A guest's claim to
+an address of the host, of a router, or outside the uplink's networks is not believed.
 
 Timers: a look at interfaces and addresses every ``LOOK_S``; those of ``Guests``. Ref: RFC 1027 (proxy ARP), RFC 4389
 (proxying router advertisements), ip-sysctl.rst.
@@ -43,20 +43,22 @@ from .record import NOPERM, OSERR, UNAVAILABLE, BridgeError, Signals
 from .rtnl import AF_INET, AF_INET6, Kernel, KernelError
 
 KIND = "route"
-PROTO = 147  # of our routes, for whoever looks at them
+PROTO = 147  # marks our routes in `ip route`
 LOOK_S = 0.5
 REFRESH_S = 5.0
 _READS = 64
 _MAX_CLIENTS = 256
 _IFF_NOARP, _IFF_LOOPBACK = 0x80, 0x8
 _NTF_PROXY = 0x08
-_NUD_PERMANENT = 0x80  # otherwise the entry is gone with the carrier
+_NUD_PERMANENT = 0x80  # a proxy entry of another state vanishes with the carrier
 _SCOPE_UNIVERSE, _SCOPE_LINK = 0, 253
 _ALL_NODES, _ALL_ROUTERS = "ff02::1", "ff02::2"
 
 
 def run(tap: str, uplink: str, say: Callable[[str], None]) -> int:
-    """Serve until a signal. Answers the exit status. Raises BridgeError for what cannot be."""
+    """Serve until a signal comes, and return the exit status. Raises BridgeError if the TAP or the uplink
+    cannot be used.
+    """
     if not may():
         raise BridgeError(f"{tap}: needs CAP_NET_ADMIN: run as root", NOPERM)
     try:
@@ -70,7 +72,7 @@ def run(tap: str, uplink: str, say: Callable[[str], None]) -> int:
 
 
 class Router:
-    """One TAP and its uplink."""
+    """This router joins one TAP to its uplink."""
 
     def __init__(
         self, tap: str, uplink: str, kernel: Kernel, found: Journal, say: Callable[[str], None]
@@ -89,14 +91,14 @@ class Router:
         self._sockets: dict[str, socket.socket] = {}
         self._groups: dict[Address, bytes] = {}
         self._selector = selectors.DefaultSelector()
-        self._advertisement = b""  # the LAN's, as the guest gets it
-        self._kept: list[str] = []  # files of interfaces that forwarded IPv6 before
+        self._advertisement = b""  # the LAN's router advertisement, as the guest gets it
+        self._kept: list[str] = []  # sysctl files of interfaces that forwarded IPv6 before
         self._had6 = False
 
-    # ---- what can be and what not --------------------------------------------------------------------------
+    # ---- checks --------------------------------------------------------------------------------------------
 
     def check(self) -> Link:
-        """The uplink. Raises BridgeError: a clear word why it cannot be."""
+        """Check that TAP and uplink can be used, and return the uplink. Raises BridgeError that says why not."""
         link = self.kernel.link(self.uplink_name)
         what = f"--uplink {self.uplink_name}"
         if link is None:
@@ -118,7 +120,7 @@ class Router:
         return link
 
     def _refresh(self, uplink: Link) -> None:
-        """The uplink's networks, and what no guest may have."""
+        """Read the uplink's networks, and the addresses that no guest may have."""
         names_ = {link.index for link in self.kernel.links()}
         self._local = set()
         networks: list[Any] = []
@@ -151,7 +153,7 @@ class Router:
     # ---- life ----------------------------------------------------------------------------------------------
 
     def serve(self, signals: Signals) -> int:
-        """Until a signal, or the uplink is gone."""
+        """Serve until a signal comes. Raises BridgeError if the uplink is gone."""
         waiting = False
         refreshed = time.monotonic()
         try:
@@ -185,7 +187,7 @@ class Router:
         return 0
 
     def _attach(self, tap: Link) -> None:
-        """Begin with a TAP that is there."""
+        """Begin to serve a TAP that is there. Raises BridgeError."""
         assert self._uplink is not None
         self._tap = tap
         self._write()
@@ -211,7 +213,7 @@ class Router:
                 for place in sorted(conf.iterdir()):
                     forwards = sysctl.read(place / "forwarding")
                     if place.name in ("all", "default", tap):
-                        continue  # the TAP least of all: a guest must not be the host's router
+                        continue  # above all not the TAP, because a guest must not become the host's router
                     if forwards == "1":
                         self._kept.append(str(place / "forwarding"))
                     elif sysctl.read(place / "accept_ra") == "1":
@@ -233,7 +235,7 @@ class Router:
         )
 
     def recover(self) -> None:
-        """Take back what killed processes left: our own TAP's things, and those of any TAP that nobody serves."""
+        """Undo what killed processes left: for our own TAP, and for any TAP that no process serves."""
         for name in names(KIND):
             if name == self.tap_name:
                 self._recover(self._found, name)
@@ -267,11 +269,12 @@ class Router:
                     sysctl.write(Path(place), "1")
 
     def _detach(self) -> None:
-        """Undo it all. Idempotent."""
+        """Stop serving the TAP and undo every change on the host. Idempotent."""
         if self._tap is None:
             return
         if self._advertisement and _here(self._tap):
-            self._advertise(self._advertisement[:6] + b"\0\0" + self._advertisement[8:])  # no router any more
+            # with lifetime 0: we are no longer a router
+            self._advertise(self._advertisement[:6] + b"\0\0" + self._advertisement[8:])
         for address in self.guests.clear():
             self._withdraw(address)
         for one in self._sockets.values():
@@ -317,7 +320,7 @@ class Router:
         made.close()
 
     def _turn(self) -> None:
-        """Wait for something, and do what is due."""
+        """Wait for a packet or a deadline, then handle what is due."""
         deadline = self.guests.next_deadline()
         wait = LOOK_S if deadline is None else min(max(deadline - time.monotonic(), 0.0), LOOK_S)
         for key, _ in self._selector.select(wait):
@@ -365,7 +368,7 @@ class Router:
                 self._seen(source, mac, now)
                 if kind == frames.NA and target is not None:
                     self._seen(target, mac, now)
-            elif target is not None:  # duplicate address detection: it is about to have it
+            elif target is not None:  # duplicate address detection: the guest is about to use the address
                 self._seen(target, mac, now)
 
     def _seen(self, address: Address, mac: bytes, now: float) -> None:
@@ -373,7 +376,9 @@ class Router:
             self._probe(address)
 
     def _answer(self, packet: frames.Arp) -> None:
-        """ARP for all of the LAN: the kernel's own proxy would answer a guest's announcement of itself, too."""
+        """Answer a guest's ARP request for any address of the LAN; the kernel's own proxy would also answer a
+        guest's announcement of itself.
+        """
         assert self._tap is not None
         target = packet.target
         if packet.op != frames.ARP_REQUEST or target == packet.sender or target in self._local:
@@ -400,7 +405,7 @@ class Router:
             self._sendto("relay", made[0], ("255.255.255.255", sockets.BOOTPS))
 
     def _ask(self, address: Address) -> None:
-        """Whether a guest is still there."""
+        """Ask a guest whether it still has ``address``."""
         assert self._tap is not None
         mine = _mac(self._tap)
         if isinstance(address, IPv4Address):
@@ -415,7 +420,7 @@ class Router:
     # ---- the LAN's side ------------------------------------------------------------------------------------
 
     def _probe(self, address: Address) -> None:
-        """Does anybody there have it?"""
+        """Ask the LAN whether a host there has ``address``."""
         assert self._uplink is not None
         mine = _mac(self._uplink)
         if isinstance(address, IPv4Address):
@@ -462,13 +467,13 @@ class Router:
             if found is None or found.mac not in self._clients:
                 continue
             if found.kind == frames.ACK and self.guests.leased(found.address, found.mac, time.monotonic()):
-                self._announce(found.address)  # before the guest hears of it
+                self._announce(found.address)  # before the guest gets the server's answer
             self._sendto("dhcp", packet, ("255.255.255.255", sockets.BOOTPC))
 
     # ---- addresses -----------------------------------------------------------------------------------------
 
     def _announce(self, address: Address) -> None:
-        """It is the guest's: route, proxy, and the LAN is told."""
+        """Make ``address`` the guest's: add its route and proxy entry, and tell the LAN."""
         assert self._tap is not None and self._uplink is not None
         self._write()
         source = next(
@@ -489,7 +494,8 @@ class Router:
         if isinstance(address, IPv4Address):
             mine = _mac(self._uplink)
             self._put("lan", frames.arp_frame(frames.ARP_REQUEST, mine, address, bytes(6), address))
-        elif "lan6" in self._sockets:  # its solicitations reach us, on a switch that filters multicast too
+        elif "lan6" in self._sockets:
+            # join its group, so that solicitations for it reach us through a switch that filters multicast
             member = socket.inet_pton(socket.AF_INET6, sockets.group(address)) + struct.pack(
                 "=I", self._uplink.index
             )
@@ -539,7 +545,7 @@ class Router:
 
 
 def _here(link: Link) -> bool:
-    """Whether it is still the same interface."""
+    """Tell whether ``link`` is still the same interface."""
     try:
         return socket.if_nametoindex(link.name) == link.index
     except OSError:

@@ -1,12 +1,15 @@
-"""The kernel's side of ``tapnet.lan.belongings``: one rtnetlink socket that dumps them and puts them on an interface.
+"""Read the network configuration of an interface (``tapnet.lan.belongings``) from the kernel, and put it on
+another one, by one rtnetlink socket.
 
     Kernel.belongings(link) ─► Belongings ─► a file
                                    │ .moved(source, target): the same, naming another interface
     Kernel.move(away, there)  ◄────┘
 
-Every call is idempotent: what is there already, or gone already, is no error. Limits: next-hop objects (``ip nexthop``)
-cannot be moved, ``Unmovable`` says so; a temporary IPv6 address (RFC 8981) comes out as an ordinary one with the same
-lifetimes. All else that the kernel says of a thing is given back, known here or not (``tapnet.lan.wire``). Raises ``KernelError``, an OSError, for all that the kernel refuses.
+Every call is idempotent: to add what exists, or to remove what does not, is no error. Limits: next-hop
+objects (``ip nexthop``) cannot be moved, ``Unmovable`` says so; a temporary IPv6 address (RFC 8981) comes out
+as an ordinary one with the same lifetimes. Every other attribute that the kernel reports of an object is
+given back, known here or not (``tapnet.lan.wire``). Raises ``KernelError``, an OSError, for every request
+that the kernel refuses.
 
 Ref: rtnetlink(7), include/uapi/linux/{rtnetlink,if_addr,fib_rules,neighbour}.h.
 """
@@ -47,7 +50,7 @@ _IFF_NOARP = 0x80
 _NUD_NONE, _NUD_NOARP, _NUD_PERMANENT = 0, 0x40, 0x80
 _NTF_PROXY, _NTF_EXT_LEARNED, _NTF_EXT_MANAGED = 0x08, 0x10, 0x01
 _NEIGHBOUR_VOLATILE = ("NDA_CACHEINFO", "NDA_PROBES")
-_FIB_RULE_SETTABLE = 0x1 | 0x2  # permanent, invert; others say what the kernel found
+_FIB_RULE_SETTABLE = 0x1 | 0x2  # permanent, invert; the kernel reports state by the others
 _RTNH_SETTABLE = 0x2 | 0x4  # pervasive, onlink
 _ACK, _REPLACE, _EXCL, _CREATE, _APPEND = 4, 0x100, 0x200, 0x400, 0x800
 _ROUTE_PASSES = 8  # a route may need another one to be there first
@@ -58,7 +61,7 @@ Step = Callable[[str], None]
 
 
 class KernelError(OSError):
-    """The kernel refused; ``what`` was asked."""
+    """The kernel has refused a request; ``what`` says which."""
 
     def __init__(self, number: int, what: str) -> None:
         super().__init__(number, os.strerror(number))
@@ -69,19 +72,21 @@ class KernelError(OSError):
 
 
 class Unmovable(Exception):
-    """Something that belongs to an interface and cannot be moved to another; one line."""
+    """An interface has something that cannot be moved to another; the text is one line."""
 
 
 class Kernel:
-    """One rtnetlink socket, in the network namespace of this thread. A context manager."""
+    """This is one rtnetlink socket, in the network namespace of this thread. It is a context manager."""
 
     def __init__(self, step: Step = lambda what: None) -> None:
-        """``step`` is called before each change, and may raise to stop there."""
+        """Open the sockets. ``step`` is called before each change, and may raise to stop there."""
         from pyroute2 import IPRoute
 
         self.netlink = wire.Netlink()
-        self.ipr: Any = IPRoute(groups=0)  # for links
-        self.ipr.status["nlm_generator"] = False  # answers as tuples, nothing left half read
+        self.ipr: Any = IPRoute(groups=0)  # used for links only
+        self.ipr.status["nlm_generator"] = (
+            False  # answers are tuples instead of generators, so that none is left half read
+        )
         self.step = step
 
     def __enter__(self) -> Kernel:
@@ -94,22 +99,22 @@ class Kernel:
     # ---- links ---------------------------------------------------------------------------------------------
 
     def links(self) -> list[Link]:
-        """All of them."""
+        """Return all interfaces of the network namespace. Raises KernelError."""
         return [_link(message) for message in self._dump("get_links")]
 
     def link(self, name: str) -> Link | None:
-        """The interface of that name."""
+        """Return the interface of that name, or None."""
         return next((link for link in self.links() if link.name == name), None)
 
     def change_link(self, command: str, what: str, **values: Any) -> None:
-        """``ip link COMMAND`` in pyroute2's words. Raises KernelError."""
+        """Run ``ip link COMMAND`` in pyroute2's words. Raises KernelError."""
         self.step(what)
         self.call(what, lambda: self.ipr.link(command, **values))
 
     # ---- looking -------------------------------------------------------------------------------------------
 
     def call(self, what: str, call: Callable[[], Any]) -> Any:
-        """A call of pyroute2's. Raises KernelError."""
+        """Make a call of pyroute2 and translate its errors. Raises KernelError."""
         from pyroute2.netlink.exceptions import NetlinkError
 
         try:
@@ -128,7 +133,9 @@ class Kernel:
         families: Sequence[int] = FAMILIES,
         **ask: int,
     ) -> list[Message]:
-        """Of both families, those whose header ``keep`` wants; taking the attributes out is what takes the time."""
+        """Return the messages of both families whose header ``keep`` wants; only those are decoded, because
+        decoding attributes takes most of the time.
+        """
         found = []
         for family in families:
             body = wire.encode(kind, {"family": family, "attrs": [], **ask})
@@ -138,13 +145,13 @@ class Kernel:
                 raise KernelError(error.errno or errno.EIO, what) from None
             for one in bodies:
                 head = wire.header(kind, one)
-                # a kernel without IPv6 answers for all families that it has
+                # a kernel without IPv6 answers with all families that it has
                 if family in (0, head["family"]) and keep(head):
                     found.append(wire.decode(kind, one))
         return found
 
     def _nexthops(self, link: Link) -> None:
-        """Raises Unmovable when there are next-hop objects that leave by ``link``."""
+        """Check that no next-hop object leaves by ``link``. Raises Unmovable."""
         try:
             objects = self._messages(wire.NEXTHOP, "next hops", families=(0,))
         except KernelError as error:
@@ -158,9 +165,11 @@ class Kernel:
                 )
 
     def _neighbours(self, link: Link) -> list[Message]:
-        """Of one interface, those that somebody set: permanent, without ARP, learnt outside, kept alive, or proxies."""
+        """Return the neighbours of one interface that were set from outside the kernel: permanent, without
+        ARP, learnt outside, kept alive, or proxies.
+        """
         found = []
-        for flags in (0, _NTF_PROXY):  # proxies come only when asked for
+        for flags in (0, _NTF_PROXY):  # the kernel lists proxies only when asked for them
             for one in self._messages(
                 wire.NEIGHBOUR, "neighbours", lambda head: bool(head["ifindex"] == link.index), flags=flags
             ):
@@ -169,17 +178,17 @@ class Kernel:
         return [one for number, one in enumerate(found) if one not in found[:number]]
 
     def addresses(self, index: int) -> list[Message]:
-        """Of one interface, in the kernel's order."""
+        """Return the addresses of one interface, in the kernel's order."""
         return self._messages(wire.ADDRESS, "addresses", lambda m: bool(m["index"] == index))
 
     def routes(self) -> list[Message]:
-        """All routes of all tables that somebody made: not the kernel's own, nor its cache."""
+        """Return the routes of all tables, except the kernel's own and its cache."""
         return self._messages(
             wire.ROUTE, "routes", lambda m: m["proto"] != _PROTO_KERNEL and not m["flags"] & _RTM_F_CLONED
         )
 
     def belongings(self, link: Link) -> Belongings:
-        """What ``link`` has. Raises Unmovable."""
+        """Return the network configuration of ``link``. Raises Unmovable."""
         addresses = self.addresses(link.index)
         owned = {attribute(a, "IFA_LOCAL") or attribute(a, "IFA_ADDRESS") for a in addresses}
         routes, watched = [], []
@@ -225,7 +234,9 @@ class Kernel:
                 raise
 
     def add_address(self, message: Message) -> None:
-        """As it was, without duplicate address detection: it was ours a moment ago."""
+        """Add an address with its former flags, but without duplicate address detection, because it was ours
+        a moment ago.
+        """
         family = message["family"]
         attrs = []
         had = attribute(message, "IFA_FLAGS") or 0
@@ -235,7 +246,7 @@ class Kernel:
                 value = {
                     **value,
                     "ifa_preferred": 0,
-                }  # of IPv4 that is valid for ever the kernel does not tell it
+                }  # the kernel does not report it for an IPv4 address that is valid for ever
             if name == "IFA_CACHEINFO" and (value["ifa_valid"] == FOREVER == value["ifa_preferred"]):
                 continue
             if name != "IFA_FLAGS":
@@ -251,7 +262,7 @@ class Kernel:
             self._send(what, wire.ADDRESS, flagged(flags), _REPLACE)
 
     def remove_address(self, message: Message) -> None:
-        """Idempotent."""
+        """Remove an address from the interface that the message names. Idempotent."""
         attrs = [a for a in message["attrs"] if a[0] in ("IFA_LOCAL", "IFA_ADDRESS")]
         self._remove(f"address {attrs[0][1]} away", wire.ADDRESS, {**message, "flags": 0, "attrs": attrs})
 
@@ -268,7 +279,7 @@ class Kernel:
         return attrs
 
     def add_route(self, message: Message) -> None:
-        """Beside others of the same destination."""
+        """Add a route beside others of the same destination. Raises KernelError."""
         what = f"route {destination(message)}"
         made = {
             **message, "flags": message["flags"] & _RTNH_SETTABLE, "attrs": self._route_attributes(message),
@@ -282,7 +293,7 @@ class Kernel:
             self._send(what, wire.ROUTE, made, _CREATE | _APPEND)
 
     def remove_route(self, message: Message, source: bool = True) -> None:
-        """Idempotent."""
+        """Remove a route; without ``source``, whatever its source address is. Idempotent."""
         names = [
             "RTA_TABLE",
             "RTA_DST",
@@ -300,7 +311,7 @@ class Kernel:
         )
 
     def ensure_routes(self, wanted: Sequence[Message]) -> None:
-        """Add those that are missing, in whatever order works. Raises KernelError."""
+        """Add the routes that are missing, in whatever order works. Raises KernelError."""
         for _ in range(_ROUTE_PASSES):
             there = {key for route in self.routes() for key in route_keys(route)}
             missing = [route for route in wanted if not route_keys(route) <= there]
@@ -326,13 +337,15 @@ class Kernel:
             self._add("neighbour", wire.NEIGHBOUR, one, _REPLACE)
 
     def move(self, away: Belongings, there: Belongings) -> None:
-        """Have ``there`` and then no more ``away``: the same on another interface; first the one, then the other."""
+        """Add ``there``, then remove ``away``: the same configuration on another interface."""
         self.ensure(there)
         self.clear(away)
         self.ensure_routes([*there.routes, *there.watched])
 
     def _addresses(self, wanted: Sequence[Message]) -> None:
-        """Have them in this order: which address of a network is the first one decides what a host sends from."""
+        """Add the addresses in this order, because the first address of a network is the source that the host
+        uses.
+        """
         if not wanted:
             return
         keys = [address_key(a) for a in wanted]
@@ -342,12 +355,14 @@ class Kernel:
         if have and have != keys[: len(have)]:
             for address in inet:
                 self.remove_address(address)
-        # the kernel puts a new IPv6 address in front
+        # the kernel puts a new IPv6 address before the others
         for address in [*inet, *(a for a in reversed(wanted) if a["family"] != 2)]:
             self.add_address(address)
 
     def clear(self, had: Belongings) -> None:
-        """Take it off the interface that it names. Routes go last: some are gone with their address."""
+        """Remove ``had`` from the interface that it names. Routes go last, because some vanish with their
+        address.
+        """
         for one in had.neighbours:
             self._remove("neighbour away", wire.NEIGHBOUR, one)
         for rule in had.rules:
@@ -360,7 +375,9 @@ class Kernel:
             self.remove_route(route)
 
     def _remove_prefix(self, address: Message) -> None:
-        """The route to an IPv6 network that was learnt from a router outlives its last address."""
+        """Remove the route to an IPv6 network that was learnt from a router, because it outlives the
+        network's last address.
+        """
         if address["family"] != AF_INET6 or (attribute(address, "IFA_FLAGS") or 0) & _IFA_NOPREFIXROUTE:
             return
 
@@ -378,7 +395,9 @@ class Kernel:
 
 
 def _is_set(neighbour: Message, link: Link) -> bool:
-    """Whether somebody said so; the kernel itself has entries without ARP, for multicasts, broadcasts, links without ARP."""
+    """Tell whether a neighbour was set from outside the kernel, which itself makes entries without ARP for
+    multicasts, broadcasts and links without ARP.
+    """
     state, flags = neighbour["state"], neighbour["flags"]
     if state & _NUD_PERMANENT or flags & (_NTF_PROXY | _NTF_EXT_LEARNED):
         return True
@@ -391,7 +410,9 @@ def _is_set(neighbour: Message, link: Link) -> bool:
 
 
 def _neighbour(one: Message) -> Message:
-    """As it is to be set: a proxy stays when the carrier goes; what is kept alive by the kernel is found anew."""
+    """Return a neighbour as it is to be set: a proxy becomes permanent, to stay when the carrier goes; one
+    that the kernel keeps alive is resolved again.
+    """
     attrs = [a for a in one["attrs"] if a[0] not in _NEIGHBOUR_VOLATILE]
     state = one["state"]
     if one["flags"] & _NTF_PROXY:

@@ -1,4 +1,4 @@
-"""The sockets of ``tapnet route``, each tied to one interface: packets, raw ICMPv6, BOOTP.
+"""Open the sockets of ``tapnet route``, each tied to one interface: packets, raw ICMPv6, BOOTP.
 
 Ref: packet(7), ipv6(7), RFC 3542 (ICMP6_FILTER, hop limits), socket(7) SO_BINDTODEVICE and SO_ATTACH_FILTER.
 """
@@ -21,12 +21,14 @@ BOOTPS, BOOTPC = 67, 68
 
 
 def group(address: IPv6Address) -> str:
-    """The solicited-node multicast address."""
+    """Return the solicited-node multicast address of ``address``."""
     return str(IPv6Address(b"\xff\x02" + bytes(9) + b"\x01\xff" + address.packed[-3:]))
 
 
 def packets(link: str, program: tuple[tuple[int, int, int, int], ...] | None) -> socket.socket:
-    """A packet socket: what ``program`` lets through, or ARP. Raises OSError."""
+    """Open a packet socket that receives what the BPF ``program`` lets through; None: all ARP. Raises
+    OSError.
+    """
     protocol = _ETH_ALL if program else ETH_ARP
     made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
     try:
@@ -44,7 +46,7 @@ def packets(link: str, program: tuple[tuple[int, int, int, int], ...] | None) ->
 
 
 def icmp6(link: str, kinds: tuple[int, ...]) -> socket.socket:
-    """A raw ICMPv6 socket of one interface that receives ``kinds``. Raises OSError."""
+    """Open a raw ICMPv6 socket of one interface that receives ``kinds``. Raises OSError."""
     made = socket.socket(socket.AF_INET6, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.IPPROTO_ICMPV6)
     try:
         blocked = [0xFFFFFFFF] * 8
@@ -64,7 +66,7 @@ def icmp6(link: str, kinds: tuple[int, ...]) -> socket.socket:
 
 
 def bootp(link: str, address: str) -> socket.socket:
-    """A UDP socket on port 67 of one interface. Raises OSError."""
+    """Open a UDP socket on port 67 of one interface. Raises OSError."""
     made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
     try:
         made.setsockopt(socket.SOL_SOCKET, _SO_BINDTODEVICE, link.encode() + b"\0")

@@ -1,8 +1,10 @@
-"""Settings below /proc/sys/net: what one interface has, given to another; values lent and given back.
+"""Read and change settings below /proc/sys/net: copy those of one interface to another, borrow values and
+give them back.
 
-A ``Loan`` is a value that somebody wants for a while. Several may want the same one (two routed TAPs on one uplink): the
-first one's change is written down with what was before, the last one's end puts that back, unless somebody else has
-changed the value in between. What a killed process has borrowed stands in the file, under its name.
+A loan is a value that a borrower sets for a while. Several may need the same one (two routed TAPs on one
+uplink): the first borrower's change is written down with the former value, and the end of the last one
+restores that, unless the value was changed by another program in between. The loans of a killed process stay
+in the file, under its name.
 
 Ref: Documentation/networking/ip-sysctl.rst.
 """
@@ -19,7 +21,7 @@ from ..system.patience import Patience
 from .journal import Busy, Journal
 
 ROOT = Path("/proc/sys/net")
-# Not to be copied: an MTU of its own; a secret that belongs to a name; what only the kernel counts.
+# Not to be copied: an MTU of its own; a secret that belongs to a name; values that only the kernel sets.
 _OWN = frozenset(("mtu", "stable_secret", "mc_forwarding", "force_igmp_version"))
 
 
@@ -28,12 +30,12 @@ NO_LINK_LOCAL = "1"
 
 
 def path(family: int, link: str, name: str) -> Path:
-    """Of one setting; ``family`` 4 or 6, ``link`` may be all or default."""
+    """Return the file of one setting; ``family`` is 4 or 6, ``link`` may be all or default."""
     return ROOT / f"ipv{family}/conf" / link / name
 
 
 def read(place: Path) -> str | None:
-    """A value; None: there is none, or it may not be read."""
+    """Return the value of a setting; None if it does not exist or may not be read."""
     try:
         return place.read_text().strip()
     except OSError:
@@ -41,7 +43,7 @@ def read(place: Path) -> str | None:
 
 
 def write(place: Path, value: str) -> None:
-    """Raises OSError that names the file."""
+    """Write the value of a setting. Raises OSError that names the file."""
     try:
         place.write_text(value)
     except OSError as error:
@@ -49,7 +51,9 @@ def write(place: Path, value: str) -> None:
 
 
 def copy(source: str, target: str) -> None:
-    """Give interface ``target`` the settings in which ``source`` differs from it; what cannot be set is left."""
+    """Give interface ``target`` the settings in which ``source`` differs from it; a setting that cannot be
+    written is left.
+    """
     for family in (4, 6):
         with contextlib.suppress(OSError):
             for place in sorted(path(family, source, "x").parent.iterdir()):
@@ -61,7 +65,9 @@ def copy(source: str, target: str) -> None:
 
 
 def link_local(link: str, mode: str) -> None:
-    """How the kernel makes an interface's link-local address (addr_gen_mode); nothing where there is no IPv6."""
+    """Set how the kernel makes an interface's link-local address (addr_gen_mode); does nothing where there is
+    no IPv6.
+    """
     with contextlib.suppress(OSError):
         write(path(6, link, LINK_LOCAL), mode)
 
@@ -74,7 +80,9 @@ _BUSY_S, _PAUSE_S = 10.0, 0.02
 
 @contextlib.contextmanager
 def _loans() -> Iterator[dict[str, Any]]:
-    """What is lent in this namespace: file -> {before, now, who}; what the block makes of it is written. Raises Busy."""
+    """Yield the loans of this namespace: file -> {before, now, who}; changes that the block makes are
+    written. Raises Busy.
+    """
     patience = Patience(_BUSY_S)
     while True:
         try:
@@ -96,12 +104,12 @@ def _loans() -> Iterator[dict[str, Any]]:
 
 
 def borrow(who: str, wanted: list[tuple[Path, str]]) -> None:
-    """Have these values until ``give_back(who)``. Raises OSError that names the file; what was lent stays lent."""
+    """Set these values until ``give_back(who)``. Raises OSError that names the file; earlier loans stay."""
     with _loans() as loans:
         for place, value in wanted:
             now = read(place)
             if now is None:
-                continue  # no IPv6 here, say
+                continue  # the setting does not exist, for example without IPv6
             loan = loans.get(str(place))
             if loan is None and now == value:
                 continue
@@ -114,7 +122,9 @@ def borrow(who: str, wanted: list[tuple[Path, str]]) -> None:
 
 
 def give_back(who: str) -> None:
-    """End what ``who`` has borrowed, in the reverse order. Idempotent."""
+    """End the loans of ``who``, in reverse order, and restore values that no other borrower needs.
+    Idempotent.
+    """
     with _loans() as loans:
         for name in reversed(list(loans)):
             loan = loans[name]

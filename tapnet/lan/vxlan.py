@@ -1,14 +1,15 @@
-"""A VXLAN and its bridge, made and removed as one: what ``-net vxlan`` plugs its TAP into.
+"""Make and remove a VXLAN and its bridge as one; ``-net vxlan`` plugs its TAP into the bridge.
 
     guest ─ card ─ hub ─ TAP ─ bridge ─ vxlanVNI ═ UDP port 4789 ═ other hosts
 
-The kernel's VXLAN is the whole engine: it learns which host a MAC address is behind (ageing 300 s), and sends what it does
-not know, and broadcasts, to all: to the multicast ``group=``, or one by one to each ``remote=``. More than that (BGP
-EVPN, static entries by ``bridge fdb append``) is done to ``vxlanVNI`` from outside, while it runs.
+The kernel's VXLAN is the whole engine: it learns which host a MAC address is behind (ageing 300 s), and sends
+frames for unknown addresses, and broadcasts, to all: to the multicast ``group=``, or one by one to each
+``remote=``. More than that (BGP EVPN, static entries by ``bridge fdb append``) is done to ``vxlanVNI`` from
+outside, while it runs.
 
-Both devices carry a mark (their alias: process, its start time, its PID namespace). A process that was killed leaves
-them; the next one that wants the same names finds a mark whose process is dead, and removes what it left. A bridge that
-was there is joined and stays.
+Both devices carry a mark (their alias: process, its start time, its PID namespace). A process that was killed
+leaves them; the next one that needs the same names finds a mark whose process is dead, and removes the
+devices. A bridge that existed before is joined and stays.
 
 MTU: the carrier's less ``OVERHEAD``, which the kernel works out from ``dev=``. Larger frames vanish at the VXLAN.
 
@@ -33,18 +34,20 @@ from .rtnl import Kernel, KernelError
 
 OVERHEAD = {4: 50, 6: 70}  # outer Ethernet, IP, UDP and VXLAN headers
 AGEING_CS = 30000
-_EVERYBODY = "00:00:00:00:00:00"  # the forwarding entry for what is not known
+_EVERYBODY = "00:00:00:00:00:00"  # the forwarding entry for unknown addresses
 _MARK = "tapnet"
 log = logging.getLogger("tapnet.tap")
 T = TypeVar("T")
 
 
 class VxlanError(Exception):
-    """It cannot be had; one line that names key and value."""
+    """The VXLAN cannot be made; the text is one line that names key and value."""
 
 
 def threaded(work: Callable[[Kernel], T]) -> T:
-    """``work`` with a socket of its own in a thread of its own: pyroute2 cannot run on a thread with a running loop."""
+    """Run ``work`` with a Kernel of its own in a thread of its own, because pyroute2 cannot run on a thread
+    with a running loop.
+    """
 
     def run() -> T:
         with Kernel() as kernel:
@@ -55,12 +58,14 @@ def threaded(work: Callable[[Kernel], T]) -> T:
 
 
 def mark() -> str:
-    """This process, as a device's alias."""
+    """Return the text that marks a device as this process's, for its alias."""
     return f"{_MARK} {os.stat('/proc/self/ns/pid').st_ino} {os.getpid()} {started(os.getpid())}"
 
 
 def orphaned(alias: str) -> bool:
-    """Whether a device's alias is of a tapnet that is dead. One of another PID namespace may live."""
+    """Tell whether a device's alias is of a tapnet that is dead. One of another PID namespace may live, and
+    gives False.
+    """
     words = alias.split()
     if len(words) != 4 or words[0] != _MARK or words[1] != str(os.stat("/proc/self/ns/pid").st_ino):
         return False
@@ -71,12 +76,13 @@ def orphaned(alias: str) -> bool:
 
 
 def names(net: VxlanNet) -> tuple[str, str]:
-    """Of the VXLAN and of the bridge."""
+    """Return the names of the VXLAN and of the bridge."""
     return f"vxlan{net.vni}", net.br or f"brvx{net.vni}"
 
 
 class Segment:
-    """The bridge and the VXLAN of one ``-net vxlan``, in the network namespace of the thread that opens it.
+    """A segment is the bridge and the VXLAN of one ``-net vxlan``, in the network namespace of the thread
+    that opens it.
 
     mtu  what both carry
     """
@@ -88,7 +94,7 @@ class Segment:
         self._made: list[str] = []
 
     def open(self, kernel: Kernel) -> None:
-        """Make what is not there. Raises VxlanError; nothing is left then. Idempotent."""
+        """Make what does not exist of the segment. Raises VxlanError; nothing is left then. Idempotent."""
         try:
             self._sweep(kernel)
             self._open(kernel)
@@ -134,7 +140,7 @@ class Segment:
             kernel.change_link("set", f"{link.name} up", index=link.index, state="up")
 
     def _values(self, device: int) -> dict[str, Any]:
-        """Of the new VXLAN, as pyroute2 spells them."""
+        """Return the settings of the new VXLAN, as pyroute2 spells them."""
         net = self.net
         target = net.remotes[0] if net.remotes else net.group
         assert target is not None
@@ -149,13 +155,13 @@ class Segment:
         return values
 
     def _ours(self, kernel: Kernel, name: str) -> Link:
-        """Mark what was made just now."""
+        """Mark a device that was made just now, and return its link. Raises KernelError."""
         self._made.append(name)
         link = kernel.link(name)
         if link is None:
             raise KernelError(errno.ENODEV, name)
         kernel.change_link("set", f"mark {name}", index=link.index, IFLA_IFALIAS=mark())
-        sysctl.link_local(name, sysctl.NO_LINK_LOCAL)  # the host is no member of the guests' segment
+        sysctl.link_local(name, sysctl.NO_LINK_LOCAL)  # no address for the host on the guests' segment
         return link
 
     def _append(self, kernel: Kernel, link: Link, remote: str) -> None:
@@ -177,7 +183,9 @@ class Segment:
         return str(error)
 
     def missing(self) -> str:
-        """The first of the two that somebody deleted, or took from the other; "": all is well. Looks at sysfs."""
+        """Return which device was deleted, or that the VXLAN left the bridge; "" if all is well. Looks at
+        sysfs.
+        """
         for name in (self.vxlan, self.bridge):
             if not Path(f"/sys/class/net/{name}").exists():
                 return f"{name} was deleted"
@@ -186,7 +194,7 @@ class Segment:
         return ""
 
     def _sweep(self, kernel: Kernel) -> None:
-        """Remove what a dead process left under our names."""
+        """Remove devices that a dead process left under our names."""
         for name in (self.vxlan, self.bridge):
             link = kernel.link(name)
             if link is not None and name not in self._made and orphaned(link.alias):
@@ -197,7 +205,7 @@ class Segment:
         self._made = [name for name in self._made if kernel.link(name) is not None]
 
     def close(self, kernel: Kernel) -> None:
-        """Remove what we made. Idempotent."""
+        """Remove the devices that this process made. Idempotent."""
         while self._made:
             link = kernel.link(self._made.pop())
             if link is not None and link.alias == mark():

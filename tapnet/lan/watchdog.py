@@ -1,9 +1,10 @@
-"""The process that undoes a bridge which nobody confirms.
+"""The watchdog is the process that undoes a bridge which is not confirmed in time.
 
-It is started before the first change, in a session of its own, with nothing of the terminal open: so it is there when
-the link over which somebody works is gone, when that session ends, and when ``tapnet bridge up`` itself is killed. It
-waits for the deadline, for SIGTERM (then it undoes at once: whoever ends it does not confirm) or SIGUSR1 (then it looks:
-confirmed, or put back already, is the end of it). What it does goes to syslog.
+It is started before the first change, in a session of its own, with nothing of the terminal open. So it
+survives when the link over which the administrator works is lost, when that session ends, and when ``tapnet
+bridge up`` itself is killed. It waits for the deadline, for SIGTERM (then it undoes at once, because the
+bridge will not be confirmed) or for SIGUSR1 (then it reads the record, and ends if the bridge is confirmed or
+already undone). It reports to syslog.
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ from .journal import Busy, Journal
 from .record import read, started
 from .rtnl import Kernel, KernelError
 
-_BUSY_S = 60.0  # how long it waits for a command that is at work on the same bridge
+_BUSY_S = 60.0  # how long it waits for a command that works on the same bridge
 _PAUSE_S = 0.2
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 def start(name: str, seconds: float) -> tuple[int, int]:
-    """Begin to watch over ``name``. Answers the process's number and when it began."""
+    """Begin to watch over the bridge ``name``. Returns the watchdog's pid and its start time."""
     with Kernel():
-        pass  # what it needs is imported before the fork
+        pass  # imports pyroute2 before the fork
     deadline = journal.clock() + seconds
     read, write = os.pipe()
     sys.stdout.flush()
@@ -68,20 +69,20 @@ def _watch(name: str, deadline: float) -> None:
     while (left := deadline - journal.clock()) > 0:
         came = signal.sigtimedwait(_SIGNALS, left)
         if came is None:
-            continue  # the time may have stood still: look at the clock again
+            continue  # the machine may have been suspended: look at the clock again
         if came.si_signo == signal.SIGTERM or _settled(name):
             break
     _undo(name)
 
 
 def _settled(name: str) -> bool:
-    """Whether nothing waits for confirmation any more."""
+    """Tell whether nothing waits for confirmation any more."""
     data = journal.look(bridge.KIND, name)
     return data is None or data["state"] in ("up", "lowering")
 
 
 def _undo(name: str) -> None:
-    """Put back what is not confirmed."""
+    """Restore the state before a bridge that is not confirmed."""
     patience = Patience(_BUSY_S)
     while True:
         try:

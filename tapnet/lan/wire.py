@@ -1,9 +1,11 @@
-"""rtnetlink's addresses, routes, rules and neighbours: bytes to ``Message`` and back, nothing lost on the way.
+"""Translate rtnetlink's addresses, routes, rules and neighbours between bytes and ``Message`` without losing
+anything.
 
     header   fields by name
-    attrs    [NAME, value] for those that somebody here reads or changes; all others [NUMBER, hexadecimal digits]
+    attrs    [NAME, value] for those that this package reads or changes; all others [NUMBER, hexadecimal digits]
 
-So what a newer kernel says of a route is given back with it, whether anybody here knows the word or not.
+So an attribute that a newer kernel reports of a route is given back with it, even if this file does not know
+it.
 
 Ref: rtnetlink(7), netlink(7), include/uapi/linux/{rtnetlink,if_addr,fib_rules,neighbour}.h.
 """
@@ -21,7 +23,7 @@ from .belongings import Message
 
 _REQUEST, _DUMP_FLAGS = 0x1, 0x300
 _ERROR, _DONE = 2, 3
-_INTERRUPTED = 0x10  # NLM_F_DUMP_INTR: something changed while it was being told
+_INTERRUPTED = 0x10  # NLM_F_DUMP_INTR: the objects changed during the dump
 _HEAD = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
 _HOP = struct.Struct("=HBBi")
@@ -33,7 +35,9 @@ _DUMP_TRIES = 20
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of message. ``types``: to make one, to delete it, to ask for all; ``attrs``: number -> name, how it reads."""
+    """This describes a kind of message. ``new``, ``delete`` and ``get`` are its types; ``attrs`` maps a
+    number to a name and how the value is read.
+    """
 
     new: int
     delete: int
@@ -44,7 +48,7 @@ class Kind:
 
     @property
     def numbers(self) -> dict[str, tuple[int, str]]:
-        """Of the attributes that have names."""
+        """Return the numbers of the attributes that have names, with how their values are read."""
         return {name: (number, how) for number, (name, how) in self.attrs.items()}
 
 
@@ -74,12 +78,12 @@ RULE = Kind(
     ("family", "dst_len", "src_len", "tos", "table", "res1", "res2", "action", "flags"),
     {3: ("FRA_IIFNAME", "text"), 17: ("FRA_OIFNAME", "text")},
 )  # fmt: skip
-# an object of its own that routes go by: only asked for
+# a next-hop object, which routes may refer to; only read here
 NEXTHOP = Kind(
     104, 105, 106, struct.Struct("=BBBBI"), ("family", "scope", "proto", "res", "flags"),
     {1: ("NHA_ID", "=I"), 5: ("NHA_OIF", "=I")},
 )  # fmt: skip
-# structures whose fields somebody reads
+# structures whose fields this package reads
 _FIELDS = {
     "IFA_CACHEINFO": ("ifa_preferred", "ifa_valid", "cstamp", "tstamp"),
     "RTA_CACHEINFO": (
@@ -102,12 +106,12 @@ def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def header(kind: Kind, body: bytes) -> dict[str, Any]:
-    """The fields of a message's header."""
+    """Return the fields of a message's header."""
     return dict(zip(kind.fields, kind.header.unpack_from(body), strict=True))
 
 
 def decode(kind: Kind, body: bytes) -> Message:
-    """A message, without netlink's own header."""
+    """Decode a message that is without netlink's own header."""
     return {**header(kind, body), "attrs": _decoded(kind, body[kind.header.size :])}
 
 
@@ -154,7 +158,9 @@ def _hops(data: bytes) -> list[dict[str, Any]]:
 
 
 def encode(kind: Kind, message: Message) -> bytes:
-    """What ``decode`` reads. Names that it does not know are left out."""
+    """Encode a message as ``decode`` reads it. Attributes with names that this kind does not have are left
+    out.
+    """
     return kind.header.pack(*(message.get(field, 0) for field in kind.fields)) + _encoded(
         kind, message["attrs"]
     )
@@ -197,7 +203,7 @@ def _packed(address: str) -> bytes:
 
 
 class Netlink:
-    """One rtnetlink socket, in the network namespace of the thread that makes it."""
+    """This is one rtnetlink socket, in the network namespace of the thread that makes it."""
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
@@ -205,15 +211,17 @@ class Netlink:
         self._number = 0
 
     def close(self) -> None:
-        """Idempotent."""
+        """Close the rtnetlink socket. Idempotent."""
         self._socket.close()
 
     def send(self, type_: int, flags: int, body: bytes) -> None:
-        """A request with NLM_F_ACK, and its answer. Raises OSError: what the kernel refused."""
+        """Send a request with NLM_F_ACK and wait for its answer. Raises OSError if the kernel refuses it."""
         self._ask(type_, flags | _REQUEST, body)
 
     def dump(self, kind: Kind, body: bytes) -> list[bytes]:
-        """All that there are, at one moment: asked again when something changed meanwhile. Raises OSError."""
+        """Return all objects of a kind as they are at one moment; the kernel is asked again if they changed
+        meanwhile. Raises OSError.
+        """
         for _ in range(_DUMP_TRIES):
             found, whole = self._ask(kind.get, _REQUEST | _DUMP_FLAGS, body)
             if whole:

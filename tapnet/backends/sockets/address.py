@@ -1,4 +1,5 @@
-"""Where wires lead: host addresses as the socket calls want them, names in a worker thread, files of UNIX sockets.
+"""Turn configured addresses into those that socket calls take: host addresses, names (in a worker thread),
+files of UNIX sockets.
 
 * ``numeric`` answers at once what needs no resolver: numeric addresses, "" (any) and localhost, which is loopback
   whatever a name server says (RFC 6761 6.3). Everything else goes to ``look_up``: getaddrinfo in a thread of its own, never
@@ -33,21 +34,21 @@ LOCALHOST: list[Target] = [(socket.AF_INET, ("127.0.0.1",)), (socket.AF_INET6, (
 
 
 class WireError(Exception):
-    """A wire that cannot be had as it was asked for; one line that names key and value."""
+    """A wire cannot be opened as configured; the text is one line that names key and value."""
 
 
 def reason(error: BaseException) -> str:
-    """Few words for ``error``."""
+    """Describe ``error`` in a few words for a message."""
     if isinstance(error, TimeoutError) and not error.args:
         return "timed out"
     words = getattr(error, "strerror", None) or str(error) or type(error).__name__
     if words.startswith("Connect call failed") and isinstance(error, OSError) and error.errno:
-        return os.strerror(error.errno)  # asyncio's words say where, not why
+        return os.strerror(error.errno)  # asyncio's text names the address, not the reason
     return words
 
 
 def shown(address: Any) -> str:
-    """A socket address for people: A:P, [V6]:P, a path, or @abstract."""
+    """Return a socket address as text for people: A:P, [V6]:P, a path, or @abstract."""
     if isinstance(address, bytes):
         address = os.fsdecode(address)
     if isinstance(address, str):
@@ -65,7 +66,7 @@ def shown(address: Any) -> str:
 
 
 def peer_address(text: str) -> dict[str, str]:
-    """What ``shown`` made, as QMP's SocketAddress."""
+    """Convert a text that ``shown`` returned to QMP's SocketAddress."""
     if text.startswith(("/", "@")):
         return {"type": "unix", "path": text}
     if text.startswith("fd "):
@@ -75,14 +76,14 @@ def peer_address(text: str) -> dict[str, str]:
 
 
 def _allowed(found: list[Target], ipv4: bool | None, ipv6: bool | None) -> list[Target]:
-    """As QEMU: one family switched on alone switches the other off."""
+    """Filter targets by family as QEMU does: one family switched on alone switches the other off."""
     four = ipv4 if ipv4 is not None else ipv6 is not True
     six = ipv6 if ipv6 is not None else ipv4 is not True
     return [t for t in found if (four if t[0] == socket.AF_INET else six)]
 
 
 def _numeric(host: str, port: int) -> Target:
-    """A numeric address for the socket calls, its scope as a number. Raises OSError."""
+    """Convert a numeric address for the socket calls, with its scope as a number. Raises OSError."""
     if ":" not in host:
         return socket.AF_INET, (host, port)
     bare, percent, scope = host.partition("%")
@@ -92,7 +93,9 @@ def _numeric(host: str, port: int) -> Target:
 
 
 def numeric(where: Endpoint, *, ipv4: bool | None = None, ipv6: bool | None = None) -> list[Target] | None:
-    """Addresses of ``where`` that need no resolver; None: ask ``look_up``. Raises OSError if no family is left."""
+    """Return the addresses of ``where`` if no resolver is needed; None means that ``look_up`` must be asked.
+    Raises OSError if no family is left.
+    """
     host, port = where.host, where.port
     if host == "":
         found: list[Target] = [(socket.AF_INET, ("0.0.0.0", port)), (socket.AF_INET6, ("::", port))]
@@ -111,14 +114,14 @@ def numeric(where: Endpoint, *, ipv4: bool | None = None, ipv6: bool | None = No
 
 
 async def _resolve(host: str, port: int) -> list[Any]:
-    """getaddrinfo. Raises OSError, UnicodeError."""
+    """Look a name up by getaddrinfo in a thread of its own. Raises OSError and UnicodeError."""
     if not _lookups.acquire(blocking=False):
         raise OSError(errno.EAGAIN, "too many names are being looked up")
     loop = asyncio.get_running_loop()
     future: asyncio.Future[list[Any]] = loop.create_future()
 
     def done(found: list[Any] | None, error: Exception | None) -> None:
-        if future.done():  # nobody waits any more
+        if future.done():  # the caller was cancelled
             return
         if error is not None:
             future.set_exception(error)
@@ -141,7 +144,7 @@ async def _resolve(host: str, port: int) -> list[Any]:
 
 
 async def look_up(where: Endpoint, *, ipv4: bool | None = None, ipv6: bool | None = None) -> list[Target]:
-    """Addresses of ``where``, names included. Raises OSError."""
+    """Return the addresses of ``where``, which may be a name. Raises OSError."""
     found = numeric(where, ipv4=ipv4, ipv6=ipv6)
     if found is None:
         try:
@@ -158,21 +161,21 @@ async def look_up(where: Endpoint, *, ipv4: bool | None = None, ipv6: bool | Non
 
 
 def unix_name(where: UnixPath) -> str:
-    """For bind and connect."""
+    """Return the address of a UNIX socket as ``bind`` and ``connect`` take it."""
     return "\0" + where.path if where.abstract else where.path
 
 
 def bind_unix(
     kind: int, where: UnixPath, mode: int = 0o600, group: int = -1
 ) -> tuple[socket.socket, UnixFile | None]:
-    """A bound, non-blocking socket of type ``kind`` and its file (None: abstract). Raises OSError."""
+    """Return a bound, non-blocking socket of type ``kind`` and its file (None: abstract). Raises OSError."""
     if not where.abstract:
         clear(where.path, kind)
     sock = socket.socket(socket.AF_UNIX, kind | FLAGS)
     file = None
     try:
         if not where.abstract:
-            os.fchmod(sock.fileno(), mode)  # Linux: the mode that bind gives the file
+            os.fchmod(sock.fileno(), mode)  # on Linux, bind gives the file this mode
         sock.bind(unix_name(where))
         if not where.abstract:
             file = UnixFile(where.path)
@@ -189,13 +192,13 @@ def bind_unix(
 
 
 def clear(path: str, kind: int) -> None:
-    """Remove a dead socket. Raises OSError for anything else that is there."""
+    """Remove a dead socket at ``path``. Raises OSError if a live socket or another kind of file is there."""
     try:
         if not alive(path, kind):
             return
     except FileExistsError:
         raise
-    except OSError as error:  # another type of socket, a peer of its own: alive
+    except OSError as error:  # another type of socket, or one with a peer already: alive
         if error.errno in (errno.EACCES, errno.ENAMETOOLONG):
             raise
     raise OSError(errno.EADDRINUSE, "another program has it open")

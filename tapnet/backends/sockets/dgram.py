@@ -1,14 +1,16 @@
-"""Wires on datagram sockets: one frame is one datagram, without a length. UDP, UNIX and inherited sockets.
+"""These wires use datagram sockets: one frame is one datagram, without a length. UDP, UNIX and inherited
+sockets.
 
     hub ──receive──► Datagrams.send ──► socket          hub ◄──Port.send── up to ``BURST`` datagrams a wake-up
 
-A UDP socket is connected to its peer: then the kernel keeps strangers out and tells us about a peer that is away. A UNIX
-socket is not, because a connected one would refuse the peer's successor after a restart; its file is open to its owner
-only. A peer that is away costs the frames, counted as "disconnected".
+A UDP socket is connected to its peer: then the kernel drops datagrams of other senders and reports a peer
+that is away. A UNIX socket is not, because a connected one would refuse the peer's successor after a restart;
+its file is open to its owner only. A peer that is away costs the frames, counted as "disconnected".
 
-Back-pressure: a socket that is full refuses; the port's queue fills and drops, counted. An unconnected UNIX socket cannot
-be asked when the peer has room again: a second, connected one is, or else a timer of ``AGAIN_SECONDS``. When the hub refuses what was
-received, one frame is held and the socket is not read: the kernel's own buffer fills, and it drops.
+Back-pressure: a socket that is full refuses; the port's queue fills and drops, counted. An unconnected UNIX
+socket cannot be asked when the peer has room again: a second, connected one is, or else a timer of
+``AGAIN_SECONDS``. When the hub refuses what was received, one frame is held and the socket is not read: the
+kernel's own buffer fills, and it drops.
 
 Limits: a frame of up to ``framing.FRAME_MAX``; what the socket cannot carry in one datagram (UDP: 65,507 bytes) is dropped
 as "oversize". Own multicast frames: ``mcast``. Ref: QEMU net/dgram.c, net/socket.c.
@@ -31,7 +33,7 @@ from .retry import Retry
 
 BURST = 64
 AGAIN_SECONDS = 0.001
-BUFFER = 1 << 20  # asked of the kernel, each way: a burst of super-frames
+BUFFER = 1 << 20  # socket buffer asked of the kernel for each direction: holds a burst of super-frames
 _AWAY = frozenset(
     (errno.ECONNREFUSED, errno.ENOENT, errno.ENOTCONN, errno.ECONNRESET, errno.EPERM, errno.EPIPE)
 )
@@ -39,7 +41,7 @@ log = logging.getLogger("tapnet.wires")
 
 
 class Datagrams:
-    """A non-blocking datagram socket under ``port``, which this creates.
+    """This is a non-blocking datagram socket under ``port``, which this class creates.
 
     dest      a UNIX name: where an unconnected socket sends; None: the socket that sends is connected
     own       () -> source address of our own frames, which come back and are dropped
@@ -69,7 +71,7 @@ class Datagrams:
         self.port = Port(name, self._receive, ready=self._ready)
 
     def use(self, sock: socket.socket, sender: socket.socket | None = None) -> None:
-        """Go on with these sockets; those before are closed."""
+        """Use these sockets from now on; the former ones are closed."""
         self.drop()
         self._sock, self._sender = sock, sender or sock
         for one in (sock, self._sender):
@@ -81,24 +83,28 @@ class Datagrams:
             self._read(self._on)
 
     def export(self) -> tuple[int | None, bytes | None]:
-        """The socket's descriptor and the frame that is held, for another process. Only ``close`` may follow."""
+        """Stop reading and return, for another process, the socket's descriptor and the frame that is held.
+        Only ``close`` may follow.
+        """
         self._read(False)
         return (self._sock.fileno() if self._sock is not None else None), self._held
 
     def adopt(self, sock: socket.socket, held: bytes | None) -> None:
-        """Go on where ``export`` ended, from ``start`` on."""
+        """Take over the socket and the held frame of another process's ``export``; frames flow after
+        ``start``.
+        """
         self._held = held
         self.use(sock)
 
     def replace_sender(self, sender: socket.socket) -> None:
-        """Send by another socket from now on."""
+        """Send by another socket from now on, and close the former one."""
         self._unblock()
         old, self._sender = self._sender, sender
         if old is not None and old is not self._sock:
             old.close()
 
     def start(self) -> None:
-        """Begin to read."""
+        """Begin to read from the socket."""
         self._on = True
         self._ready()
 
@@ -136,7 +142,7 @@ class Datagrams:
             self._on_failed(error)
 
     def _block(self, sender: socket.socket) -> None:
-        """Have ``_writable`` called when there may be room."""
+        """Have ``_writable`` called when there may be room in the socket."""
         if self._watch is not None or self._timer is not None:
             return
         watch: socket.socket | None = sender
@@ -193,10 +199,10 @@ class Datagrams:
                         self.echoes += 1
                         continue
             except (BlockingIOError, InterruptedError):
-                if not count:  # woken for an error that a send has taken
+                if not count:  # the error that woke us was already returned by a send
                     self._watch_again()
                 return
-            except OSError as error:  # an ICMP error of what we had sent: the peer is away
+            except OSError as error:  # an ICMP error about a datagram that we sent: the peer is away
                 self._failed(error)
                 self._watch_again()
                 return
@@ -214,7 +220,7 @@ class Datagrams:
                 return
 
     def _watch_again(self) -> None:
-        """libuv ends a watch at the first error."""
+        """Renew the read watch, because libuv ends one at the first error."""
         self._read(False)
         self._read(self._on)
 
@@ -228,7 +234,7 @@ class Datagrams:
     # ---- the end -------------------------------------------------------------------------------------------
 
     def drop(self) -> None:
-        """Close the sockets; the port stays, and ``use`` may follow. Idempotent."""
+        """Close the sockets but keep the port, so that ``use`` may follow. Idempotent."""
         self._read(False)
         self._unblock()
         for sock in (self._sock, self._sender):
@@ -237,14 +243,14 @@ class Datagrams:
         self._sock = self._sender = None
 
     def close(self) -> None:
-        """For good. Idempotent."""
+        """Close the sockets for good and forget the held frame. Idempotent."""
         self._on = False
         self.drop()
         self._held = None
 
 
 class UdpWire:
-    """``socket,udp=,localaddr=`` and ``dgram`` between two UDP addresses."""
+    """This wire connects two UDP addresses: ``socket,udp=,localaddr=`` and ``dgram``."""
 
     def __init__(
         self,
@@ -289,24 +295,24 @@ class UdpWire:
         self._end.use(self._open(await look_up(self._local), await look_up(self._remote)))
 
     def start(self) -> None:
-        """Begin to read."""
+        """Begin to read, and to look up names if an address has one."""
         self._end.start()
         if self._retry is not None:
             self._retry.now()
 
     def info_line(self) -> str:
-        """As QEMU says it."""
+        """Return the line of ``info network``, in QEMU's words."""
         return self._words
 
     def close(self) -> None:
-        """Idempotent."""
+        """Close the socket and stop looking up names. Idempotent."""
         if self._retry is not None:
             self._retry.close()
         self._end.close()
 
 
 class UnixWire:
-    """``dgram`` between two paths."""
+    """This wire is a ``dgram`` net between two paths of UNIX sockets."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, name: str, origin: str, local: UnixPath, remote: UnixPath
@@ -322,22 +328,22 @@ class UnixWire:
         self.port = self._end.port
 
     def start(self) -> None:
-        """Begin to read."""
+        """Begin to read from the socket."""
         self._end.start()
 
     def info_line(self) -> str:
-        """Both ends."""
+        """Return the line of ``info network``, which names both paths."""
         return self._words
 
     def close(self) -> None:
-        """Idempotent."""
+        """Close the socket and remove its file. Idempotent."""
         self._end.close()
         if self._file is not None:
             self._file.remove()
 
 
 class GivenDatagrams:
-    """A connected datagram or packet socket that we inherited."""
+    """This wire uses a connected datagram or packet socket that we inherited."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, name: str, sock: socket.socket, words: str) -> None:
         self._words = words
@@ -353,13 +359,13 @@ class GivenDatagrams:
         self._end.drop()
 
     def start(self) -> None:
-        """Begin to read."""
+        """Begin to read from the socket."""
         self._end.start()
 
     def info_line(self) -> str:
-        """The descriptor."""
+        """Return the line of ``info network``: the descriptor, and why it is closed if it is."""
         return f"{self._words} ({self._why})" if self._why else self._words
 
     def close(self) -> None:
-        """Idempotent."""
+        """Close the inherited socket for good. Idempotent."""
         self._end.close()

@@ -1,13 +1,16 @@
-"""A serverless bus: every member of an IP multicast group hears every other one (``socket,mcast=``, ``dgram``).
+"""A multicast wire is a bus without a server: every member of an IP multicast group hears every other one
+(``socket,mcast=``, ``dgram``).
 
     receive   a socket bound to the group itself, so that nothing else comes in, and joined on one interface
     send      a socket of its own, with a port of its own: its address marks our frames, and what comes back from it is
               dropped. QEMU sends from the group's port, as all others on the host do, so it hears itself; we do not.
 
 Interface: the one that has ``local``; without it the kernel's choice (its route to the group). The sending socket is
-connected, so that its source address is known; when the host's addresses change and sending fails, it is made anew.
+connected, so that its source address is known; when the host's addresses change and sending fails, it is
+opened again.
 
-Limits: TTL 1, as the kernel has it: one LAN. Nobody is authenticated: whoever can send to the group is on the VLAN.
+Limits: TTL 1, the kernel's default: one LAN. Nothing is authenticated: any host that can send to the group is
+on the VLAN.
 Ref: QEMU net/socket.c; ip(7); RFC 1112; RFC 3493 5.2.
 """
 
@@ -35,7 +38,7 @@ _HINT = " (localaddr=127.0.0.1 keeps to this host)"
 
 
 def _index(address: str) -> int:
-    """Number of the interface that has an IPv6 address. Raises OSError."""
+    """Return the number of the interface that has an IPv6 address. Raises OSError."""
     bare, percent, scope = address.partition("%")
     if percent:
         return scope_index(scope)
@@ -49,7 +52,9 @@ def _index(address: str) -> int:
 
 
 class McastWire:
-    """One member of a group. ``given``: an inherited socket that is bound to the group and has joined it."""
+    """This wire is one member of a group. ``given`` is an inherited socket that is bound to the group and has
+    joined it.
+    """
 
     def __init__(
         self,
@@ -63,7 +68,7 @@ class McastWire:
     ) -> None:
         self._loop = loop
         self._words = words
-        self._next_sender = 0.0  # not before this is the sending socket made anew
+        self._next_sender = 0.0  # earliest time at which the sending socket may be opened again
         self._own: Any = None
         self._six = ":" in group.host
         self._group, self._local = group, local
@@ -108,7 +113,7 @@ class McastWire:
             else:
                 word = socket.inet_aton(host) + socket.inet_aton(self._local or "0.0.0.0")
                 sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, word)
-                with contextlib.suppress(OSError):  # only what this socket has joined
+                with contextlib.suppress(OSError):  # receive only the groups that this socket has joined
                     sock.setsockopt(socket.IPPROTO_IP, 49, 0)  # IP_MULTICAST_ALL
         except OSError:
             sock.close()
@@ -116,7 +121,7 @@ class McastWire:
         return sock
 
     def _sender(self) -> socket.socket:
-        """A connected socket to send by; its address is noted."""
+        """Open a connected socket to send by, and note its address. Raises OSError."""
         sock = socket.socket(socket.AF_INET6 if self._six else socket.AF_INET, socket.SOCK_DGRAM | FLAGS)
         try:
             if self._six:
@@ -138,7 +143,7 @@ class McastWire:
         return self._own
 
     def _failed(self, error: OSError) -> None:
-        """The host's addresses may be others now."""
+        """Open the sending socket again if the error says that the host's addresses may have changed."""
         now = self._loop.time()
         if error.errno in _MOVED and now >= self._next_sender:
             self._next_sender = now + SENDER_SECONDS
@@ -147,17 +152,17 @@ class McastWire:
 
     @property
     def echoes(self) -> int:
-        """Own frames that came back and were dropped."""
+        """Return how many of our own frames came back and were dropped."""
         return self._end.echoes
 
     def start(self) -> None:
-        """Begin to read."""
+        """Begin to read from the group's socket."""
         self._end.start()
 
     def info_line(self) -> str:
-        """As QEMU says it."""
+        """Return the line of ``info network``, in QEMU's words."""
         return self._words
 
     def close(self) -> None:
-        """Idempotent."""
+        """Close both sockets for good. Idempotent."""
         self._end.close()

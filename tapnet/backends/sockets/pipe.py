@@ -1,21 +1,22 @@
-"""One connected stream socket under a port of a hub: framing both ways, without waiting.
+"""Connect one stream socket to a port of a hub, with framing both ways and without blocking.
 
     hub ──receive──► list of pieces ──one send for many frames──► socket
     hub ◄──Port.send── frames ◄── Splitter ◄──one recv for many frames── socket
 
-Where all that hear it are pipes too, what was read goes on in one piece, whole frames only, and is sent as it came
-(``tapnet.vlan.train``): frames are counted, not cut.
+Where every other member is a pipe too, the whole frames of one read go on in one piece and are sent as they
+came (``tapnet.vlan.train``): frames are counted, not cut.
 
-Back-pressure, towards the peer: what a socket does not take stays here, up to ``OUT_BYTES``; then ``receive`` refuses and
-the port's bounded queue fills and drops, counted, while the hub goes on. Towards us: when the hub refuses a frame, the rest
-of what was read is held and the socket is not read until ``ready``: TCP's window closes, nothing is lost. So a connection
-costs at most ``OUT_BYTES`` + ``RECV`` + one frame beside the port's queue.
+Back-pressure, towards the peer: what a socket does not take stays here, up to ``OUT_BYTES``; then ``receive``
+refuses and the port's bounded queue fills and drops, counted, while the hub goes on. Towards us: when the hub
+refuses a frame, the rest of what was read is held and the socket is not read until ``ready``: TCP's window
+closes, nothing is lost. So a connection costs at most ``OUT_BYTES`` + ``RECV`` + one frame beside the port's
+queue.
 
 A frame leaves with the batch that it came in: ``receive`` sends when the port's queue is empty, and in any case before
-the loop sleeps. The end of the connection (end of file, an error, a length out of step) is told once by ``lost(why)``,
-from the loop and never from inside a call of the hub.
+the loop sleeps. The end of the connection (end of file, an error, a length out of step) is told once by
+``lost(why)``, from the loop and never from inside a call of the hub.
 
-Limits: no timers; a peer that vanished without a word is found by TCP keep-alive (``KEEP_*``).
+Limits: no timers; a peer that vanished silently is found by TCP keep-alive (``KEEP_*``).
 """
 
 from __future__ import annotations
@@ -33,12 +34,14 @@ from .framing import FRAME_MAX, RECV, Splitter
 
 RECV_TRIES = 4
 OUT_BYTES = 256 << 10
-ALONE = 16 << 10  # so long a piece is sent by itself, not copied to others
+ALONE = 16 << 10  # a piece of at least this size is sent by itself instead of being joined to others
 KEEP_IDLE, KEEP_EVERY, KEEP_COUNT = 60, 15, 4  # seconds, seconds, probes
 
 
 def tune(sock: socket.socket) -> None:
-    """As QEMU: no delay; and find dead peers."""
+    """Make a socket non-blocking, turn off TCP's delay as QEMU does, and turn on keep-alive to find dead
+    peers.
+    """
     sock.setblocking(False)
     if sock.family in (socket.AF_INET, socket.AF_INET6):
         with contextlib.suppress(OSError):
@@ -50,7 +53,9 @@ def tune(sock: socket.socket) -> None:
 
 
 class Pipe:
-    """Frames between ``sock`` and ``port``. The owner points the port's ``receive`` and ``ready`` at this."""
+    """A pipe carries frames between ``sock`` and ``port``. The owner sets the port's ``receive`` and
+    ``ready`` to the pipe's.
+    """
 
     __slots__ = (
         "_at",
@@ -71,7 +76,7 @@ class Pipe:
         "_splitter",
         "closed",
     )
-    _head = staticmethod(head)  # what stands before a frame
+    _head = staticmethod(head)  # makes the length field before a frame
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, sock: socket.socket, port: Port, lost: Callable[[str], None]
@@ -84,16 +89,16 @@ class Pipe:
         self._queue = port.queue
         self._lost = lost
         self._splitter = Splitter()
-        self._held = b""  # read, and not taken by the hub: a train
+        self._held = b""  # the train that was read and not taken by the hub
         self._out: list[bytes] = []  # to be sent: length, frame, length, frame ... or trains
-        self._data = b""  # begun to be sent,
-        self._at = 0  # up to here
+        self._data = b""  # the data being sent,
+        self._at = 0  # of which so many bytes are sent
         self._pending = 0  # bytes of both that are not sent
         self._blocked = self._scheduled = self._refused = self._reading = False
         self.closed = False
 
     def start(self) -> None:
-        """Begin to read; go on with what was adopted."""
+        """Begin to read, and send the data that was adopted."""
         if self._data:
             self._send()
         self.ready()
@@ -101,9 +106,11 @@ class Pipe:
     # ---- over a restart ------------------------------------------------------------------------------------
 
     def export(self) -> dict[str, Any]:
-        """What is on its way, for the ``adopt`` of another process. This one is empty then: only ``close`` may follow."""
+        """Return the data on its way, for the ``adopt`` of another process. The pipe is empty then: only
+        ``close`` may follow.
+        """
         self._read(False)
-        at = 0  # begin of the frame that is being sent
+        at = 0  # start of the frame that is being sent
         while at < self._at:
             end = at + HEAD + int.from_bytes(self._data[at : at + HEAD], "big")
             if end > self._at:
@@ -120,20 +127,22 @@ class Pipe:
         return state
 
     def adopt(self, state: dict[str, Any]) -> None:
-        """Go on where ``export`` ended, before ``start``."""
+        """Take over the data that another process exported, before ``start``."""
         self._splitter.feed(state["tail"])
         self._held = b"".join(head(len(frame)) + frame for frame in state["held"])
         self._data, self._at = state["out"], state["sent"]
         self._pending = len(self._data) - self._at
 
     def fileno(self) -> int:
-        """Of the socket."""
+        """Return the descriptor of the socket."""
         return self._fd
 
     # ---- to the socket -------------------------------------------------------------------------------------
 
     def receive(self, frame: bytes, _vnet: bytes) -> bool:
-        """The port's ``receive``."""
+        """Take a frame from the hub and send it, as the port's ``receive``; False means that too much waits
+        already.
+        """
         size = len(frame)
         if self.closed:
             self._port.counters.drop("disconnected")
@@ -158,7 +167,9 @@ class Pipe:
         return True
 
     def train(self, train: bytes, count: int) -> bool:
-        """The port's ``train``."""
+        """Take a train of ``count`` frames from the hub and send it, as the port's ``train``; False means
+        that too much waits already.
+        """
         if self.closed:
             self._port.counters.drop("disconnected", count)
             return True
@@ -177,7 +188,7 @@ class Pipe:
             self._send()
 
     def _send(self) -> None:
-        """Give the socket what it takes."""
+        """Send waiting data until the socket takes no more."""
         if self.closed:
             return
         while self._data or self._out:
@@ -227,7 +238,7 @@ class Pipe:
                 self._loop.remove_reader(self._fd)
 
     def _readable(self) -> None:
-        """Read to the end of what is there, or one full piece.
+        """Read until the socket is empty, or one full piece.
 
         libuv ends a watch at the first error (a reset), even with data before it: so an error that may wait behind the
         data is looked for, and the watch is renewed when it was not.
@@ -279,17 +290,17 @@ class Pipe:
             self._broken(self._splitter.broken)
 
     def _broken(self, why: str) -> None:
-        """There is no way back into step."""
+        """End the connection because of a length out of step, after which no frame can be found."""
         self._port.counters.drop("oversize")
         self._end(why)
 
     def _hold(self, train: bytes) -> None:
-        """Wait for the hub, and let the peer wait."""
+        """Keep ``train`` until the hub takes it, and stop reading so that the peer waits."""
         self._held = train
         self._read(False)
 
     def ready(self) -> None:
-        """The port's ``ready``: the hub takes frames again."""
+        """Give the hub the held frames, now that it takes frames again; the port's ``ready``."""
         if self.closed:
             return
         train, self._held = self._held, b""
@@ -305,7 +316,9 @@ class Pipe:
             self._loop.call_soon(self._lost, why)
 
     def close(self) -> None:
-        """Close the socket; ``lost`` is not called. Idempotent."""
+        """Close the socket without calling ``lost``; frames that were not sent are counted as dropped.
+        Idempotent.
+        """
         if self.closed:
             return
         if self._reading:
@@ -313,24 +326,24 @@ class Pipe:
         if self._blocked:
             self._loop.remove_writer(self._fd)
         elif self._out:
-            self._data = b"".join((self._data[self._at :], *self._out))  # the last words of a batch
+            self._data = b"".join((self._data[self._at :], *self._out))  # the rest of a batch
             self._out.clear()
             with contextlib.suppress(OSError):
                 self._at = self._sock.send(self._data)
         self.closed = True
         self._sock.close()
-        self._splitter.release()  # now: what refers to us may wait long for the garbage collector
+        self._splitter.release()  # at once: a reference cycle may keep this object alive
         lost = len(cut(self._held)) + self._unsent()
         if lost:
             self._port.counters.drop("disconnected", lost)
         self._held, self._out, self._data, self._pending = b"", [], b"", 0
-        if self._refused:  # whoever is behind the port now takes, or drops, what waits
+        if self._refused:  # the port's new ``receive`` takes or drops the frames that wait
             self._refused = False
             self._port.flush()
 
     @staticmethod
     def _ends(data: bytes) -> list[int]:
-        """Where each frame ends in what is to be sent."""
+        """Return the offsets at which frames end in data that is to be sent."""
         ends, at = [], 0
         while at < len(data):
             at += HEAD + int.from_bytes(data[at : at + HEAD], "big")
@@ -338,6 +351,6 @@ class Pipe:
         return ends
 
     def _unsent(self) -> int:
-        """Frames that were taken from the hub and not sent whole."""
+        """Return how many frames were taken from the hub and not sent whole."""
         begun = sum(end > self._at for end in self._ends(self._data))
         return begun + len(self._ends(b"".join(self._out)))

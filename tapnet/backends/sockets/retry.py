@@ -1,10 +1,11 @@
-"""Trying again: one task that runs an attempt until it succeeds, with growing pauses.
+"""Retry an attempt until it succeeds, in one task, with growing pauses.
 
     start ──► attempt ──ok──► quiet ... lost(why) ──► pause ──► attempt
                  └─OSError──► pause, twice as long each time, up to ``last`` ──┘     now(): without the pause
 
-For as long as the instance lives, because a wire whose other end is away is no reason to end anything: the pause is
-bounded, the log says each new reason once. A success that lasted ``last`` seconds makes the next pause short again.
+Attempts go on for as long as the instance lives, because a wire whose other end is away is no reason to end
+anything: the pause is bounded, and the log says each new reason once. A success that lasted ``last`` seconds
+makes the next pause short again.
 
 Timers: one, for the pause, or for ``ATTEMPT_SECONDS`` while an attempt runs.
 """
@@ -42,11 +43,11 @@ class Retry:
         again: bool = True,
         port: str = "",
     ) -> None:
-        self.why = ""  # it is down: the last failure
+        self.why = ""  # the last failure; "" while there is none
         self.attempts = 0
         self._loop = loop
         self._what = what
-        self._fields = {"port": port}  # of log lines
+        self._fields = {"port": port}  # extra fields of log lines
         self._attempt = attempt
         self._first, self._last, self._again = first, max(first, last), again
         self._pause = first
@@ -58,11 +59,11 @@ class Retry:
 
     @property
     def up(self) -> bool:
-        """Whether the last attempt succeeded and nothing was lost since."""
+        """Tell whether the last attempt succeeded and nothing was lost since."""
         return self._up
 
     def now(self) -> None:
-        """Try at once, unless it is up or being tried."""
+        """Start an attempt at once, unless the last one holds or one is running."""
         if self._closed or self._up or self._task is not None:
             return
         if self._timer is not None:
@@ -71,12 +72,12 @@ class Retry:
         self._task = self._loop.create_task(self._run())
 
     def adopted(self) -> None:
-        """It is up: the process before made it."""
+        """Count as up without an attempt, because the previous process made the connection."""
         self._up = True
         self._since = self._loop.time()
 
     def lost(self, why: str) -> None:
-        """What had succeeded is gone."""
+        """Report that the connection of a successful attempt is gone, and try again after the pause."""
         if self._closed or not self._up:
             return
         self._up = False
@@ -85,7 +86,7 @@ class Retry:
         self._down(why)
 
     def close(self) -> None:
-        """No further attempt. Idempotent."""
+        """Stop the running attempt and make no further one. Idempotent."""
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()

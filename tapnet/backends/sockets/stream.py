@@ -1,4 +1,4 @@
-"""Wires on stream sockets: QEMU's ``socket,listen=``, ``socket,connect=`` and ``stream``.
+"""These wires use stream sockets: QEMU's ``socket,listen=``, ``socket,connect=`` and ``stream``.
 
     Listener    every client becomes a port of its own on the hub, so one listening socket is a hub for many machines
                 (what QEMU 0.8 did); up to ``CLIENTS_MAX`` at a time
@@ -46,10 +46,10 @@ from .pipe import Pipe
 from .retry import Retry
 
 ACCEPTS = 16
-BACKLOG = 1024  # a storm of connects must not make an honest one wait for TCP to try again
+BACKLOG = 1024  # in a burst of connects no client has to wait for TCP's retransmission
 CLIENTS_MAX = 256
 PAUSE_SECONDS = 1.0
-LOG_LINES, LOG_SECONDS = 5, 10.0  # of clients' ends: so many lines in so many seconds
+LOG_LINES, LOG_SECONDS = 5, 10.0  # at most so many log lines about ended clients in so many seconds
 IPPROTO_MPTCP = 262
 _FULL = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 log = logging.getLogger("tapnet.wires")
@@ -57,21 +57,21 @@ log = logging.getLogger("tapnet.wires")
 
 @dataclass(frozen=True)
 class Options:
-    """How a stream socket is opened."""
+    """These options say how a stream socket is opened."""
 
-    name: str  # of the wire's port
+    name: str  # name of the wire's port
     origin: str  # begins messages: "-net socket"
     address: SocketAddress
     ipv4: bool | None = None
     ipv6: bool | None = None
-    last_port: int | None = None  # of a range to listen on
+    last_port: int | None = None  # last port of a range to listen on
     mptcp: bool = False
     retry: bool = True
     pause: float | None = None  # seconds between attempts; None: growing
 
 
 def nobody(port: Port) -> Callable[[bytes, bytes], bool]:
-    """A ``receive`` for a port without a connection."""
+    """Return a ``receive`` for a port without a connection, which drops every frame."""
 
     def receive(_frame: bytes, _vnet: bytes) -> bool:
         port.counters.drop("disconnected")
@@ -85,7 +85,7 @@ def _nothing() -> None:
 
 
 def peer_name(sock: socket.socket) -> str:
-    """The other end of a connected socket."""
+    """Return the address of the other end of a connected socket as text."""
     try:
         return shown(sock.getpeername())
     except OSError:
@@ -100,7 +100,7 @@ def _open(family: int, mptcp: bool) -> socket.socket:
 
 
 def _bind(targets: list[Target], options: Options) -> socket.socket:
-    """A listening TCP socket on the first target that can be had. Raises OSError."""
+    """Return a listening TCP socket on the first target that can be bound. Raises OSError."""
     for _, target in targets:
         given = passed.take(target[:2], options.name)
         if given is not None:
@@ -119,19 +119,19 @@ def _bind(targets: list[Target], options: Options) -> socket.socket:
                 failure = error
                 if error.errno != errno.EADDRINUSE:
                     break
-        if failure.errno == errno.EADDRINUSE:  # another family would be another address
+        if failure.errno == errno.EADDRINUSE:  # do not try another family, which would be another address
             break
     raise failure
 
 
 async def _connect(options: Options) -> socket.socket:
-    """A connected socket. Raises OSError."""
+    """Return a connected socket to the configured address. Raises OSError."""
     address = options.address
     loop = asyncio.get_running_loop()
     if isinstance(address, UnixPath):
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | FLAGS)
         try:
-            sock.connect(unix_name(address))  # at once, or EAGAIN: a full backlog
+            sock.connect(unix_name(address))  # does not wait: EAGAIN when the backlog is full
         except OSError:
             sock.close()
             raise
@@ -142,7 +142,7 @@ async def _connect(options: Options) -> socket.socket:
         sock = _open(family, options.mptcp)
         try:
             await loop.sock_connect(sock, for_loop(target))
-            if sock.getsockname() == sock.getpeername():  # a free ephemeral port can meet itself
+            if sock.getsockname() == sock.getpeername():  # an ephemeral port can connect to itself
                 raise OSError(errno.ECONNREFUSED, "Connection refused")
             return sock
         except OSError as error:
@@ -155,7 +155,9 @@ async def _connect(options: Options) -> socket.socket:
 
 
 class Accepting:
-    """A listening socket whose clients go to ``client(sock, peer)``. Raises OSError if it cannot be had at once."""
+    """This is a listening socket whose clients are passed to ``client(sock, peer)``. Raises OSError if it
+    cannot be opened at once.
+    """
 
     def __init__(
         self,
@@ -199,18 +201,18 @@ class Accepting:
 
     @property
     def address(self) -> str:
-        """Where it listens; "" while it does not."""
+        """Return the address on which it listens; "" while it does not."""
         return shown(self._sock.getsockname()) if self._sock is not None and not self._closed else ""
 
     def start(self) -> None:
-        """Begin to accept."""
+        """Begin to accept clients, and to look up the host's name if it has one."""
         self._on = True
         if self._retry is not None:
             self._retry.now()
         self._look()
 
     def accept(self, on: bool) -> None:
-        """Take clients, or leave them in the backlog."""
+        """Accept clients, or leave them in the backlog."""
         self._on = on
         self._look()
 
@@ -251,8 +253,9 @@ class Accepting:
         self._look()
 
     def export(self) -> int | None:
-        """The listening socket's descriptor, for the next process. None: the service manager has it anyway, or that
-        process binds anew, because a UNIX socket's file must go at a plain stop (only the manager's own folder does).
+        """Return the listening socket's descriptor for the next process. None means that the service manager
+        has it anyway, or that the next process binds again, because a UNIX socket's file must go at a plain
+        stop (only the manager's own folder keeps it).
         """
         if self._sock is None or self._closed or passed.managers(self._sock):
             return None
@@ -263,7 +266,7 @@ class Accepting:
         return self._sock.fileno()
 
     def close(self) -> None:
-        """Idempotent."""
+        """Close the listening socket and remove its file. Idempotent."""
         if self._closed:
             return
         self._on = False
@@ -283,14 +286,14 @@ class Accepting:
 
 
 class Listener:
-    """Many clients, each its own port.
+    """A listener has many clients, each with a port of its own.
 
     joined(port, info)   plug a client's port; info is what monitors show. Raises ValueError if it cannot be
     left(port)           unplug it
     """
 
     port: Port | None = None
-    KIND = "socket"  # how info network calls it
+    KIND = "socket"  # first word of the line in info network
 
     def __init__(
         self,
@@ -315,11 +318,11 @@ class Listener:
 
     @property
     def address(self) -> str:
-        """Where it listens."""
+        """Return the address on which it listens."""
         return self._accepting.address
 
     def start(self) -> None:
-        """Begin to accept."""
+        """Begin to accept clients, and to read from adopted ones."""
         for pipe in list(self.clients.values()):  # adopted ones
             pipe.start()
         self._accepting.start()
@@ -334,7 +337,7 @@ class Listener:
             pipe.start()
 
     def _is_full(self, count: int) -> bool:
-        """Whether one more client than ``count`` is too many; said in the log once."""
+        """Tell whether one more client than ``count`` is too many; the log says so once."""
         if count < CLIENTS_MAX:
             return False
         if not self.refused:
@@ -349,7 +352,7 @@ class Listener:
         return pipe
 
     def _plug(self, sock: socket.socket, peer: str, name: str, extra: Any = None) -> Pipe | None:
-        """A client's port and pipe, not yet started. None: the hub does not want it."""
+        """Make a client's port and pipe, which is not started yet. None means that the hub refuses the port."""
         port = Port(name, _not_yet)
         pipe = self._pipe(sock, port, lambda why: self._ended(port, peer, why), extra)
         port.receive, port.ready = pipe.receive, pipe.ready
@@ -363,7 +366,7 @@ class Listener:
         return pipe
 
     def export(self) -> Handover:
-        """Every connection, and the listening socket: see ``handover``."""
+        """Hand over every client's connection (see ``handover``); ``listening`` gives the listening socket."""
         handed = Handover({"accepted": self.accepted, "clients": []})
         for number, (port, pipe) in enumerate(self.clients.items()):
             state = {"port": port_data(port.export()), "pipe": pipe.export(), "peer": self._peers[port]}
@@ -373,7 +376,7 @@ class Listener:
         return handed
 
     def adopt(self, handed: Handover) -> None:
-        """Go on with them, from ``start`` on."""
+        """Take over the clients of another process's ``export``; frames flow after ``start``."""
         self.accepted = handed.data["accepted"]
         for number, state in enumerate(handed.data["clients"]):
             was = port_state(state["port"])
@@ -384,7 +387,9 @@ class Listener:
                 next(port for port, one in self.clients.items() if one is pipe).adopt(was)
 
     def listening(self) -> int | None:
-        """See ``Accepting.export``."""
+        """Return the listening socket's descriptor for the next process, or None as ``Accepting.export``
+        does.
+        """
         return self._accepting.export()
 
     def _ended(self, port: Port, peer: str, why: str) -> None:
@@ -394,7 +399,7 @@ class Listener:
         self._drop(port)
 
     def _log(self, peer: str, why: str) -> None:
-        """A line, unless there were many: anybody can connect."""
+        """Log a client's end, unless there were many such lines, because anybody can connect."""
         now = self._loop.time()
         if now >= self._log_until:
             self._log_until, self._log_count = now + LOG_SECONDS, 0
@@ -409,21 +414,21 @@ class Listener:
         if pipe is not None:
             pipe.close()
             self._left(port)
-            port.receive, port.ready, port.train = _not_yet, _nothing, None  # they need no garbage collector
+            port.receive, port.ready, port.train = _not_yet, _nothing, None  # breaks the reference cycles
 
     def status(self) -> str:
-        """For ``info network -v``: what came, and why the last one has gone."""
+        """Return a text for ``info network -v``: how many clients came, and why the last connection ended."""
         text = (
             f"listening on {self.address or 'nothing yet'}, {self.accepted} accepted, {self.refused} refused"
         )
         return f"{text}, last end: {self.last_end}" if self.last_end else text
 
     def info_line(self) -> str:
-        """QEMU 0.8 shows clients only."""
+        """Return nothing, because QEMU 0.8 shows clients only."""
         return ""
 
     def close(self) -> None:
-        """End all connections. Idempotent."""
+        """Stop listening and end all connections. Idempotent."""
         self._accepting.close()
         for port in list(self.clients):
             self._drop(port)
@@ -440,25 +445,27 @@ def _words(address: Any) -> str:
 
 
 class OnePort:
-    """What wires with one port and at most one connection share. ``told(up, peer)``: it has come, or gone."""
+    """This base class is shared by wires with one port and at most one connection. ``told(up, peer)`` is
+    called when the connection has come or gone.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, options: Options) -> None:
         self._loop = loop
         self._options = options
         self._pipe: Pipe | None = None
         self.peer = ""
-        self.why = ""  # there is no connection
+        self.why = ""  # why there is no connection
         self.told: Callable[[bool, str], None] = lambda _up, _peer: None
         self.port = Port(options.name, _not_yet)
         self.port.receive = self._nobody = nobody(self.port)
 
     @property
     def connected(self) -> bool:
-        """Whether there is a connection."""
+        """Tell whether there is a connection."""
         return self._pipe is not None
 
     def _plug(self, sock: socket.socket, peer: str) -> None:
-        """Use a connected socket."""
+        """Use a connected socket as the connection, report it and start reading."""
         pipe = self._use(sock, peer)
         self.told(True, peer)
         pipe.start()
@@ -471,7 +478,7 @@ class OnePort:
         return pipe
 
     def export(self) -> Handover:
-        """The connection with all that is on its way: see ``handover``."""
+        """Hand over the connection with all data on its way (see ``handover``)."""
         handed = Handover({"port": port_data(self.port.export()), "peer": self.peer})
         if self._pipe is not None:
             handed.data["pipe"] = self._pipe.export()
@@ -480,7 +487,7 @@ class OnePort:
         return handed
 
     def adopt(self, handed: Handover) -> None:
-        """Go on with it, from ``start`` on."""
+        """Take over the connection of another process's ``export``; frames flow after ``start``."""
         if "connection" in handed.fds:
             pipe = self._use(socket.socket(fileno=handed.fds["connection"]), handed.data["peer"])
             pipe.adopt(handed.data["pipe"])
@@ -500,7 +507,7 @@ class OnePort:
 
 
 class Server(OnePort):
-    """One client at a time."""
+    """A server has one port and takes one client at a time."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, options: Options, listening: socket.socket | None = None
@@ -513,18 +520,20 @@ class Server(OnePort):
 
     @property
     def address(self) -> str:
-        """Where it listens."""
+        """Return the address on which it listens."""
         return self._accepting.address
 
     def start(self) -> None:
-        """Begin to accept."""
+        """Begin to accept clients, or to read from an adopted one."""
         self._accepting.start()
         if self._pipe is not None:  # adopted
             self._accepting.accept(False)
             self._pipe.start()
 
     def listening(self) -> int | None:
-        """See ``Accepting.export``."""
+        """Return the listening socket's descriptor for the next process, or None as ``Accepting.export``
+        does.
+        """
         return self._accepting.export()
 
     def _client(self, sock: socket.socket, peer: str) -> None:
@@ -539,24 +548,26 @@ class Server(OnePort):
         self._accepting.accept(True)
 
     def info_line(self) -> str:
-        """QEMU's words: listening, or who is there."""
+        """Return the line of ``info network`` in QEMU's words: listening, or the client's address."""
         return f"stream: {uri(self._options.address, self.peer)}" if self.connected else "stream: listening"
 
     def close(self) -> None:
-        """Idempotent."""
+        """Stop listening and end the connection. Idempotent."""
         self._accepting.close()
         self._unplug()
 
 
 def uri(address: SocketAddress, peer: str) -> str:
-    """As QEMU's socket_uri."""
+    """Return an address in the format of QEMU's socket_uri."""
     if isinstance(address, UnixPath):
         return f"unix:{_words(address)}"
     return f"fd:{address.number}" if isinstance(address, Fd) else f"tcp:{peer}"
 
 
 class Connector(OnePort):
-    """A connection that we make. ``words``: what monitors show while it is up, for ``socket,connect=``."""
+    """A connector makes its connection itself. ``words`` gives the line of ``info network`` for
+    ``socket,connect=``.
+    """
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, options: Options, words: Callable[[str], str] | None = None
@@ -575,14 +586,14 @@ class Connector(OnePort):
         self.port.on_link = self._on_link
 
     def start(self) -> None:
-        """Begin to connect."""
+        """Begin to connect, or to read from an adopted connection."""
         if self._pipe is not None:  # adopted
             self._retry.adopted()
             self._pipe.start()
         self._retry.now()
 
     def reconnect(self) -> None:
-        """Without the pause, if there is no connection."""
+        """Connect at once, without the pause, if there is no connection."""
         self._retry.now()
 
     def _on_link(self, up: bool) -> None:
@@ -599,7 +610,9 @@ class Connector(OnePort):
         self._retry.lost(why)
 
     def info_line(self) -> str:
-        """QEMU 0.8's words for socket, today's for stream; why there is no connection."""
+        """Return the line of ``info network``: QEMU 0.8's words for socket, today's for stream, and why there
+        is no connection.
+        """
         why = self._retry.why or self.why
         if self._words is not None:
             text = self._words(self.peer or _words(self._options.address))
@@ -609,13 +622,13 @@ class Connector(OnePort):
         return f"stream: connecting ({why})" if why else "stream: connecting"
 
     def close(self) -> None:
-        """Idempotent."""
+        """End the connection and make no further one. Idempotent."""
         self._retry.close()
         self._unplug()
 
 
 class Given(OnePort):
-    """A connected stream socket that we inherited."""
+    """This wire uses a connected stream socket that we inherited."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, options: Options, sock: socket.socket, words: str
@@ -625,7 +638,7 @@ class Given(OnePort):
         self._text = words
 
     def start(self) -> None:
-        """Begin to read."""
+        """Begin to read from the inherited or adopted socket."""
         if self._socket is not None:
             self._plug(self._socket, peer_name(self._socket))
             self._socket = None
@@ -633,7 +646,7 @@ class Given(OnePort):
             self._pipe.start()
 
     def adopt(self, handed: Handover) -> None:
-        """Instead of the socket that we inherited."""
+        """Take over the connection of another process's ``export`` instead of the socket that we inherited."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -644,11 +657,11 @@ class Given(OnePort):
         super()._ended(why)
 
     def info_line(self) -> str:
-        """The descriptor, and why it is of no use any more."""
+        """Return the line of ``info network``: the descriptor, and why its connection ended if it has."""
         return f"{self._text} ({self.why})" if self.why else self._text
 
     def close(self) -> None:
-        """Idempotent."""
+        """Close the socket for good. Idempotent."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -656,7 +669,7 @@ class Given(OnePort):
 
 
 def inherited(number: int, origin: str) -> socket.socket:
-    """The socket that is descriptor ``number``. Raises WireError."""
+    """Return the non-blocking socket that is descriptor ``number``. Raises WireError."""
     try:
         sock = socket.socket(fileno=number)
     except OSError as error:

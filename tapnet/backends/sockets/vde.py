@@ -1,6 +1,6 @@
-"""A plug in a running vde_switch (``-net vde,sock=DIR``).
+"""This wire is a plug in a running vde_switch (``-net vde,sock=DIR``).
 
-    control   a stream socket to DIR/ctl: we send one request (who we are, which port, where our datagrams come), the switch
+    control   a stream socket to DIR/ctl: we send one request (our name, the port, the address of our data socket), the switch
               answers with the address of its own datagram socket; the stream then stays open, and its end is the plug's
     data      a datagram UNIX socket of ours, bound in DIR (or in /tmp where that cannot be written), connected to the
               switch's: bare frames
@@ -47,7 +47,7 @@ log = logging.getLogger("tapnet.wires")
 
 
 def directory(sock: str | None) -> str:
-    """The switch's directory: ``sock=``, or the first usual place where there is one."""
+    """Return the switch's directory: ``sock=``, or the first usual place that has a ``ctl`` socket."""
     if sock is not None:
         return sock.rstrip("/") or "/"
     for place in DEFAULTS:
@@ -58,7 +58,7 @@ def directory(sock: str | None) -> str:
 
 
 def request(port: int, path: str, text: str) -> bytes:
-    """The plug's request."""
+    """Return the bytes of the plug's request to the switch."""
     return REQUEST.pack(
         MAGIC,
         VERSION,
@@ -70,7 +70,7 @@ def request(port: int, path: str, text: str) -> bytes:
 
 
 def reply(data: bytes) -> str:
-    """The switch's datagram socket. Raises OSError for what is no address."""
+    """Return the path of the switch's datagram socket. Raises OSError if the answer is no address."""
     if len(data) == REPLY.size:
         family, path = REPLY.unpack(data)
         name = path.split(b"\0", 1)[0]
@@ -80,10 +80,12 @@ def reply(data: bytes) -> str:
 
 
 class VdeWire:
-    """One plug."""
+    """This wire is one plug in a vde_switch."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, net: VdeNet) -> None:
-        """Raises WireError for a group that does not exist."""
+        """Look up the directory and the group; ``start`` plugs in. Raises WireError for a group that does not
+        exist.
+        """
         self._loop = loop
         self._net = net
         self.directory = directory(net.sock)
@@ -101,7 +103,7 @@ class VdeWire:
         self.port.on_link = self._on_link
 
     def reconnect(self) -> None:
-        """Without the pause, if it is not plugged in."""
+        """Plug in at once, without the pause, if it is not plugged in."""
         self._retry.now()
 
     def _on_link(self, up: bool) -> None:
@@ -109,7 +111,7 @@ class VdeWire:
             self._retry.now()
 
     def start(self) -> None:
-        """Plug in, now or when the switch is there."""
+        """Plug in now, or when the switch is there."""
         self._end.start()
         if self._control is not None:  # adopted
             self._retry.adopted()
@@ -117,7 +119,9 @@ class VdeWire:
         self._retry.now()
 
     def export(self) -> Handover:
-        """The plug: see ``handover``. The switch is connected to our data socket, so its file may go."""
+        """Hand over the plug's sockets (see ``handover``). The switch is connected to our data socket, so the
+        socket's file may go.
+        """
         handed = Handover({"port": port_data(self.port.export())})
         data, handed.data["held"] = self._end.export()
         if self._control is not None and data is not None:
@@ -126,7 +130,7 @@ class VdeWire:
         return handed
 
     def adopt(self, handed: Handover) -> None:
-        """Go on with it, from ``start`` on."""
+        """Take over the plug of another process's ``export``; frames flow after ``start``."""
         if "control" in handed.fds:
             self._control = socket.socket(fileno=handed.fds["control"])
             self._end.adopt(socket.socket(fileno=handed.fds["data"]), handed.data["held"])
@@ -198,19 +202,19 @@ class VdeWire:
             self._file = None
 
     def info_line(self) -> str:
-        """As QEMU says it, and why it is not plugged."""
+        """Return the line of ``info network`` in QEMU's words, and why the wire is not plugged in."""
         text = f"vde: sock={self.directory}"
         return text if self._retry.up else f"{text} ({self._retry.why or 'connecting'})"
 
     def close(self) -> None:
-        """Pull the plug. Idempotent."""
+        """Leave the switch and close the sockets. Idempotent."""
         self._retry.close()
         self._unplug()
         self._end.close()
 
 
 def _sweep(place: str) -> None:
-    """Take away the sockets of plugs whose process was killed."""
+    """Remove the socket files of plugs whose process was killed."""
     for path in Path(place).glob(".tapnet.*"):
         with contextlib.suppress(OSError):
             alive(path, socket.SOCK_DGRAM)

@@ -1,7 +1,7 @@
-"""From a configured net to its wire: which class, which words.
+"""Open the wire that belongs to a configured net: choose its class and its words.
 
 A ``Wire`` has a port (None: its clients bring their own), ``start``, ``close`` and ``info_line``. ``open_wire`` makes it;
-what is wrong with the user's words or the host at that moment is a ``WireError``, one line.
+an error in the user's options or on the host at that moment is a ``WireError``, one line.
 
     socket   listen ► Listener   connect ► Connector   mcast ► McastWire   udp ► UdpWire   fd ► by the socket's type
     stream   server ► Server     client ► Connector    fd ► Given or Server
@@ -36,20 +36,20 @@ Left = Callable[[Port], None]
 
 
 class Wire(Protocol):
-    """A backend on sockets, or a capture."""
+    """A wire is a backend on sockets, or a capture."""
 
     @property
     def port(self) -> Port | None:
-        """Its port; None: clients bring their own."""
+        """Return the wire's port; None if its clients bring their own."""
 
     def start(self) -> None:
-        """Let frames flow."""
+        """Begin to pass frames between socket and port."""
 
     def close(self) -> None:
-        """Give everything back. Idempotent."""
+        """Close the sockets and files of the wire. Idempotent."""
 
     def info_line(self) -> str:
-        """For ``info network``."""
+        """Return the wire's line for ``info network``."""
 
 
 def open_wire(
@@ -59,7 +59,7 @@ def open_wire(
     left: Left,
     told: Callable[[bool, str], None] = lambda _up, _peer: None,
 ) -> Wire:
-    """The wire of ``net``. Raises WireError.
+    """Return the wire of ``net``. Raises WireError.
 
     joined(port, info)   a client has come: plug its port. Raises ValueError if that cannot be
     left(port)           it is gone: unplug it
@@ -108,7 +108,7 @@ def _socket(net: SocketNet, loop: asyncio.AbstractEventLoop, joined: Joined, lef
 
 
 def _given(net: Net, loop: asyncio.AbstractEventLoop, number: int, sock: socket.socket, words: str) -> Wire:
-    """A socket that we inherited, by what it is."""
+    """Return the wire for a socket that we inherited, by the type of the socket. Raises WireError."""
     try:
         sock.getpeername()
         connected = True

@@ -1,4 +1,5 @@
-"""Frames over WebSocket (``-net ws,listen=``), as emulators in browsers speak it: one binary message is one frame.
+"""Carry frames over WebSocket (``-net ws,listen=``) for emulators in browsers: one binary message is one
+frame.
 
     socket ─► handshake (Origin, 403 or 101) ─► WsPipe ◄──► port of its own on the hub
 
@@ -8,10 +9,10 @@ frame; ping is answered. A message of more than ``FRAME_MAX`` bytes, or what is 
 close code that RFC 6455 has for it. No compression: frames are small and latency counts.
 
 Any page that a browser of this host shows could connect here, so the Origin is checked: none (no browser), or one of those
-in ``origin=``. Nobody else is authenticated: whoever connects is on the VLAN.
+in ``origin=``. Nothing else is authenticated: every client that connects is on the VLAN.
 
-Limits: a handshake has ``HANDSHAKE_SECONDS``; clients and handshakes together ``CLIENTS_MAX``; what we owe to one that pings
-and does not read is at most twice ``OUT_BYTES``. A connection does not survive a restart.
+Limits: a handshake has ``HANDSHAKE_SECONDS``; clients and handshakes together ``CLIENTS_MAX``; answers to a
+client that pings and does not read are at most twice ``OUT_BYTES``. A connection does not survive a restart.
 Ref: RFC 6455; RFC 6454 (Origin).
 """
 
@@ -38,14 +39,14 @@ HANDSHAKE_SECONDS = 10.0
 REQUEST = 64 << 10
 GOING_AWAY = 1001
 _TEXT, _BINARY, _CONTINUED, _FINAL_BINARY = 1, 2, 0, 0x82
-_SILENT = logging.getLogger("tapnet.websockets")  # anybody can connect and send rubbish
+_SILENT = logging.getLogger("tapnet.websockets")  # any client can send invalid data: not for our log
 _SILENT.propagate = False
 _SILENT.addHandler(logging.NullHandler())
-SUBPROTOCOLS = ("binary",)  # what websockify's clients ask for
+SUBPROTOCOLS = ("binary",)  # the subprotocol that websockify's clients ask for
 
 
 def _lead(size: int) -> bytes:
-    """What stands before a binary message of a server. RFC 6455, 5.2."""
+    """Return the header of a binary message from a server. RFC 6455, 5.2."""
     if size < 126:
         return bytes((_FINAL_BINARY, size))
     if size < 65536:
@@ -54,7 +55,9 @@ def _lead(size: int) -> bytes:
 
 
 class Messages(Splitter):
-    """The peer's bytes as frames. ``owed``: what must be answered; ``fault``: the counter of a peer that broke the rules."""
+    """This splitter turns the peer's WebSocket bytes into frames. ``owed`` is the bytes to answer with;
+    ``fault`` is the counter for a peer that broke the rules.
+    """
 
     __slots__ = ("_parts", "_port", "_text", "fault", "owed", "protocol")
 
@@ -64,16 +67,18 @@ class Messages(Splitter):
         self.owed = b""
         self.fault = ""
         self._port = port
-        self._parts: list[bytes] = []  # of a message that has begun
+        self._parts: list[bytes] = []  # fragments of an incomplete message
         self._text = False
 
     @property
     def partial(self) -> int:
-        """Bytes of a message that has begun."""
+        """Return how many bytes of an incomplete message are kept."""
         return sum(map(len, self._parts))
 
     def took(self, size: int) -> tuple[bytes, int]:
-        """See ``Splitter``."""
+        """Take the ``size`` bytes that were read into ``room``; return the frames of the messages that are
+        whole now, as a train, and how many they are.
+        """
         if self.broken is not None:
             return b"", 0
         protocol = self.protocol
@@ -106,7 +111,7 @@ class Messages(Splitter):
 
 
 class WsPipe(Pipe):
-    """One client after its handshake."""
+    """This pipe serves one client after its handshake."""
 
     __slots__ = ("_messages",)
     _head = staticmethod(_lead)
@@ -158,7 +163,7 @@ class WsPipe(Pipe):
         return ends
 
     def close(self) -> None:
-        """Say that we go, and close. Idempotent."""
+        """Send a close message (going away) and close the socket. Idempotent."""
         if not self.closed:
             protocol = self._messages.protocol
             if protocol.state.name == "OPEN":
@@ -168,7 +173,7 @@ class WsPipe(Pipe):
 
 
 class _Handshake:
-    """A client that has not said yet what it wants."""
+    """This is a client whose handshake is not complete."""
 
     def __init__(self, owner: WsListener, sock: socket.socket, peer: str, protocol: ServerProtocol) -> None:
         tune(sock)
@@ -196,7 +201,7 @@ class _Handshake:
             break
         out = b"".join(protocol.data_to_send())
         if out:
-            with contextlib.suppress(OSError):  # the first bytes of a connection fit
+            with contextlib.suppress(OSError):  # the first bytes of a connection fit into the socket's buffer
                 self.sock.send(out)
         if protocol.handshake_exc is not None:
             self._fail(f"{protocol.handshake_exc}")
@@ -215,13 +220,13 @@ class _Handshake:
         self._owner.rejected(self, why)
 
     def release(self) -> None:
-        """Let go of the socket."""
+        """Stop watching the socket and cancel the timer, but leave the socket open."""
         self._timer.cancel()
         self._owner.loop.remove_reader(self.sock.fileno())
 
 
 class WsListener(Listener):
-    """The server. ``origins``: those that browsers may come from."""
+    """This is the WebSocket server. ``origins`` are those from which browsers may connect."""
 
     KIND = "ws"
     export = None  # type: ignore[assignment]  # its connections end with the process
@@ -234,7 +239,7 @@ class WsListener(Listener):
         joined: Callable[[Port, str], None],
         left: Callable[[Port], None],
     ) -> None:
-        """Raises WireError."""
+        """Listen for clients. Raises WireError, also if the package websockets is missing."""
         try:
             from websockets.server import ServerProtocol
         except ImportError:
@@ -260,15 +265,15 @@ class WsListener(Listener):
         self._handshakes.add(_Handshake(self, sock, peer, self._make()))
 
     def rejected(self, handshake: _Handshake, why: str) -> None:
-        """A client that is none."""
-        why = printable(why)[:200]  # it may have words of the client's
+        """Note that a handshake has failed, and log why."""
+        why = printable(why)[:200]  # the text may contain input from the client
         self._handshakes.discard(handshake)
         self.rejections += 1
         self.last_end = f"{handshake.peer}: {why}"
         self._log(handshake.peer, why)
 
     def welcome(self, handshake: _Handshake) -> None:
-        """It is a client now."""
+        """Make a client of a connection whose handshake is complete."""
         self._handshakes.discard(handshake)
         self.accepted += 1
         name = f"{self._options.name}.{self.accepted}"
@@ -280,15 +285,17 @@ class WsListener(Listener):
         return WsPipe(self.loop, sock, port, lost, extra)
 
     def status(self) -> str:
-        """See ``Listener``."""
+        """Return a text for ``info network -v``: the clients as for any listener, and how many handshakes
+        failed.
+        """
         return f"{super().status()}; {self.rejections} handshakes failed"
 
     def info_line(self) -> str:
-        """Where it listens."""
+        """Return the line of ``info network``, which says where the server listens."""
         return f"ws: listen={self.address}" if self.address else "ws: not listening"
 
     def close(self) -> None:
-        """End all connections. Idempotent."""
+        """End all handshakes and connections and stop listening. Idempotent."""
         for handshake in self._handshakes:
             handshake.release()
             handshake.sock.close()
@@ -297,5 +304,7 @@ class WsListener(Listener):
 
 
 def _choose(_protocol: object, offered: Sequence[Any]) -> Any:
-    """The first that we know, or none: a client that asks for another may take us without."""
+    """Return the first offered subprotocol that we know, or None: a client that asks for another may accept
+    none.
+    """
     return next((one for one in offered if one in SUBPROTOCOLS), None)

@@ -1,19 +1,20 @@
-"""The TAP backend: a VLAN on a real interface of the host, in its own network namespace.
+"""The TAP backend puts a VLAN on a real interface of the host, in tapnet's own network namespace.
 
     hub ◄──► Port ◄──► DirectAttachment ◄──► TapDevice ◄──► kernel: interface, perhaps a member of a bridge
                             ▲ replaced when the interface was deleted and is there again; the port stays
 
-How a TAP is opened, configured and given back is ``opening``. Super-frames pass both ways (IFF_VNET_HDR), offered by
-the hub. The port's link is the interface's carrier.
+``opening`` opens, configures and gives back a TAP. Super-frames pass both ways (IFF_VNET_HDR), offered by the
+hub. The port's link is the interface's carrier.
 
-While it runs, the kernel is watched (``watch``), and each of these is said once and mended when it can be:
+While the backend runs, it watches the kernel (``watch``); each of these events is logged once and repaired
+where possible:
 
     interface deleted     ours is made again, another's is opened when it is there again; the port has no link meanwhile
     left the bridge       ``br=``: joined again, when there is such a bridge
-    the bridge's uplinks  none has a carrier, or one has again: only said
-    taken down, up again  by an administrator, whose business that is: only said
+    the bridge's uplinks  none has a carrier, or one has again: only logged
+    taken down, up again  by an administrator, whose decision it is: only logged
 
-A descriptor (``fd=``) cannot be had again: then the link stays down.
+A descriptor (``fd=``) cannot be opened again: then the link stays down.
 
 Timers: those of ``Retry`` (0.1 s to 5 s, growing) and of ``LinkWatch``.
 """
@@ -44,7 +45,7 @@ log = logging.getLogger("tapnet.tap")
 
 
 class TapBackend:
-    """One TAP interface as a member of a hub: add ``port`` to the hub, then ``start``."""
+    """This backend is one TAP interface as a member of a hub: add ``port`` to the hub, then ``start``."""
 
     def __init__(self, net: TapNet, loop: asyncio.AbstractEventLoop, opened: OpenTap | None = None) -> None:
         """Take over ``opened``, or open the interface now (that may block). Raises TapError; nothing is left then.
@@ -56,10 +57,10 @@ class TapBackend:
         self.ifname = self.opened.ifname
         self._loop = loop
         self._found = not self.opened.made
-        self._mac = None if self._found else self.opened.mac()  # the next one of ours has it again
-        self._had_link = True  # what the port's link shall be again
-        self._said = ""  # what is wrong with the bridge
-        self._up = True  # as an administrator has it
+        self._mac = None if self._found else self.opened.mac()  # for an interface that is made again
+        self._had_link = True  # the port's link, to be restored when the interface is back
+        self._said = ""  # the last warning about the bridge
+        self._up = True  # whether the interface was up when we last looked
         self._closed = False
         self._finished = False
         self._watch: LinkWatch | None = None
@@ -82,7 +83,7 @@ class TapBackend:
             self._watch = LinkWatch(self._loop, self._look)
 
     def detach(self) -> None:
-        """The part of ``close`` that belongs to the loop and does not block."""
+        """Do the part of ``close`` that belongs to the loop and does not block."""
         if self._closed:
             return
         self._closed = True
@@ -93,7 +94,9 @@ class TapBackend:
         self.attachment.detach()
 
     def finish(self) -> None:
-        """The part of ``close`` that may block: ``downscript=``, and the interface is given back. Any thread."""
+        """Do the part of ``close`` that may block: run ``downscript=`` and give the interface back. Any
+        thread may call it.
+        """
         if self._finished:
             return
         self._finished = True
@@ -107,13 +110,13 @@ class TapBackend:
             opened.close()
 
     def close(self) -> None:
-        """Give the interface back: ours ends, another's is as it was. Idempotent."""
+        """Give the interface back: one that we made ends, one that existed before is restored. Idempotent."""
         self.detach()
         self.finish()
 
     def export(self) -> Handover | None:
-        """The interface, for the next process of a restart: see ``handover``. None: it is given back, because it was there
-        before us, or a downscript is due.
+        """Hand the interface over to the next process of a restart (see ``handover``). None means that the
+        interface is given back instead, because it existed before us, or a downscript is due.
         """
         opened = self.opened
         if opened is None or not opened.made or self.net.downscript is not None:
@@ -128,7 +131,9 @@ class TapBackend:
 
     @classmethod
     def adopt(cls, net: TapNet, loop: asyncio.AbstractEventLoop, handed: Handover) -> TapBackend:
-        """Go on with it, from ``start`` on. Raises TapError."""
+        """Make a backend of the interface that another process exported; frames flow after ``start``. Raises
+        TapError.
+        """
         state = port_state(handed.data["port"])
         backend = cls(net, loop, OpenTap.adopt(handed.fds["tap"], state.extra))
         backend.port.adopt(state)
@@ -137,7 +142,9 @@ class TapBackend:
         return backend
 
     def _export(self) -> tuple[dict[str, Any], dict[str, int]]:
-        """For a successor: ``OpenTap.adopt(fd, extra)``. The descriptor is a copy."""
+        """Return the state and a copy of the descriptor, from which a successor calls ``OpenTap.adopt(fd,
+        extra)``.
+        """
         if self.opened is None:
             return {}, {}
         return self.opened.saved(), {"tap": os.dup(self.opened.device.fileno())}
@@ -148,7 +155,7 @@ class TapBackend:
     # ---- what happens to the interface ---------------------------------------------------------------------
 
     def _gone(self) -> None:
-        """Somebody deleted the interface: the cable is out."""
+        """Take the port's link down, because somebody deleted the interface, and try to open it again."""
         opened, self.opened = self.opened, None
         self._had_link = self.port.link
         self.port.set_link(False)
@@ -157,7 +164,7 @@ class TapBackend:
         self._opening.lost("the interface was deleted")
 
     async def _open_again(self) -> None:
-        """Raises OSError."""
+        """Make or open the interface again after it was deleted. Raises OSError."""
         if self.opened is not None:
             return
         net = replace(
@@ -182,7 +189,7 @@ class TapBackend:
         self.attachment.start()
 
     async def _join_again(self) -> None:
-        """Raises OSError."""
+        """Put the interface back into its bridge. Raises OSError."""
         bridge = self.net.br
         if bridge is None or self.net.helper is not None or master(self.ifname) == bridge:
             return
@@ -191,12 +198,12 @@ class TapBackend:
         await in_thread(self._loop, lambda: join(self.ifname, bridge))
 
     def _look(self) -> None:
-        """Something has changed among the host's interfaces."""
+        """Check the interface and its bridge, because something has changed among the host's interfaces."""
         if self.opened is None:
             if not self.net.fds:
                 self._opening.now()
             return
-        if not self.net.fds:  # a descriptor's interface may be elsewhere
+        if not self.net.fds:  # a descriptor's interface may be in another namespace
             self._look_at_it()
         bridge = self.net.br
         if bridge is None:
@@ -209,7 +216,7 @@ class TapBackend:
         self._look_up(bridge)
 
     def _look_at_it(self) -> None:
-        """Say it when somebody takes the interface down, and when it is up again."""
+        """Log it when an administrator takes the interface down, and when it is up again."""
         try:
             with control_socket() as control:
                 up = is_up(control, self.ifname)
@@ -221,7 +228,7 @@ class TapBackend:
             log.warning("tapnet: %s: %s: %s", self.net.origin, self.ifname, text)
 
     def _look_up(self, bridge: str) -> None:
-        """Say it when the bridge loses its last uplink, and when it has one again."""
+        """Log it when the bridge's last uplink loses its carrier, and when one has a carrier again."""
         found = uplinks(bridge)
         now = "" if any(found.values()) or not found else f"{bridge}: no carrier on {', '.join(found)}"
         if now != self._said:
@@ -231,7 +238,7 @@ class TapBackend:
     # ---- reports -------------------------------------------------------------------------------------------
 
     def info_line(self) -> str:
-        """As ``info network`` says it; QEMU 0.8's words."""
+        """Return the line of ``info network``, in QEMU 0.8's words."""
         net = self.net
         if net.fds:
             return f"tap: fd={net.fds[0]}"
@@ -243,7 +250,9 @@ class TapBackend:
 async def in_thread(
     loop: asyncio.AbstractEventLoop, work: Callable[[], Any], undo: Callable[[Any], None] | None = None
 ) -> Any:
-    """``work()`` in a thread. Its TapError becomes an OSError; ``undo(result)`` if nobody waits for it any more."""
+    """Run ``work()`` in a thread. Its TapError becomes an OSError; ``undo(result)`` is called if the caller
+    was cancelled meanwhile.
+    """
     future = loop.run_in_executor(None, work)
     try:
         return await asyncio.shield(future)

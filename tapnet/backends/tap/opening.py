@@ -1,4 +1,4 @@
-"""Opening a TAP: what blocks, in one place, so that it can be done beside the event loop.
+"""Open a TAP; everything that may block is in this file, so that it can be done beside the event loop.
 
     TapNet ──open_tap──► OpenTap: descriptor, name, and what its interface had before (``Before``)
                              ├─ fd=      a descriptor that we inherited (a copy is used, the original stays)
@@ -6,12 +6,12 @@
                              ├─ ifname=  of a macvtap: /dev/tapN
                              └─ ifname=  of a TAP, or none: /dev/net/tun, by python-pytun
 
-Then the interface gets what options ask for (MAC, MTU, bridge, up; by pyroute2) and ``script=`` runs. What we made
-ends with its descriptor; what we found gets back what it had by ``give_back``. Any failure gives all back at once and
-is one line that names key and value.
+Then the interface gets what options ask for (MAC, MTU, bridge, up; by pyroute2) and ``script=`` runs. An
+interface that we made ends with its descriptor; one that existed before gets its former settings back
+(``give_back``). Any failure restores everything at once and is one line that names key and value.
 
-Whoever holds a descriptor already (systemd's file descriptor store, a successor process) makes an ``OpenTap`` of it by
-``adopt`` and the ``saved`` of its predecessor.
+A process that has a descriptor already (from systemd's file descriptor store, or a predecessor) makes an
+``OpenTap`` of it by ``adopt`` and the ``saved`` of its predecessor.
 
 pyroute2's calls run in a thread of their own, because they cannot run on a thread with a running loop; a call takes
 some 3 ms. The module is imported only if something has to be changed.
@@ -45,36 +45,38 @@ from .written import Written, open_written
 ANY_NAME = "tap%d"
 SCRIPT_SECONDS = 60.0
 HELPER_SECONDS = 30.0
-MULTI_QUEUE = 0x100  # of an interface's tun_flags
+MULTI_QUEUE = 0x100  # IFF_MULTI_QUEUE in an interface's tun_flags
 log = logging.getLogger("tapnet.tap")
-_SAID_MAX = 200  # characters of what a script or helper said
+_SAID_MAX = 200  # characters of a script's or helper's output in a message
 
 
 class TapError(Exception):
-    """The interface cannot be had; one line that names key and value."""
+    """The interface cannot be opened; the text is one line that names key and value."""
 
 
 @dataclass
 class Before:
-    """What an interface that we found had, where we changed it. None: it was not changed."""
+    """This records the former settings of an interface that existed before us, where we changed them. None:
+    not changed.
+    """
 
     mac: str | None = None
     mtu: int | None = None
-    bridge: str | None = None  # the one that we joined; it was in none
+    bridge: str | None = None  # the bridge that we put it into; it was in none before
     up: bool = False  # we brought it up
 
     def changed(self) -> bool:
-        """Whether there is anything to give back."""
+        """Tell whether there is anything to restore."""
         return self != Before()
 
 
 @dataclass
 class OpenTap:
-    """An open TAP.
+    """This is an open TAP, with the state that is needed to give it back.
 
     made    the interface ends with the descriptor
     before  what a found interface gets back
-    written the same in a file, for the case that we are killed
+    written ``before`` in a file, in case this process is killed
     """
 
     device: TapDevice
@@ -84,11 +86,11 @@ class OpenTap:
 
     @property
     def ifname(self) -> str:
-        """The interface."""
+        """Return the name of the interface."""
         return self.device.name
 
     def mac(self) -> bytes | None:
-        """The interface's address; None where it cannot be asked."""
+        """Return the interface's address; None if it cannot be read."""
         try:
             with control_socket() as control:
                 return get_mac(control, self.ifname)
@@ -96,12 +98,14 @@ class OpenTap:
             return None
 
     def saved(self) -> dict[str, Any]:
-        """JSON-able: for ``adopt`` by a successor, with a copy of the descriptor."""
+        """Return JSON-able state for ``adopt`` by a successor, which also gets a copy of the descriptor."""
         return {"ifname": self.ifname, "made": self.made, "before": asdict(self.before)}
 
     @classmethod
     def adopt(cls, fd: int, saved: dict[str, Any] | None = None) -> OpenTap:
-        """A TAP by its descriptor, which is ours from now on; ``saved`` is a predecessor's. Raises TapError."""
+        """Make an OpenTap of a descriptor, which is ours from now on; ``saved`` is a predecessor's. Raises
+        TapError.
+        """
         saved = saved or {}
         try:
             device = TapDevice(fd)
@@ -123,7 +127,9 @@ class OpenTap:
         self.device.close()
 
     def mend(self, net: TapNet) -> None:
-        """A found interface: give back what a process that was killed could not, and write down what will be changed now."""
+        """Restore an existing interface that a killed process could not restore, and write down what this
+        process will change.
+        """
         written = open_written(self.ifname)
         if written is None:
             return
@@ -145,7 +151,7 @@ class OpenTap:
 
 
 def netlink(work: Callable[[Any], None]) -> None:
-    """Run ``work(IPRoute)`` in a thread of its own and wait for it. Raises what it raises."""
+    """Run ``work(IPRoute)`` in a thread of its own and wait for it. Raises what ``work`` raises."""
 
     def run() -> None:
         from pyroute2 import IPRoute
@@ -158,7 +164,7 @@ def netlink(work: Callable[[Any], None]) -> None:
 
 
 def give_back(ipr: Any, ifname: str, before: Before) -> None:
-    """Make a found interface what it was; what cannot be is left."""
+    """Restore the settings of an interface that existed before us; a setting that cannot be restored is left."""
     found = ipr.link_lookup(ifname=ifname)
     if not found:
         return
@@ -178,7 +184,7 @@ def give_back(ipr: Any, ifname: str, before: Before) -> None:
 
 
 def index_of(name: str) -> int:
-    """Index of an interface; 0: there is none."""
+    """Return the index of an interface; 0 if there is none."""
     try:
         return socket.if_nametoindex(name)
     except OSError:
@@ -186,7 +192,7 @@ def index_of(name: str) -> int:
 
 
 def master(ifname: str) -> str | None:
-    """The bridge that an interface is a member of."""
+    """Return the bridge that an interface is a member of, or None."""
     link = Path(f"/sys/class/net/{ifname}/master")
     try:
         return os.path.basename(os.readlink(link))
@@ -195,7 +201,7 @@ def master(ifname: str) -> str | None:
 
 
 def tun_flags(ifname: str) -> int:
-    """IFF_* of a TUN or TAP interface; 0: it is none."""
+    """Return IFF_* of a TUN or TAP interface; 0 if it is neither."""
     try:
         return int(Path(f"/sys/class/net/{ifname}/tun_flags").read_text(), 16)
     except (OSError, ValueError):
@@ -203,7 +209,9 @@ def tun_flags(ifname: str) -> int:
 
 
 def check_sysfs(bridge: str, ifname: str) -> None:
-    """Whether /sys shows this network namespace: bridges are looked at there. Raises TapError naming br=."""
+    """Check that /sys shows this network namespace, because bridges are read there. Raises TapError naming
+    br=.
+    """
     shown = Path(f"/sys/class/net/{ifname}/ifindex")
     index = index_of(ifname)
     try:
@@ -228,7 +236,7 @@ def join(ifname: str, bridge: str) -> None:
 
 
 def _change(what: str, ifname: str, **change: Any) -> None:
-    """One change of an interface. Raises TapError that begins with ``what``."""
+    """Make one change to an interface by netlink. Raises TapError that begins with ``what``."""
 
     def work(ipr: Any) -> None:
         ipr.link("set", index=index_of(ifname), **change)
@@ -245,14 +253,16 @@ def _change(what: str, ifname: str, **change: Any) -> None:
 
 
 def high_mac() -> bytes:
-    """An address for a TAP of ours: above every real one, because a bridge takes the lowest of its members' for
-    its own and would change it, with all that the LAN has learned.
+    """Return a random address for a TAP of ours that is above every real one: a bridge takes the lowest
+    address of its members for its own, and a change of that would break what the LAN has learned.
     """
     return b"\xfe" + os.urandom(5)
 
 
 def configure(net: TapNet, ifname: str, before: Before) -> None:
-    """Give the interface what options ask for; ``before`` notes what it had. Raises TapError."""
+    """Give the interface the MAC, MTU and bridge that options ask for; ``before`` notes the former values.
+    Raises TapError.
+    """
     with control_socket() as control:
         if net.mac is not None and (had := get_mac(control, ifname)) != net.mac:
             _change(f"mac={net.mac.hex(':')}", ifname, address=net.mac.hex(":"))
@@ -271,7 +281,7 @@ def configure(net: TapNet, ifname: str, before: Before) -> None:
 
 
 def intended(net: TapNet, ifname: str) -> Before:
-    """What ``configure`` and ``bring_up`` will have changed."""
+    """Return the settings that ``configure`` and ``bring_up`` will change, with their former values."""
     before = Before()
     with contextlib.suppress(OSError), control_socket() as control:
         had, size = get_mac(control, ifname), get_mtu(control, ifname)
@@ -283,7 +293,7 @@ def intended(net: TapNet, ifname: str) -> Before:
 
 
 def bring_up(ifname: str, before: Before) -> None:
-    """Raises TapError."""
+    """Bring the interface up if it is down, and note that in ``before``. Raises TapError."""
     with control_socket() as control:
         if is_up(control, ifname):
             return
@@ -298,7 +308,9 @@ def bring_up(ifname: str, before: Before) -> None:
 
 
 def open_tap(net: TapNet) -> OpenTap:
-    """Open ``net``'s TAP and configure it; may block for as long as its script or helper runs. Raises TapError."""
+    """Open ``net``'s TAP and configure it; may block for as long as its script or helper runs. Raises
+    TapError.
+    """
     if net.fds:
         opened = _inherited(net.fds[0])
     elif net.helper is not None:
@@ -367,7 +379,7 @@ def _by_name(net: TapNet) -> OpenTap:
 
 
 def macvtap_index(ifname: str) -> int:
-    """N of /dev/tapN if the interface is a macvtap or ipvtap; 0: it is none."""
+    """Return N of /dev/tapN if the interface is a macvtap or ipvtap; 0 if it is neither."""
     index = index_of(ifname)
     return index if index and Path(f"/sys/class/net/{ifname}/tap{index}").exists() else 0
 
@@ -380,7 +392,8 @@ def _macvtap(ifname: str, index: int, vnet_hdr: bool) -> TapDevice:
         raise TapError(f"ifname={ifname}: its device in /sys: {error.strerror}") from None
     try:
         seen = os.stat(path).st_rdev
-        if number != f"{os.major(seen)}:{os.minor(seen)}":  # of another namespace, which counts anew
+        # each network namespace numbers its interfaces by itself, so /dev/tapN may be another interface's device
+        if number != f"{os.major(seen)}:{os.minor(seen)}":
             raise TapError(f"ifname={ifname}: {path} is another interface's device, not {number}")
         return TapDevice.open_macvtap(path, ifname, vnet_hdr=vnet_hdr)
     except FileNotFoundError:
@@ -391,7 +404,7 @@ def _macvtap(ifname: str, index: int, vnet_hdr: bool) -> TapDevice:
 
 
 def explain(ifname: str | None, error: OSError, existed: bool) -> str:
-    """One line about a TAP that /dev/net/tun would not give."""
+    """Explain in one line why /dev/net/tun did not give a TAP."""
     number = error.errno
     what = f"ifname={ifname}" if ifname else "no TAP can be made"
     if number in (errno.EPERM, errno.EACCES):
@@ -431,13 +444,13 @@ def _user() -> str:
 
 
 def _said(output: str) -> str:
-    """The last line of what a program said, for a message."""
+    """Return the last line that a program printed, for a message."""
     lines = [line for line in output.splitlines() if line.strip()]
     return f" ({lines[-1].strip()[:_SAID_MAX]})" if lines else ""
 
 
 def run_script(key: str, program: str, ifname: str) -> None:
-    """``script=`` or ``downscript=``: PROGRAM IFNAME, as QEMU runs it. Raises TapError."""
+    """Run ``script=`` or ``downscript=`` as PROGRAM IFNAME, as QEMU does. Raises TapError."""
     seconds = limit(SCRIPT_SECONDS)
     try:
         done = subprocess.run(
@@ -458,7 +471,9 @@ def run_script(key: str, program: str, ifname: str) -> None:
 
 
 def helper_words(helper: str, bridge: str, vnet_hdr: bool, fd: int) -> list[str]:
-    """The helper's command line. As in QEMU, one with blanks goes to a shell, and may say --br= itself."""
+    """Return the helper's command line. As in QEMU, one with blanks goes to a shell, and may contain --br=
+    itself.
+    """
     use = ["--use-vnet"] if vnet_hdr else []
     if " " in helper or "\t" in helper:
         br = [] if "--br=" in helper else [f"--br={bridge}"]
@@ -467,7 +482,9 @@ def helper_words(helper: str, bridge: str, vnet_hdr: bool, fd: int) -> list[str]
 
 
 def by_helper(helper: str, bridge: str, vnet_hdr: bool) -> int:
-    """Have ``helper`` make a TAP on ``bridge``; its descriptor, which came by SCM_RIGHTS. Raises TapError."""
+    """Have ``helper`` make a TAP on ``bridge`` and return its descriptor, received by SCM_RIGHTS. Raises
+    TapError.
+    """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     what = f"helper={helper}"
     seconds = limit(HELPER_SECONDS)

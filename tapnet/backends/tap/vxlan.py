@@ -1,10 +1,10 @@
-"""The VXLAN backend: a TAP on a bridge with the kernel's VXLAN, as one thing.
+"""The VXLAN backend makes a TAP, a bridge and the kernel's VXLAN interface, and treats them as one.
 
     hub ◄──► Port ◄──► TapBackend ◄──► TAP ─ bridge ─ VXLAN ═ UDP ═ other hosts
                                              └── tapnet.lan.vxlan: Segment ──┘
 
-The TAP is ``-net tap,br=`` on the segment's bridge, with all that belongs to it (made again when it was deleted, and so
-on). The segment is watched in the same way: what somebody deletes of it is made again.
+The TAP is that of ``-net tap,br=`` on the segment's bridge, with all its features (it is made again when it
+was deleted, and so on). The segment is watched in the same way: a part of it that was deleted is made again.
 
 Timers: those of ``Retry`` and of ``LinkWatch``.
 """
@@ -29,10 +29,14 @@ log = logging.getLogger("tapnet.tap")
 
 
 class VxlanBackend:
-    """One segment and its TAP as a member of a hub: add ``port`` to the hub, then ``start``."""
+    """This backend is one VXLAN segment and its TAP as a member of a hub: add ``port`` to the hub, then
+    ``start``.
+    """
 
     def __init__(self, net: VxlanNet, loop: asyncio.AbstractEventLoop) -> None:
-        """Make it all; some ten milliseconds. Raises VxlanError, TapError; nothing is left then."""
+        """Make the segment and the TAP, which takes some ten milliseconds. Raises VxlanError and TapError;
+        nothing is left then.
+        """
         self.net = net
         self.segment = Segment(net)
         self._loop = loop
@@ -64,37 +68,39 @@ class VxlanBackend:
             self._watch = LinkWatch(self._loop, self._look)
 
     def detach(self) -> None:
-        """The part of ``close`` that belongs to the loop and does not block."""
+        """Do the part of ``close`` that belongs to the loop and does not block."""
         self._making.close()
         if self._watch is not None:
             self._watch.close()
         self.tap.detach()
 
     def finish(self) -> None:
-        """The part of ``close`` that may block: TAP, VXLAN and bridge are removed. Any thread."""
+        """Do the part of ``close`` that may block: remove TAP, VXLAN and bridge. Any thread may call it."""
         self.tap.finish()
         threaded(self.segment.close)
 
     def close(self) -> None:
-        """Remove all of it. Idempotent."""
+        """Remove the TAP, the VXLAN interface and the bridge. Idempotent."""
         self.detach()
         self.finish()
 
     def _look(self) -> None:
-        """Something has changed among the host's interfaces."""
+        """Have missing parts of the segment made again, because something has changed among the host's
+        interfaces.
+        """
         why = self.segment.missing()
         if why:
             self._making.lost(why)
 
     async def _make_again(self) -> None:
-        """Raises OSError."""
+        """Make the missing parts of the segment again. Raises OSError."""
         try:
             await self._loop.run_in_executor(None, lambda: threaded(self.segment.open))
         except VxlanError as error:
             raise OSError(str(error)) from None
 
     def info_line(self) -> str:
-        """As ``info network`` says it."""
+        """Return the line of ``info network``."""
         net = self.net
         to = ",".join(f"remote={remote}" for remote in net.remotes) or f"group={net.group}"
         dev = f",dev={net.dev}" if net.dev else ""

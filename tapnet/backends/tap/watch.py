@@ -1,9 +1,9 @@
-"""Noticing that interfaces of the host come, go or change: one netlink socket, and a look at sysfs.
+"""Notice that interfaces of the host come, go or change, by one netlink socket and sysfs.
 
     kernel ──RTM_NEWLINK, RTM_DELLINK──► LinkWatch ──(SETTLE_SECONDS later, once)──► changed()
 
-What the messages say is not read: whoever is called looks at what it needs. So nothing is missed where the kernel
-had to drop messages (ENOBUFS is a message too), and a storm of them is one look.
+The messages' content is not read: the callback looks at the interfaces itself. So nothing is missed where the
+kernel had to drop messages (ENOBUFS is a message too), and a storm of them is one look.
 
 Timers: one, ``SETTLE_SECONDS`` after the first message. Ref: rtnetlink(7); Documentation/ABI/testing/sysfs-class-net.
 """
@@ -26,10 +26,10 @@ _BUFFER = 65536
 
 
 class LinkWatch:
-    """Calls ``changed`` on the loop after any interface of this network namespace has changed."""
+    """This class calls ``changed`` on the loop after any interface of this network namespace has changed."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, changed: Callable[[], None]) -> None:
-        """Raises OSError."""
+        """Open the netlink socket and watch it on the loop. Raises OSError."""
         self._loop = loop
         self._changed = changed
         self._timer: asyncio.TimerHandle | None = None
@@ -51,7 +51,7 @@ class LinkWatch:
                 self._socket.recv(_BUFFER)
             except BlockingIOError:
                 break
-            except OSError:  # ENOBUFS: messages were lost, which is news enough
+            except OSError:  # ENOBUFS: messages were lost, which counts as a change
                 continue
         if self._timer is None:
             self._timer = self._loop.call_later(SETTLE_SECONDS, self._settled)
@@ -61,7 +61,7 @@ class LinkWatch:
         self._changed()
 
     def close(self) -> None:
-        """Idempotent."""
+        """Close the socket and cancel a pending call. Idempotent."""
         if self._socket.fileno() < 0:
             return
         if self._timer is not None:
@@ -71,7 +71,7 @@ class LinkWatch:
 
 
 def uplinks(bridge: str) -> dict[str, bool]:
-    """Members of a bridge that are no TAPs, and whether each has a carrier."""
+    """Return the members of a bridge that are no TAPs, and whether each has a carrier."""
     found = {}
     with contextlib.suppress(OSError):
         for name in sorted(os.listdir(f"/sys/class/net/{bridge}/brif")):
@@ -81,7 +81,7 @@ def uplinks(bridge: str) -> dict[str, bool]:
 
 
 def has_carrier(ifname: str) -> bool:
-    """Whether an interface is up and has a carrier."""
+    """Tell whether an interface is up and has a carrier."""
     try:
         return Path(f"/sys/class/net/{ifname}/carrier").read_text().strip() == "1"
     except OSError:  # EINVAL: it is down

@@ -1,8 +1,10 @@
-"""What a found TAP gets back, in a file, so that the next process can do it when this one is killed.
+"""This file keeps the undo record of a TAP that existed before us, on disk, so that the next process can
+restore it if this one is killed.
 
-Written before the first change (``lan.journal``), erased when the interface is as it was. Whoever opens an interface of that
-name next, in this boot and network namespace, finds it there and gives back first. Where there is no directory for it
-(an odd user, a read-only /run), or another process has the same interface, there is no file and no error.
+It is written before the first change (``lan.journal``) and erased when the interface is restored. The next
+process that opens an interface of that name, in this boot and network namespace, finds the file and restores
+first. Where there is no directory for it (an odd user, a read-only /run), or another process has the same
+interface, there is no file and no error.
 
 After ``--runas`` the file can no longer be removed, so it is emptied by a descriptor that was opened before.
 """
@@ -21,7 +23,9 @@ KIND = "tap"
 
 
 class Written:
-    """The file of one interface, ours as long as this is open. Raises OSError: there can be none."""
+    """This is the undo file of one interface, which is ours as long as this object is open. Raises OSError if
+    there can be no file.
+    """
 
     def __init__(self, ifname: str) -> None:
         self._file = -1
@@ -32,7 +36,7 @@ class Written:
             raise OSError(str(error)) from None
 
     def left(self) -> dict[str, Any] | None:
-        """What a process that was killed has left to do."""
+        """Return the settings that a killed process has not restored, or None."""
         found = self._journal.read()
         if found is None or found.get("index") != self._index:  # another interface of that name
             return None
@@ -40,12 +44,12 @@ class Written:
         return before if isinstance(before, dict) else None
 
     def write(self, before: dict[str, Any]) -> None:
-        """Before the first change. Raises OSError."""
+        """Write the former settings to the file, before the first change. Raises OSError."""
         self._journal.write({"before": before, "index": self._index})
         self._file = os.open(self._journal.path, os.O_RDWR | os.O_CLOEXEC)
 
     def close(self, done: bool) -> None:
-        """``done``: the interface is as it was. Idempotent."""
+        """Release the file; with ``done`` erase it first, because the interface is restored. Idempotent."""
         if done:
             if self._file >= 0:
                 os.ftruncate(self._file, 0)
@@ -59,7 +63,7 @@ class Written:
 
 
 def open_written(ifname: str) -> Written | None:
-    """None: there can be none."""
+    """Return the undo file of an interface; None if there can be no file."""
     try:
         return Written(ifname)
     except OSError:

@@ -1,10 +1,11 @@
-"""The ``user`` backend: a port of a hub with the user-mode network (``slirp``) behind it.
+"""The ``user`` backend is a port of a hub with the user-mode network (``slirp``) behind it.
 
 Data flow: hub -> ``Port.receive`` -> ``Stack.input``; ``Stack`` -> ``Port.send`` -> hub. The host's sockets
-are ``slirp.host.sockets.AsyncHost`` on the same loop. One timer is armed for ``Stack.next_deadline``: it is only
-ever moved forward by a new earlier deadline, a timer that comes too early looks again.
+are ``slirp.host.sockets.AsyncHost`` on the same loop. One timer is armed for ``Stack.next_deadline``: it is
+armed again only for an earlier deadline, and a timer that fires too early checks again.
 
-Limits: those of the stack. ``receive`` never refuses: what cannot be passed on is dropped and counted there.
+Limits: those of the stack. ``receive`` does not refuse frames: a frame that cannot be passed on is dropped
+and counted by the stack.
 
 The port takes partial checksums and TCP and UDP super-frames, and the stack sends what the hub offers.
 """
@@ -42,12 +43,14 @@ from .smb import SmbShare
 FEATURES = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN | TUN_F_USO4 | TUN_F_USO6
 SECOND = 1_000_000_000
 log = logging.getLogger("tapnet.user")
-MTU_MIN6 = 1280  # of IPv6: below, a network of both families has IPv4 alone
+MTU_MIN6 = 1280  # IPv6's minimum; with a smaller MTU a network of both families has IPv4 alone
 TIMER_SLACK = 1_000_000  # ns; a timer this much too late is not armed anew
 
 
 def stack_config(net: UserNet) -> slirp.config.Config:
-    """The engine's configuration. Raises ValueError that names key and value."""
+    """Translate the options of ``-net user`` to the engine's configuration. Raises ValueError that names key
+    and value.
+    """
     mtu = net.mtu or slirp.config.MTU
     v6 = None
     if net.v6 is not None and mtu >= MTU_MIN6:
@@ -95,7 +98,9 @@ def stack_config(net: UserNet) -> slirp.config.Config:
 
 
 def changes_live(old: UserNet, new: UserNet) -> bool:
-    """Whether a NAT of ``old`` can become one of ``new`` and keep its flows and leases (redirections aside). Raises ValueError."""
+    """Tell whether a NAT of ``old`` can become one of ``new`` and keep its flows and leases (redirections
+    aside). Raises ValueError.
+    """
     return (
         old.guest_forwards == new.guest_forwards
         and old.smb == new.smb
@@ -105,7 +110,7 @@ def changes_live(old: UserNet, new: UserNet) -> bool:
 
 
 def forward_rule(forward: HostForward) -> slirp.forward.tcp.Rule:
-    """The engine's rule. Raises ValueError."""
+    """Translate a redirection to the engine's rule. Raises ValueError."""
     listen, guest = forward.listen, forward.guest
     if isinstance(listen, UnixPath):
         where: tuple[str, int] | str = "\0" * listen.abstract + listen.path
@@ -119,7 +124,7 @@ def forward_rule(forward: HostForward) -> slirp.forward.tcp.Rule:
 
 
 class UserBackend:
-    """One NAT on one port. ``clock()`` is in nanoseconds and never goes back."""
+    """This backend is one NAT on one port. ``clock()`` is in nanoseconds and never goes back."""
 
     def __init__(
         self,
@@ -145,12 +150,12 @@ class UserBackend:
         self._clock = clock
         self._timer: asyncio.TimerHandle | None = None
         self._armed = 0
-        self._looking = False  # a look at the deadlines is on its way
+        self._looking = False  # a check of the deadlines is scheduled
         self._closed = False
         self.host = AsyncHost(loop, clock, self._look)
         try:
             self.stack = Stack(config, self.host, self.port.send, rng or random.SystemRandom(), clock())
-        except OSError as error:  # of the TFTP directory: nothing else is opened there
+        except OSError as error:  # an error of the TFTP directory: nothing else is opened there
             self.host.close()
             raise ValueError(f"tftp={net.tftp.directory if net.tftp else ''}: {error.strerror}") from None
         self._smb: SmbShare | None = None
@@ -165,7 +170,7 @@ class UserBackend:
         self.stack.notice = lambda text: log.warning("tapnet: %s: %s", net.origin, text)
         self.stack.gather()
         self._input = self.stack.input
-        self._forwards: dict[int, HostForward] = {}  # by the number of the rule
+        self._forwards: dict[int, HostForward] = {}  # keyed by the number of the rule
         self._guest_forwards: dict[int, GuestForward] = {}
         self._v4 = net.v4
         what = ""
@@ -183,7 +188,7 @@ class UserBackend:
             raise ValueError(f"{what}: {error}" if what else str(error)) from None
 
     def _memories(self) -> list[tuple[str, Leases]]:
-        """The DHCP servers' memories, by the names of their files."""
+        """Return the memories of the DHCP servers, each with the name of its lease file."""
         found: list[tuple[str, Leases]] = []
         if self.stack.config.ipv4:
             found.append((self.name, self.stack.dhcp.leases))
@@ -194,19 +199,19 @@ class UserBackend:
     # ---- life ----------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Announce our addresses; flows may begin."""
+        """Announce our addresses and arm the timer; flows may begin."""
         self.stack.announce()
         self._rearm()
 
     def announce(self) -> None:
-        """Say again who and where we are, to guests that could not hear it before."""
+        """Announce our addresses again, for guests that could not hear the first announcement."""
         if not self._closed:
             self.stack.tick(self._clock())
             self.stack.announce()
             self._rearm()
 
     def close(self) -> None:
-        """End every flow and give all sockets back. Idempotent."""
+        """End every flow and close all sockets. Idempotent."""
         if self._closed:
             return
         self._closed = True
@@ -221,7 +226,9 @@ class UserBackend:
             self._smb.close()
 
     def farewell(self) -> Farewell:
-        """Before ``close``: what this NAT says to clients with a lease once its net has gone."""
+        """Return the responder that answers this NAT's clients with DHCPNAK once its net has gone; to be
+        called before ``close``.
+        """
         stack = self.stack
         return Farewell(stack.config.host_ip, stack.dhcp.leases.bound(self._clock()))
 
@@ -250,7 +257,7 @@ class UserBackend:
     # ---- the timer -----------------------------------------------------------------------------------------
 
     def _look(self) -> None:
-        """Look at the deadlines soon: once for all batches of a while, not after each."""
+        """Check the deadlines soon: once for all batches of a short while, not after each."""
         if not self._looking:
             self._looking = True
             self._loop.call_later(TIMER_SLACK / SECOND, self._rearm)
@@ -282,7 +289,9 @@ class UserBackend:
         self._rearm()
 
     def reconfigure(self, net: UserNet) -> bool:
-        """Take the keys of ``net`` but for redirections; flows and leases stay. False: that cannot be. Raises ValueError."""
+        """Take over the keys of ``net``, except redirections; flows and leases stay. False means that this is
+        not possible. Raises ValueError.
+        """
         self.stack.now = self._clock()
         done = self.stack.reconfigure(stack_config(net))
         self._rearm()
@@ -304,19 +313,21 @@ class UserBackend:
         return number
 
     def add_forward(self, forward: HostForward) -> int:
-        """Listen while it runs; the rule's number. Raises ValueError with the reason."""
+        """Listen for a redirection while the NAT runs, and return the rule's number. Raises ValueError with
+        the reason.
+        """
         number = self._add_forward(forward)
         self._rearm()
         return number
 
     def remove_forward(self, number: int) -> bool:
-        """Listen no more. False: there is no such rule."""
+        """Stop listening for a redirection. False means that there is no rule of that number."""
         self.stack.now = self._clock()
         self._forwards.pop(number, None)
         return self.stack.forwards.remove(number)
 
     def forwards(self) -> list[ForwardRow]:
-        """Rules in force, oldest first."""
+        """Return the redirections in force, oldest first."""
         found: list[ForwardRow] = []
         for row in reversed(self.stack.forwards.flows(self._clock())):
             forward = self._forwards[row["rule"]]
@@ -327,7 +338,7 @@ class UserBackend:
         return found
 
     def add_guest_forward(self, forward: GuestForward) -> int:
-        """Answer guests there; the rule's number. Raises ValueError with the reason."""
+        """Answer guests by a service, and return the rule's number. Raises ValueError with the reason."""
         rule = guest_rule(forward, self._v4)
         self.stack.now = self._clock()
         number = self.stack.guest_forwards.add(rule).number
@@ -349,12 +360,12 @@ class UserBackend:
                 raise ValueError(f"{what}: {error}") from None
 
     def remove_guest_forward(self, number: int) -> bool:
-        """Answer there no more. False: there is no such rule."""
+        """Stop answering guests by a service. False means that there is no rule of that number."""
         self.stack.now = self._clock()
         return self._guest_forwards.pop(number, None) is not None and self.stack.guest_forwards.remove(number)
 
     def guest_forwards(self) -> list[GuestForwardRow]:
-        """Rules in force, oldest first."""
+        """Return the services for guests that are in force, oldest first."""
         rules = self.stack.guest_forwards.rules
         return [
             GuestForwardRow(number, forward, ip_text(rules[number].rule.address))
@@ -364,7 +375,9 @@ class UserBackend:
     # ---- traces --------------------------------------------------------------------------------------------
 
     def trace(self, line: Callable[[str, str], None] | None, wants: Callable[[str], bool]) -> None:
-        """Tell ``line(class, text)`` of frames and events of the classes that it ``wants``; None: no more."""
+        """Call ``line(class, text)`` for frames and events of the classes that it ``wants``; None ends the
+        trace.
+        """
         stack = self.stack
         if line is None:
             self._input = stack.input
@@ -392,11 +405,11 @@ class UserBackend:
 
     @staticmethod
     def info_line() -> str:
-        """QEMU 0.8's words."""
+        """Return the line of ``info network``, in QEMU 0.8's words."""
         return "user redirector"
 
     def rows(self) -> list[FlowRow]:
-        """Flows, newest first, for ``info usernet``."""
+        """Return the flows, newest first, for ``info usernet``."""
         self.stack.now = self._clock()
         return [
             FlowRow(
@@ -415,14 +428,14 @@ class UserBackend:
         ]
 
     def filters(self) -> list[dict[str, Any]]:
-        """What guests may reach, with counters: action, text, hits; [] without rules."""
+        """Return the rules for what guests may reach, with counters: action, text, hits; [] without rules."""
         return self.stack.rules.rows()
 
     def leases(self) -> list[dict[str, Any]]:
-        """DHCP leases, by address."""
+        """Return the DHCP leases, sorted by address."""
         self.stack.now = self._clock()
         return self.stack.leases()
 
     def counters(self) -> dict[str, Any]:
-        """Counters of the stack and of its TCP, for monitors."""
+        """Return the counters of the stack and of its TCP, for monitors."""
         return {"ip": dict(self.stack.counters), "tcp": dict(self.stack.tcp.counters)}

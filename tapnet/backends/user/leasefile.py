@@ -1,8 +1,8 @@
-"""DHCP leases that outlive a restart: one JSON file of a NAT's in the directory that ``state=`` names.
+"""Keep DHCP leases over a restart, in one JSON file for each NAT in the directory that ``state=`` names.
 
-Read at start; written ``DELAY`` after a lease changed, and at the end. A thread writes, to a new file that then takes
-the name, so that a crash leaves the old one or the new one whole. Times in the file are those of the wall clock (``until``, in
-seconds since 1970; null: for ever).
+Read at start; written ``DELAY`` after a lease changed, and at the end. A thread writes, to a new file that
+then takes the name, so that a crash leaves the old one or the new one whole. Times in the file are those of
+the wall clock (``until``, in seconds since 1970; null: for ever).
 
 Limits: ``SIZE`` bytes are read. A write that fails is counted and tried again at the next change.
 """
@@ -24,19 +24,21 @@ VERSION = 1
 
 
 class Leases(Protocol):
-    """The DHCP server's memory (``slirp.services.leases``). ``changed`` is called after each change."""
+    """This is the DHCP server's memory (``slirp.services.leases``). ``changed`` is called after each change."""
 
     changed: Callable[[], None]
 
     def rows(self, now: int) -> list[dict[str, Any]]:
-        """JSON-able; ``expires`` in seconds from now, or None."""
+        """Return the leases, JSON-able; ``expires`` is in seconds from now, or None."""
 
     def restore(self, rows: Iterable[Mapping[str, Any]], now: int) -> int:
-        """Take them up again. Raises ValueError, KeyError or TypeError."""
+        """Take up saved leases again, and return how many. Raises ValueError, KeyError or TypeError."""
 
 
 class LeaseFile:
-    """``DIRECTORY/NAME.leases`` for ``leases``. Raises ValueError with the reason: not a directory of ours, not our file."""
+    """This keeps ``leases`` in ``DIRECTORY/NAME.leases``. Raises ValueError with the reason: not a directory
+    that we can write, or not a file of leases.
+    """
 
     def __init__(
         self,
@@ -48,7 +50,7 @@ class LeaseFile:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.path = os.path.join(directory, f"{name}.leases")
-        self.failed = 0  # writes
+        self.failed = 0  # writes that failed
         self._directory = directory
         self._leases = leases
         self._loop = loop
@@ -85,7 +87,7 @@ class LeaseFile:
             raise ValueError(f"state={self._directory}: {self.path}: not a file of leases") from None
 
     def _note(self) -> None:
-        """A lease changed."""
+        """Note that a lease has changed, and write the file after ``DELAY``."""
         self._changed = True
         if self._timer is None:
             self._timer = self._loop.call_later(DELAY, self._due)
@@ -105,7 +107,7 @@ class LeaseFile:
         return json.dumps({"version": VERSION, "leases": rows}, indent=1) + "\n"
 
     def _write(self, content: str) -> None:
-        import tempfile  # here: for those who have a state directory
+        import tempfile  # imported here, because only a NAT with a state directory needs it
 
         temporary = None
         try:
@@ -124,7 +126,7 @@ class LeaseFile:
                     os.unlink(temporary)
 
     def close(self) -> None:
-        """Write what has changed; nothing is heard of later changes. Idempotent."""
+        """Write changes that are not saved and stop following ``leases``. Idempotent."""
         self._leases.changed = lambda: None
         if self._timer is not None:
             self._timer.cancel()

@@ -1,4 +1,5 @@
-"""What a user-mode network tells about itself, row by row, and what may be asked of one while it runs.
+"""These rows and this protocol describe what a user-mode network reports, and what may be asked of it while
+it runs.
 
 The monitor prints these rows and a reload compares them; neither needs to know the backend that makes them.
 """
@@ -13,7 +14,7 @@ from ...config import UserNet as UserConfig
 
 
 class FlowRow(NamedTuple):
-    """One flow of a NAT, for ``info usernet``."""
+    """This row is one flow of a NAT, for ``info usernet``."""
 
     protocol: str  # TCP, UDP, ICMP
     state: str  # ESTABLISHED, HOST_FORWARD ..., or "12 sec"
@@ -28,61 +29,65 @@ class FlowRow(NamedTuple):
 
 
 class ForwardRow(NamedTuple):
-    """One redirection of a NAT."""
+    """This row is one redirection of a NAT."""
 
     number: int  # for hostfwd_remove
     forward: HostForward
-    port: int  # first of the host, as bound; 0: a UNIX socket
+    port: int  # the host's first port, as bound; 0: a UNIX socket
 
 
 class GuestForwardRow(NamedTuple):
-    """One service of a NAT's for guests."""
+    """This row is one service of a NAT for guests."""
 
     number: int  # for guestfwd_remove
     forward: GuestForward
-    address: str  # where it answers
+    address: str  # the address at which it answers
 
 
 class UserNet(Protocol):
-    """One NAT."""
+    """A user-mode network is one NAT that can report and be changed while it runs."""
 
     @property
     def name(self) -> str:
-        """The backend's name."""
+        """Return the name of the backend."""
 
     @property
     def vlan(self) -> int | None:
-        """Its VLAN; None on a private wire."""
+        """Return the number of the VLAN; None if the NAT is on a private wire."""
 
     def rows(self) -> Iterable[FlowRow]:
-        """Its flows, newest first."""
+        """Return the flows of the NAT, newest first."""
 
     def filters(self) -> Iterable[Mapping[str, Any]]:
-        """Its allow= and deny= list in order: action, text, hits; the last row, text "", is all else. Empty: no list."""
+        """Return the allow= and deny= rules in order: action, text, hits; the last row, text "", is all other
+        traffic. Empty if there are no rules.
+        """
 
     def reconfigure(self, net: UserConfig) -> bool:
-        """Take the keys of ``net`` but for redirections; flows and leases stay. False: that cannot be."""
+        """Take over the keys of ``net``, except redirections; flows and leases stay. False means that this is
+        not possible.
+        """
 
     def add_forward(self, forward: HostForward) -> int:
-        """Redirect; the number of the rule. Raises ValueError with the reason."""
+        """Add a redirection, and return the number of the rule. Raises ValueError with the reason."""
 
     def remove_forward(self, number: int) -> bool:
-        """End a redirection; connections that exist go on. False: there is none of that number."""
+        """End a redirection; connections that exist go on. False means that there is no rule of that number."""
 
     def forwards(self) -> Iterable[ForwardRow]:
-        """Its redirections, oldest first."""
+        """Return the redirections of the NAT, oldest first."""
 
     def leases(self) -> list[dict[str, Any]]:
-        """DHCP leases, JSON-able, by address."""
+        """Return the DHCP leases, JSON-able, sorted by address."""
 
     def counters(self) -> dict[str, Any]:
-        """What it counted, JSON-able."""
+        """Return the counters of the NAT, JSON-able."""
 
     def add_guest_forward(self, forward: GuestForward) -> int:
-        """Answer guests; the number of the rule. Raises ValueError with the reason."""
+        """Answer guests by a service, and return the number of the rule. Raises ValueError with the reason."""
 
     def remove_guest_forward(self, number: int) -> bool:
-        """Answer no more. False: there is none of that number."""
+        """Stop answering guests by a service. False means that there is no rule of that number."""
 
     def guest_forwards(self) -> Iterable[GuestForwardRow]:
-        """What answers guests, oldest first."""
+        """Return the services that answer guests, oldest first."""

@@ -1,4 +1,6 @@
-"""From ``guestfwd=`` to the engine's rules: names looked up, programs found, QEMU's default address filled in."""
+"""Translate ``guestfwd=`` to the engine's rules: look up names, find programs, fill in QEMU's default
+address.
+"""
 
 from __future__ import annotations
 
@@ -13,18 +15,18 @@ from slirp.host.socket_set import spelled
 from ...config import Endpoint, GuestForward, UserV4
 
 DEFAULT = 0x0204  # QEMU's 10.0.2.4, cut by the mask
-COPY = "cat"  # what writes a guest's bytes to a file
+COPY = "cat"  # the program that writes a guest's bytes to a file
 
 
 def default_address(v4: UserV4) -> IPv4Address:
-    """Where services are that name no address."""
+    """Return the address of services that name none."""
     return IPv4Address(int(v4.net.network_address) | DEFAULT & int(v4.net.hostmask))
 
 
 def _program(words: list[str], output: str | None = None) -> Service:
     if not words:
         raise ValueError("cmd: names no program")
-    import shutil  # here: it imports compressors, which no start should wait for
+    import shutil  # imported here, because it imports compressors and would slow the start down
 
     if shutil.which(words[0]) is None:
         raise ValueError(f"cmd: {words[0]}: no such program")
@@ -52,7 +54,9 @@ def _service(forward: GuestForward) -> Service:
 
 
 def guest_rule(forward: GuestForward, v4: UserV4 | None) -> slirp.forward.guestfwd.GuestRule:
-    """The engine's rule. Raises ValueError with the reason. Looks names up: it may take as long as that does."""
+    """Translate a service for guests to the engine's rule. Looks names up, which may block. Raises ValueError
+    with the reason.
+    """
     address = forward.address
     if address is None:
         if v4 is None:

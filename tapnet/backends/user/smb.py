@@ -1,9 +1,11 @@
-"""``smb=DIR``: one directory of the host for guests of Windows' kind, by a private smbd for each connection.
+"""Share one directory of the host with Windows-like guests (``smb=DIR``), by a private smbd for each
+connection.
 
-smbd runs as inetd would start it (``slirp.host.service``), as the user who started tapnet; never as root unless ``smb-user=root``
-says so. It listens nowhere, so that nobody else on the host can reach the share. Its state is a directory of its own, which goes when the
-NAT does; that of a tapnet that was killed goes when the next one starts (``sweep``). Share ``qemu``, no password: whoever can reach the address is the user, and can do what the user can, but below DIR only
-(no link leads out: ``wide links = no``).
+smbd runs as inetd would start it (``slirp.host.service``), as the user who started tapnet; as root only with
+``smb-user=root``. It listens on no port, so that no other process on the host can reach the share. Its state
+is a directory of its own, which is removed with the NAT; that of a tapnet that was killed is removed when the
+next one starts (``sweep``). The share is ``qemu`` and has no password: a guest that can reach the address has
+the user's rights, but below DIR only (no link leads out: ``wide links = no``).
 
 Ref: smb.conf(5), smbd(8); QEMU's ``smb=`` (address, ports, name of the share).
 """
@@ -26,7 +28,7 @@ SHARE = "qemu"
 HELPER = "samba-dcerpcd"
 PREFIX = "tapnet-smb-"
 LOCK = "tapnet.lock"
-BEYOND = "/usr/sbin:/usr/local/sbin"  # where smbd is, and an ordinary PATH does not lead
+BEYOND = "/usr/sbin:/usr/local/sbin"  # directories where smbd may be, which an ordinary user's PATH lacks
 LEGACY = "lanman auth = yes\nntlm auth = ntlmv1-permitted\n"
 CONFIG = """[global]
 private dir = {state}
@@ -57,7 +59,7 @@ wide links = no
 
 
 def _user(smb: Smb, runas: str | None) -> pwd.struct_passwd:
-    """Whose rights guests have. Raises ValueError."""
+    """Return the user whose rights guests have. Raises ValueError."""
     me = os.geteuid()
     name = smb.user or (runas if me == 0 else None)
     if name is None:
@@ -81,7 +83,9 @@ def _user(smb: Smb, runas: str | None) -> pwd.struct_passwd:
 
 
 def _own_state() -> tuple[str, int]:
-    """A directory for the state, and the descriptor that holds its lock as long as this process lives."""
+    """Make a directory for the state; return it and the descriptor that holds its lock as long as this
+    process lives.
+    """
     import fcntl
     import tempfile
 
@@ -89,12 +93,14 @@ def _own_state() -> tuple[str, int]:
     new = os.path.join(state, f"{LOCK}.new")
     lock = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
-    os.rename(new, os.path.join(state, LOCK))  # whoever sees it finds it held
+    os.rename(new, os.path.join(state, LOCK))  # a process that sees this name finds the lock held
     return state, lock
 
 
 def sweep() -> None:
-    """Remove the states of tapnets that were killed: ours by the owner of the lock, which nobody holds any more."""
+    """Remove the state directories of tapnet processes of this user that were killed: their lock is no longer
+    held.
+    """
     import fcntl
     import shutil
     import tempfile
@@ -115,11 +121,11 @@ def sweep() -> None:
 
 
 def _end_helper(state: str) -> None:
-    """End the daemon that smbd starts for lists of shares and the like: it would stay for ever."""
+    """End the daemon that smbd starts for lists of shares and the like, because it would never end by itself."""
     with contextlib.suppress(OSError, ValueError):
         with open(os.path.join(state, HELPER + ".pid")) as file:
             pid = int(file.read(32).strip("\0\n "))
-        handle = os.pidfd_open(pid)  # before the look: who it is stays who it is
+        handle = os.pidfd_open(pid)  # opened before the check, so that the pid cannot become another process
         try:
             with open(f"/proc/{pid}/cmdline", "rb") as words:
                 if os.fsencode(state) in words.read(4096):
@@ -129,11 +135,13 @@ def _end_helper(state: str) -> None:
 
 
 class SmbShare:
-    """The configuration and the state of one share. Raises ValueError that names option and value."""
+    """This class keeps the configuration and the state of one share. Raises ValueError that names option and
+    value.
+    """
 
     def __init__(self, smb: Smb, v4: UserV4, runas: str | None = None) -> None:
         directory = os.path.abspath(smb.directory)
-        import shutil  # here: no start should wait for what it imports
+        import shutil  # imported here, because its own imports would slow the start down
 
         smbd = shutil.which("smbd", path=f"{os.environ.get('PATH', '')}:{BEYOND}")
         if not os.path.isdir(directory):
@@ -179,14 +187,16 @@ class SmbShare:
         self._text = f"smb={smb.directory}"
 
     def rules(self) -> list[slirp.forward.guestfwd.GuestRule]:
-        """Where smbd answers."""
+        """Return the engine's rules for the address and ports at which smbd answers."""
         return [
             slirp.forward.guestfwd.GuestRule("tcp", self.address.packed, port, self._service, self._text)
             for port in PORTS
         ]
 
     def close(self) -> None:
-        """Remove the state; no smbd runs any more, and the helper that one has left behind ends here. Idempotent."""
+        """End the helper that an smbd has left behind and remove the state directory; no smbd may run any
+        more. Idempotent.
+        """
         import shutil
 
         _end_helper(self.state)

@@ -1,8 +1,9 @@
-"""Register-level drivers: the guest side of a card, as an operating system's driver is, but in this process.
+"""Register-level drivers are the guest side of a card, like an operating system's driver, but in this
+process.
 
 A driver talks to its card by ``machine.io_*`` and ``machine.mem_*`` only. It never sleeps: what a real driver
-waits for is a deadline (``next_deadline``, ``run``). Its owner calls ``interrupt()`` whenever the card's IRQ
-line is high and no call into driver or machine is on the stack.
+waits for is a deadline here (``next_deadline``, ``run``). Its owner calls ``interrupt()`` whenever the card's
+IRQ line is high and no call into driver or machine is on the stack.
 
     driver = DRIVERS["ne2k_pci"](machine, location, deliver=..., writable=..., now=...)   # probes
     driver.open(); driver.transmit(frame); driver.interrupt(); driver.close()
@@ -28,7 +29,7 @@ _WHERE = {
 
 
 class _Drivers(Mapping[str, DriverFactory]):
-    """The table; a driver is imported when it is looked up."""
+    """This mapping from model to driver factory imports a driver only when it is looked up."""
 
     def __getitem__(self, model: str) -> DriverFactory:
         module, name = _WHERE[model]

@@ -1,4 +1,5 @@
-"""What all our drivers begin with: their surroundings, their counters, the place of a bus master's rings.
+"""All our drivers share this base: their callbacks, their counters, and where a bus master's rings lie in
+guest RAM.
 
 A bus master's descriptors and buffers lie in guest RAM at ``RAM_BASE`` plus ``RAM_SIZE`` for each slot, so that
 several cards need no allocator; no firmware and no operating system uses that RAM.
@@ -20,7 +21,9 @@ _IO, _MASTER = 0x01, 0x04  # PCI command register
 
 
 class CardDriver:
-    """See ``drivers.Driver``; ``deliver``, ``writable`` and ``now`` are ``DriverFactory``'s."""
+    """This base class holds what every driver needs: the machine, the callbacks, the counters. ``deliver``,
+    ``writable`` and ``now`` are those of ``DriverFactory``.
+    """
 
     def __init__(
         self, machine: Machine, deliver: Deliver, writable: Callable[[], None], now: Callable[[], int]
@@ -36,7 +39,7 @@ class CardDriver:
         self.counters[reason] = self.counters.get(reason, 0) + count
 
     def _takes(self, size: int) -> bool:
-        """Whether a frame of ``size`` is one to send; counts it if not."""
+        """Tell whether a frame of ``size`` bytes can be sent now; count it as a drop if not."""
         if not MIN_FRAME <= size <= MAX_FRAME:
             self._count("tx_size")
         elif not self._open:
@@ -47,9 +50,9 @@ class CardDriver:
 
 
 class MasterDriver(CardDriver):
-    """A bus master on PCI.
+    """This is the base class of drivers for PCI cards that are bus masters.
 
-    base  of its ports. irq  its line. ram  where its rings lie
+    base  address of the card's ports; irq  its interrupt line; ram  guest RAM address of its rings
     """
 
     def __init__(
@@ -61,7 +64,7 @@ class MasterDriver(CardDriver):
         writable: Callable[[], None],
         now: Callable[[], int],
     ) -> None:
-        """Enable the card. Raises DriverError, naming ``chip``."""
+        """Enable the card's ports and bus mastering. Raises DriverError, naming ``chip``."""
         super().__init__(machine, deliver, writable, now)
         device.enable(_IO | _MASTER)
         self.base = device.bar(0)

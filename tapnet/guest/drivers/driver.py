@@ -1,4 +1,4 @@
-"""The contract of a register-level driver: see the package's text."""
+"""This file is the contract of a register-level driver; the package's docstring explains how one is used."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ Deliver = Callable[[bytes], Any]
 
 
 class DriverError(Exception):
-    """No such card at that place, or it does not behave as one."""
+    """There is no such card at that place, or it does not behave as one."""
 
 
 class Driver(Protocol):
-    """What a driver offers to the network stack above it.
+    """A driver offers these attributes and methods to the network stack above it.
 
     mac       station address as read from the card
     irq       ISA line that the card interrupts on
@@ -29,38 +29,42 @@ class Driver(Protocol):
 
     @property
     def link(self) -> bool:
-        """Whether the card last saw a carrier."""
+        """Tell whether the card last saw a carrier."""
 
     def open(self) -> None:
-        """Start the card; frames flow. Idempotent."""
+        """Start the card, so that frames flow. Idempotent."""
 
     def close(self) -> None:
-        """Stop the card; waiting transmits are dropped. Idempotent."""
+        """Stop the card and drop frames that wait to be sent. Idempotent."""
 
     def transmit(self, frame: bytes) -> bool:
-        """Send a frame of 14..1518 bytes without FCS. False: not taken, ``writable()`` follows."""
+        """Send a frame of 14..1518 bytes without FCS. False means that it was not taken, and that
+        ``writable()`` will be called.
+        """
 
     def interrupt(self) -> None:
-        """Serve the card; bounded. To be called again while the line stays high."""
+        """Serve the card, for a bounded number of rounds. The owner calls it again while the line stays high."""
 
     def resume(self) -> None:
-        """Frames can be delivered again after ``deliver`` answered False."""
+        """Deliver frames again, after ``deliver`` has answered False."""
 
     def set_filter(self, promiscuous: bool, multicast: Sequence[bytes] | None) -> None:
-        """Which frames to receive beside own and broadcast; ``multicast`` None: all groups."""
+        """Choose which frames to receive besides unicast ones to ``mac`` and broadcasts; ``multicast`` None
+        accepts all groups.
+        """
 
     def set_address(self, mac: bytes) -> None:
-        """Another station address, until the card is probed anew."""
+        """Change the station address until the card is probed again."""
 
     def next_deadline(self) -> int | None:
-        """When ``run`` is due, ns; None: never."""
+        """Return the time at which ``run`` is due, in ns; None if no timer runs."""
 
     def run(self, now: int) -> None:
-        """Let timers expire."""
+        """Handle the timers that are due at ``now`` (ns)."""
 
 
 class DriverFactory(Protocol):
-    """Probes the card at ``location`` (None: the first that matches). Raises DriverError.
+    """A driver factory probes the card at ``location`` (None: the first that matches). Raises DriverError.
 
     deliver   takes a received frame; answering False (not None) leaves it in the card until ``resume()``
     writable  called when ``transmit``, having answered False, takes frames again

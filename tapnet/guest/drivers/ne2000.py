@@ -1,12 +1,12 @@
-"""Driver for NE2000 boards, ISA and PCI (RTL8029), by registers only.
+"""Drive NE2000 boards, ISA and PCI (RTL8029), through their registers only.
 
 Layout of the 16 KiB of packet RAM: two transmit buffers of six pages (0x40, 0x46), the receive ring
 0x4c..0x7f. BNRY is kept one page behind the next packet.
 
-Receive: all that lies between the next packet and CURR comes over in one remote read (the chip wraps at PSTOP
-by itself) and is then cut into packets. A header that cannot be true (status, length or next page) throws
-away the ring's content up to CURR. A frame that ``deliver`` refuses stays in the ring, receive interrupts
-masked, until ``resume()``.
+Receive: everything that lies between the next packet and CURR comes over in one remote read (the chip wraps
+at PSTOP by itself) and is then cut into packets. A header that cannot be true (status, length or next page)
+throws away the ring's content up to CURR. A frame that ``deliver`` refuses stays in the ring, receive
+interrupts masked, until ``resume()``.
 
 Transmit: one buffer is on the wire while the other is filled. The chip finishes by interrupt. A transmit that
 takes longer than ``TX_TIMEOUT`` resets the card.
@@ -54,7 +54,7 @@ _ALL_GROUPS = b"\xff" * 8
 
 
 class Ne2000Driver(CardDriver):
-    """See ``drivers.Driver``."""
+    """This class implements ``drivers.Driver`` for NE2000 boards."""
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class Ne2000Driver(CardDriver):
 
     def _reset_state(self) -> None:
         self._next = RING_START  # page of the next packet
-        self._lengths = [0, 0]  # of the frames in the two transmit buffers; 0: free
+        self._lengths = [0, 0]  # lengths of the frames in the two transmit buffers; 0: free
         self._active: int | None = None  # the buffer on the wire
         self._sent_at = 0
         self._blocked = False  # transmit() answered False
@@ -121,7 +121,9 @@ class Ne2000Driver(CardDriver):
         raise DriverError(f"no NE2000 at {', '.join(map(hex, bases))}")
 
     def _is_8390(self) -> bool:
-        """A floating bus reads ones; a DP8390's counter 0 is cleared by reading, plain memory is not."""
+        """Tell whether a DP8390 answers at ``base``. A floating bus reads ones; a DP8390's counter 0 is
+        cleared by reading, plain memory is not.
+        """
         command = self._in(r.CR)
         if command == 0xFF:
             return False
@@ -145,7 +147,9 @@ class Ne2000Driver(CardDriver):
         raise DriverError(f"NE2000 at {self.base:#x} does not reset")
 
     def _read_prom(self) -> bytes:
-        """The station address; byte-wide, so that a 16-bit board shows each byte twice."""
+        """Read the station address from the PROM, byte-wide, so that a 16-bit board shows each byte twice.
+        Raises DriverError.
+        """
         self._reset_card()
         for offset, value in (
             (r.CR, _STOP),
@@ -173,7 +177,7 @@ class Ne2000Driver(CardDriver):
     # -- start and stop --------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Start the card."""
+        """Reset the card, initialise it and let frames flow. Raises DriverError if it does not reset."""
         if self._open:
             return
         self._reset_state()
@@ -182,7 +186,7 @@ class Ne2000Driver(CardDriver):
         self._open = True
 
     def _start_card(self) -> None:
-        """The data sheet's initialisation procedure."""
+        """Run the data sheet's initialisation procedure on the stopped chip."""
         out = self._out
         for offset, value in (
             (r.CR, _STOP),
@@ -211,21 +215,21 @@ class Ne2000Driver(CardDriver):
         out(r.RCR, self._rcr)
 
     def close(self) -> None:
-        """Stop the card."""
+        """Stop and reset the card; frames that wait in its transmit buffers are counted as dropped."""
         if not self._open:
             return
         self._open = False
         self._out(r.CR, _STOP)
         self._out(r.IMR, 0)
         self._out(r.ISR, 0xFF)
-        self._reset_card()  # lets go of what the wire may hold for us
+        self._reset_card()  # also drops a frame that the wire may still hold for us
         dropped = sum(1 for length in self._lengths if length)
         if dropped:
             self._count("tx_dropped", dropped)
         self._reset_state()
 
     def set_filter(self, promiscuous: bool, multicast: Sequence[bytes] | None) -> None:
-        """Promiscuous mode, and the groups to receive (None: all)."""
+        """Set promiscuous mode and the multicast groups to receive (None: all)."""
         self._rcr = r.RCR_AB | r.RCR_AM
         self._mar = _ALL_GROUPS if promiscuous or multicast is None else filter_with(list(multicast))
         if promiscuous:
@@ -240,7 +244,7 @@ class Ne2000Driver(CardDriver):
         self._out(r.RCR, self._rcr)
 
     def set_address(self, mac: bytes) -> None:
-        """Another station address."""
+        """Use ``mac`` as the station address from now on, also in a running card."""
         self.mac = mac
         if not self._open:
             return
@@ -252,7 +256,9 @@ class Ne2000Driver(CardDriver):
 
     @property
     def link(self) -> bool:
-        """False after a transmit that lost the carrier, until one succeeds or a frame comes in."""
+        """Tell whether there is a carrier: False after a transmit that lost it, until one succeeds or a frame
+        comes in.
+        """
         return self._carrier
 
     # -- transmit --------------------------------------------------------------------------------------------
@@ -301,7 +307,7 @@ class Ne2000Driver(CardDriver):
         write(base, 1, _SEND)
 
     def _sent(self) -> None:
-        """PTX or TXE: the active buffer is free; start the other."""
+        """Free the active transmit buffer after PTX or TXE, and start the other one if it is full."""
         active = self._active
         if active is None:
             return
@@ -323,7 +329,7 @@ class Ne2000Driver(CardDriver):
     # -- interrupts ------------------------------------------------------------------------------------------
 
     def interrupt(self) -> None:
-        """Serve what the card has to say, at most MAX_SERVICE rounds."""
+        """Serve the interrupts that the card reports, in at most MAX_SERVICE rounds."""
         if not self._open or self._recover_at is not None:
             return
         mask = INTERRUPTS & ~RX_INTERRUPTS if self._paused else INTERRUPTS
@@ -359,7 +365,7 @@ class Ne2000Driver(CardDriver):
                 self._count(reason, value)
 
     def _drain(self) -> None:
-        """Hand up the packets that are in the ring now; one that comes later sets PRX again."""
+        """Hand up the packets that are in the ring now; a later packet sets PRX again."""
         write = self.machine.io_write
         base = self.base
         write(base, 1, _PAGE1)
@@ -386,7 +392,9 @@ class Ne2000Driver(CardDriver):
         write(base + r.BNRY, 1, self._next - 1 if self._next > RING_START else RING_STOP - 1)
 
     def _cut(self, data: bytes, pages: int) -> None:
-        """Packets out of ``pages`` pages of the ring that begin at the next one; advances it."""
+        """Cut the ``pages`` pages of ring in ``data`` into packets, deliver them and advance ``_next`` past
+        them.
+        """
         first = self._next
         at = frames = 0
         deliver = self.deliver
@@ -416,7 +424,7 @@ class Ne2000Driver(CardDriver):
             self._count("rx_frames", frames)
 
     def resume(self) -> None:
-        """The stack takes frames again."""
+        """Deliver frames from the ring again, now that the stack takes them."""
         if not self._paused:
             return
         self._paused = False
@@ -429,7 +437,9 @@ class Ne2000Driver(CardDriver):
     # -- recovery --------------------------------------------------------------------------------------------
 
     def _recover_begin(self) -> None:
-        """Ring overflow: stop the chip and wait until what was on the wire has ended."""
+        """Begin the recovery from a ring overflow: stop the chip and wait until a frame on the wire has
+        ended.
+        """
         self._count("rx_overflow")
         self._recover_txp = bool(self._in(r.CR) & r.TXP)
         self._out(r.CR, _STOP)
@@ -437,7 +447,9 @@ class Ne2000Driver(CardDriver):
         self._recover_at = self.now() + OVERFLOW_WAIT
 
     def _recover_end(self) -> None:
-        """The rest of the documented recovery."""
+        """Finish the data sheet's overflow recovery: restart the chip, drain the ring, and send again if the
+        stop cut a frame off.
+        """
         self._recover_at = None
         out = self._out
         out(r.RBCR0, 0)
@@ -458,7 +470,7 @@ class Ne2000Driver(CardDriver):
         self._wake()
 
     def _restart(self) -> None:
-        """Reset the card and begin again; what waits for the wire is lost."""
+        """Reset the card and start it again; frames that wait to be sent are lost."""
         self._count("restarts")
         self._count("tx_dropped", sum(1 for length in self._lengths if length))
         blocked, paused = self._blocked, self._paused
@@ -476,7 +488,7 @@ class Ne2000Driver(CardDriver):
             self._out(r.IMR, INTERRUPTS & ~RX_INTERRUPTS)
 
     def next_deadline(self) -> int | None:
-        """The end of the overflow wait, or the transmit timeout."""
+        """Return the end of the overflow wait or the transmit timeout, in ns; None if neither runs."""
         if self._recover_at is not None:
             return self._recover_at
         if self._active is not None:
@@ -484,7 +496,7 @@ class Ne2000Driver(CardDriver):
         return None
 
     def run(self, now: int) -> None:
-        """Timers."""
+        """End the overflow wait when it is over, and restart the card after a transmit timeout."""
         if self._recover_at is not None:
             if now >= self._recover_at:
                 self._recover_end()

@@ -1,4 +1,4 @@
-"""Finding a PCI card as drivers do: configuration mechanism 1, bus 0.
+"""Find a PCI card as drivers do: by configuration mechanism 1, on bus 0.
 
 Ref: PCI Local Bus Specification 2.3, 3.2.2.3.2 and 6.
 """
@@ -17,24 +17,24 @@ SLOTS = 32
 
 
 class PciDevice:
-    """Configuration space of the function in ``slot`` through ports 0xcf8 and 0xcfc."""
+    """This class accesses the configuration space of the function in ``slot`` through ports 0xcf8 and 0xcfc."""
 
     def __init__(self, machine: Machine, slot: int) -> None:
         self.machine = machine
         self.slot = slot
 
     def read(self, offset: int, size: int) -> int:
-        """1, 2 or 4 bytes of configuration space."""
+        """Read 1, 2 or 4 bytes of configuration space."""
         self.machine.io_write(CONFIG_ADDRESS, 4, ENABLE | self.slot << 11 | offset & 0xFC)
         return self.machine.io_read(CONFIG_DATA + (offset & 3), size)
 
     def write(self, offset: int, size: int, value: int) -> None:
-        """1, 2 or 4 bytes of configuration space."""
+        """Write 1, 2 or 4 bytes of configuration space."""
         self.machine.io_write(CONFIG_ADDRESS, 4, ENABLE | self.slot << 11 | offset & 0xFC)
         self.machine.io_write(CONFIG_DATA + (offset & 3), size, value)
 
     def bar(self, index: int) -> int:
-        """Address in a base address register, type bits removed."""
+        """Return the address in a base address register, with the type bits removed."""
         value = self.read(BAR0 + 4 * index, 4)
         return value & ~3 if value & 1 else value & ~15
 
@@ -44,12 +44,14 @@ class PciDevice:
 
     @property
     def irq(self) -> int:
-        """What firmware left in the interrupt line register."""
+        """Return the value that firmware left in the interrupt line register."""
         return self.read(INTERRUPT_LINE, 1)
 
 
 def find(machine: Machine, identities: Collection[tuple[int, int]], slot: int | None = None) -> PciDevice:
-    """The first function of bus 0 (or the one in ``slot``) with one of ``identities`` (vendor, device)."""
+    """Return the first function of bus 0 (or the one in ``slot``) with one of ``identities`` (vendor,
+    device). Raises DriverError if there is none.
+    """
     for number in range(SLOTS) if slot is None else (slot,):
         device = PciDevice(machine, number)
         found = device.read(0, 4)

@@ -1,11 +1,12 @@
-"""Driver for the PCnet-PCI II (Am79C970A), by registers and descriptor rings in guest RAM, software style 2.
+"""Drive the PCnet-PCI II (Am79C970A) by its registers and by descriptor rings in guest RAM, in software style
+2.
 
     0x0000  initialization block     0x1000   64 transmit buffers of 1536 bytes
     0x0400  64 transmit descriptors  0x19000  64 receive buffers of 1536 bytes
     0x0800  64 receive descriptors            (offsets in the RAM that ``base`` gives it)
 
 RAP rests on CSR0, so that an interrupt or a transmit is one access. Every transmit sets TDMD, so the chip
-need not poll (DPOLL). Interrupts for sent frames are off (TOKINTD) but while somebody waits for room;
+need not poll (DPOLL). Interrupts for sent frames are off (TOKINTD) except while the stack waits for room;
 descriptors are looked at when they run out. A frame that ``deliver`` refuses stays in the ring, RINT and
 MISS masked, until ``resume()``.
 
@@ -41,7 +42,7 @@ POLLS = 100
 TX_TIMEOUT = 5_000_000_000  # ns
 WATCHDOG = 2_000_000_000  # ns
 CHIP_ID = 0x0003  # low twelve bits of CSR88
-NO_LINK = 0x00C0  # BCR4 as it reads then
+NO_LINK = 0x00C0  # value of BCR4 without a link
 CSR4_INIT = r.DPOLL | r.APAD_XMT | r.CSR4_MASKS
 ENTRY = 16
 
@@ -61,7 +62,7 @@ _RX_BITS = r.RINT | r.MISS
 
 
 class PcnetDriver(MasterDriver):
-    """See ``drivers.Driver``."""
+    """This class implements ``drivers.Driver`` for the PCnet-PCI II."""
 
     def __init__(
         self,
@@ -87,16 +88,16 @@ class PcnetDriver(MasterDriver):
         self._empty = b"".join(_DESCRIPTOR.pack(buffers + n * BUFFER, _EMPTY, 0, 0) for n in range(COUNT))
 
     def _reset_state(self) -> None:
-        self._tx_next = self._tx_done = 0  # descriptors used and taken back, counted on
+        self._tx_next = self._tx_done = 0  # descriptors used, and taken back, since the start
         self._rx_next = 0
-        self._blocked_at: int | None = None  # transmit() answered False then
+        self._blocked_at: int | None = None  # when transmit() answered False
         self._paused = False  # deliver() answered False
-        self._look_at: int | None = None  # when to look at the link again
+        self._look_at: int | None = None  # when the link is to be read next
 
     # -- registers -------------------------------------------------------------------------------------------
 
     def _csr(self, index: int, value: int | None = None) -> int:
-        """Read or write a CSR; RAP is 0 afterwards."""
+        """Read or write a CSR and leave RAP at 0."""
         return self._register(self._rdp, index, value)
 
     def _bcr(self, index: int, value: int | None = None) -> int:
@@ -115,7 +116,9 @@ class PcnetDriver(MasterDriver):
     # -- probe -----------------------------------------------------------------------------------------------
 
     def _reset_card(self) -> None:
-        """S_RESET, in word I/O, or in DWord I/O if somebody switched the card (only H_RESET switches back)."""
+        """Reset the card (S_RESET) in word I/O, or in DWord I/O if an earlier driver switched the card (only
+        H_RESET switches back). Raises DriverError.
+        """
         self.machine.io_read(self.base + r.WIO_RESET, 2)
         if self._csr(0) == r.STOP:
             return
@@ -139,7 +142,7 @@ class PcnetDriver(MasterDriver):
     # -- start and stop --------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Start the card."""
+        """Initialise and start the card. Raises DriverError if it does not reset or initialise."""
         if self._open:
             return
         self._reset_state()
@@ -172,7 +175,7 @@ class PcnetDriver(MasterDriver):
         self._check_link()
 
     def close(self) -> None:
-        """Stop the card."""
+        """Stop the card; frames that it has not sent are counted as dropped."""
         if not self._open:
             return
         self._open = False
@@ -187,7 +190,7 @@ class PcnetDriver(MasterDriver):
         self._reset_state()
 
     def set_filter(self, promiscuous: bool, multicast: Sequence[bytes] | None) -> None:
-        """Promiscuous mode, and the groups to receive (None: all)."""
+        """Set promiscuous mode and the multicast groups to receive (None: all)."""
         self._mode = r.PROM if promiscuous else 0
         self._ladrf = (1 << 64) - 1
         if multicast is not None:
@@ -197,12 +200,14 @@ class PcnetDriver(MasterDriver):
         self._reprogram()
 
     def set_address(self, mac: bytes) -> None:
-        """Another station address."""
+        """Use ``mac`` as the station address from now on, also in a running card."""
         self.mac = mac
         self._reprogram()
 
     def _reprogram(self) -> None:
-        """Address, groups and mode into the running chip, in suspend; nothing is lost by it."""
+        """Write address, groups and mode into the running chip while it is suspended, so that no frame is
+        lost.
+        """
         if not self._open:
             return
         csr5 = self._csr(5) & ~r.CSR5_CLEARABLE
@@ -223,7 +228,9 @@ class PcnetDriver(MasterDriver):
 
     @property
     def link(self) -> bool:
-        """Carrier, as BCR4 showed it last."""
+        """Tell whether there is a carrier, as BCR4 last showed it, or as later transmit errors and received
+        frames did.
+        """
         return self._link
 
     def _check_link(self) -> None:
@@ -233,7 +240,7 @@ class PcnetDriver(MasterDriver):
     # -- transmit --------------------------------------------------------------------------------------------
 
     def transmit(self, frame: bytes) -> bool:
-        """Copy the frame into the next buffer and demand."""
+        """Copy the frame into the next buffer and demand that the chip send it (TDMD)."""
         size = len(frame)
         if not self._takes(size):
             return True
@@ -248,7 +255,7 @@ class PcnetDriver(MasterDriver):
         return True
 
     def _reap(self) -> bool:
-        """Take back descriptors that are done; whether one is free."""
+        """Take back transmit descriptors that are done, and return whether one is free."""
         ring = self.machine.mem_read(self.ram + TX_RING, COUNT * ENTRY)
         done, end = self._tx_done, self._tx_next
         sent = 0
@@ -273,18 +280,20 @@ class PcnetDriver(MasterDriver):
         return self._tx_next - self._tx_done < COUNT
 
     def _block(self) -> bool:
-        """No room: ask for an interrupt when there is. False, for ``transmit`` to answer."""
+        """Ask for an interrupt when a descriptor becomes free. Returns whether one is free already; False is
+        also what ``transmit`` then answers.
+        """
         if self._blocked_at is None:
             self._blocked_at = self.now()
             self._csr(5, 0)
-            if self._reap():  # it became free in between
+            if self._reap():  # a descriptor became free in between
                 self._blocked_at = None
                 self._csr(5, r.TOKINTD)
                 return True
         return False
 
     def _wake(self) -> None:
-        """Tell the stack that there is room again."""
+        """Tell the stack that there is room again, if it waits for that."""
         if self._reap() and self._blocked_at is not None:
             self._blocked_at = None
             self._csr(5, r.TOKINTD)
@@ -293,7 +302,7 @@ class PcnetDriver(MasterDriver):
     # -- interrupts ------------------------------------------------------------------------------------------
 
     def interrupt(self) -> None:
-        """Serve what the card has to say, at most MAX_SERVICE rounds."""
+        """Serve the interrupts that the card reports, in at most MAX_SERVICE rounds."""
         if not self._open:
             return
         read, write, rdp, width = self.machine.io_read, self.machine.io_write, self._rdp, self._width
@@ -306,7 +315,7 @@ class PcnetDriver(MasterDriver):
                 self._drain()
                 if csr0 & r.MISS:
                     self._count("rx_waited")
-                    write(rdp, width, r.IENA)  # and the chip looks at its ring again
+                    write(rdp, width, r.IENA)  # makes the chip look at its ring again
             if csr0 & r.TINT:
                 self._wake()
             if csr0 & (r.MERR | r.BABL):
@@ -316,7 +325,9 @@ class PcnetDriver(MasterDriver):
         self._csr(3, _RX_BITS if self._paused else 0)
 
     def _drain(self) -> None:
-        """Hand received frames up."""
+        """Deliver the received frames and give their descriptors back to the chip, until the stack refuses
+        one.
+        """
         if self._paused:
             return
         machine, deliver = self.machine, self.deliver
@@ -352,7 +363,7 @@ class PcnetDriver(MasterDriver):
             self._write_masks()
 
     def resume(self) -> None:
-        """The stack takes frames again."""
+        """Deliver frames from the ring again, now that the stack takes them."""
         if not self._paused:
             return
         self._paused = False
@@ -366,7 +377,7 @@ class PcnetDriver(MasterDriver):
     # -- recovery --------------------------------------------------------------------------------------------
 
     def _restart(self) -> None:
-        """Reset the card and begin again; what waits for the wire is lost."""
+        """Reset the card and start it again; frames that wait to be sent are lost."""
         self._count("restarts")
         left = self._tx_next - self._tx_done
         if left:
@@ -377,13 +388,15 @@ class PcnetDriver(MasterDriver):
             self.writable()
 
     def next_deadline(self) -> int | None:
-        """The watchdog, or the transmit timeout."""
+        """Return when the link is to be looked at, or the transmit timeout if that is earlier, in ns; None if
+        neither runs.
+        """
         if self._blocked_at is None or self._look_at is None:
             return self._look_at
         return min(self._look_at, self._blocked_at + TX_TIMEOUT)
 
     def run(self, now: int) -> None:
-        """Timers."""
+        """Look at the link when that is due, and restart the card after a transmit timeout."""
         if not self._open:
             return
         if self._look_at is not None and now >= self._look_at:

@@ -1,15 +1,16 @@
-"""Drivers for the RTL8139, by registers and descriptor rings in guest RAM: C+ mode where the chip has it,
-else C mode.
+"""Drive the RTL8139 by its registers and by descriptor rings in guest RAM: in C+ mode if the chip has it,
+else in C mode.
 
     C+   0x0000  64 transmit descriptors     C   0x0000  4 transmit buffers
          0x0400  64 receive descriptors          0x2000  receive ring, 64 KiB
          0x1000  64 transmit buffers
          0x1d000 64 receive buffers          (offsets in the driver's RAM; a buffer has BUFFER bytes)
 
-Receive: everything that is there is taken at once; a frame that ``deliver`` refuses stays, receive interrupts
-masked, until ``resume()``. A packet header in the C mode ring that cannot be true restarts the card.
-Transmit: frames are copied into the next free buffer and the card is told; C mode frames are padded, the chip
-does not.
+Receive: all frames that have arrived are taken at once; a frame that ``deliver`` refuses stays, receive
+interrupts masked, until ``resume()``. A packet header in the C mode ring that cannot be true restarts the
+card.
+Transmit: frames are copied into the next free buffer and the card is told; C mode frames are padded, because
+the chip does not pad them.
 """
 
 from __future__ import annotations
@@ -52,17 +53,17 @@ def rtl8139(
     writable: Callable[[], None],
     now: Callable[[], int],
 ) -> Driver:
-    """Probe the card (``DriverFactory``). Raises DriverError."""
+    """Probe the card and make the driver for its mode (a ``DriverFactory``). Raises DriverError."""
     device = find(machine, PCI_IDS, slot_of(location))
     driver = Rtl8139CplusDriver if device.read(REVISION, 1) >= r.REV_CPLUS else Rtl8139CDriver
     return driver(machine, device, deliver=deliver, writable=writable, now=now)
 
 
 class Rtl8139CplusDriver(Rtl8139Base):
-    """C+ mode."""
+    """This driver runs the card in C+ mode, with descriptor rings for both directions."""
 
     def _start_rings(self) -> None:
-        self._tx_next = self._tx_done = 0  # descriptors used and taken back, counted on
+        self._tx_next = self._tx_done = 0  # descriptors used, and taken back, since the start
         self._rx_next = 0
         write, ram = self.machine.mem_write, self.ram
         last = COUNT - 1
@@ -83,7 +84,7 @@ class Rtl8139CplusDriver(Rtl8139Base):
             out(offset + 4, 4, 0)
 
     def transmit(self, frame: bytes) -> bool:
-        """Copy the frame into the next buffer and poll."""
+        """Copy the frame into the next buffer and tell the card to poll its ring."""
         size = len(frame)
         if not self._takes(size):
             return True
@@ -154,7 +155,7 @@ class Rtl8139CplusDriver(Rtl8139Base):
                 return
 
     def _give_back(self, first: int, end: int) -> None:
-        """Descriptors ``first`` .. ``end - 1`` to the card."""
+        """Give the receive descriptors ``first`` .. ``end - 1`` back to the card."""
         ram = self.ram
         data = b"".join(
             _DESCRIPTOR.pack(_EMPTY | (r.D_EOR if n == COUNT - 1 else 0), 0, ram + RX_BUFFERS + n * BUFFER)
@@ -164,7 +165,7 @@ class Rtl8139CplusDriver(Rtl8139Base):
 
 
 class Rtl8139CDriver(Rtl8139Base):
-    """C mode."""
+    """This driver runs the card in C mode, with four transmit buffers and one receive ring of 64 KiB."""
 
     rcr_extra = r.RCR_RBLEN  # 64 KiB
 
@@ -176,7 +177,7 @@ class Rtl8139CDriver(Rtl8139Base):
             self._out(r.TSAD0 + 4 * index, 4, self.ram + index * BUFFER)
 
     def transmit(self, frame: bytes) -> bool:
-        """Copy the frame into the next buffer and hand it over."""
+        """Copy the padded frame into the next buffer and hand it to the card."""
         if not self._takes(len(frame)):
             return True
         if self._tx_next - self._tx_done >= r.TX_DESCRIPTORS and not self._reap() and not self._block():
@@ -236,7 +237,9 @@ class Rtl8139CDriver(Rtl8139Base):
                 return
 
     def _restart(self) -> None:
-        """The ring is not as it should be: begin again."""
+        """Reset the card and start it again, because the receive ring holds an impossible header; unsent
+        frames are lost.
+        """
         left = self._unsent()
         if left:
             self._count("tx_dropped", left)

@@ -1,6 +1,6 @@
-"""What both drivers of the RTL8139 share: probe, EEPROM, start and stop, filter, link, timeout.
+"""Both drivers of the RTL8139 share this base: probe, EEPROM, start and stop, filter, link, timeout.
 
-Interrupts for sent frames are only asked for while somebody waits for room: descriptors are looked at when
+Interrupts for sent frames are only asked for while the stack waits for room: descriptors are looked at when
 they run out.
 
 Ref: RTL8139C(L)+ data sheet rev. 1.6; RTL8139(A/B) programming guide 0.1.
@@ -32,7 +32,7 @@ _READ_BITS = 0x180  # start bit and opcode 10, before six bits of address
 
 
 class Rtl8139Base(MasterDriver):
-    """See ``drivers.Driver``."""
+    """This class implements ``drivers.Driver`` for the RTL8139, except for its rings."""
 
     rcr_extra = 0
     command = r.CR_RE | r.CR_TE
@@ -50,7 +50,7 @@ class Rtl8139Base(MasterDriver):
         self._rcr = _ACCEPT
         self._mar = bytes(8)
         self._link = True
-        self._blocked_at: int | None = None  # transmit() answered False then
+        self._blocked_at: int | None = None  # when transmit() answered False
         self._paused = False  # deliver() answered False
         self._reset_card()
         self.mac = self._station_address()
@@ -71,7 +71,7 @@ class Rtl8139Base(MasterDriver):
         raise DriverError(f"RTL8139 at {self.base:#x} does not reset")
 
     def _eeprom_word(self, address: int) -> int:
-        """One word out of the 93C46, bit by bit."""
+        """Read one word of the 93C46 EEPROM, bit by bit."""
 
         def pins(bits: int) -> None:
             self._out(r.CR9346, 1, r.EEM_PROGRAM | bits)
@@ -92,7 +92,9 @@ class Rtl8139Base(MasterDriver):
         return word
 
     def _station_address(self) -> bytes:
-        """From the EEPROM if it has its mark, otherwise what is in IDR."""
+        """Return the station address from the EEPROM if that has its mark, otherwise the one in IDR. Raises
+        DriverError.
+        """
         if self._eeprom_word(0) == r.EEPROM_ID:
             words = [self._eeprom_word(r.EEPROM_MAC + n) for n in range(3)]
             mac = b"".join(word.to_bytes(2, "little") for word in words)
@@ -105,7 +107,7 @@ class Rtl8139Base(MasterDriver):
     # -- start and stop --------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Start the card."""
+        """Reset, program and start the card. Raises DriverError if it does not reset."""
         if self._open:
             return
         self._blocked_at = None
@@ -150,7 +152,7 @@ class Rtl8139Base(MasterDriver):
         self._out(r.IMR, 2, self._mask())
 
     def close(self) -> None:
-        """Stop the card."""
+        """Stop the card; frames that it has not sent are counted as dropped."""
         if not self._open:
             return
         self._open = False
@@ -161,7 +163,7 @@ class Rtl8139Base(MasterDriver):
         self._reset_card()
 
     def set_filter(self, promiscuous: bool, multicast: Sequence[bytes] | None) -> None:
-        """Promiscuous mode, and the groups to receive (None: all)."""
+        """Set promiscuous mode and the multicast groups to receive (None: all)."""
         self._rcr = _ACCEPT
         self._mar = _ALL_GROUPS if promiscuous or multicast is None else filter_with(list(multicast))
         if any(self._mar):
@@ -172,14 +174,14 @@ class Rtl8139Base(MasterDriver):
             self._write_filter()
 
     def set_address(self, mac: bytes) -> None:
-        """Another station address."""
+        """Use ``mac`` as the station address from now on, also in a running card."""
         self.mac = mac
         if self._open:
             self._write_address()
 
     @property
     def link(self) -> bool:
-        """Carrier, as MSR showed it last."""
+        """Tell whether there is a carrier, as MSR last showed it."""
         return self._link
 
     def _check_link(self) -> None:
@@ -188,7 +190,7 @@ class Rtl8139Base(MasterDriver):
     # -- interrupts ------------------------------------------------------------------------------------------
 
     def interrupt(self) -> None:
-        """Serve what the card has to say, at most MAX_SERVICE rounds."""
+        """Serve the interrupts that the card reports, in at most MAX_SERVICE rounds."""
         if not self._open:
             return
         read, write = self.machine.io_read, self.machine.io_write
@@ -203,7 +205,7 @@ class Rtl8139Base(MasterDriver):
                     self._count("rx_overflow")
                 self._drain()
                 if isr & r.INT_RXOVW:
-                    write(port, 2, r.INT_RXOVW)  # and the card looks at its ring again
+                    write(port, 2, r.INT_RXOVW)  # makes the card look at its ring again
             if isr & TX_BITS:
                 self._wake()
             if isr & r.INT_LINKCHG:
@@ -212,12 +214,14 @@ class Rtl8139Base(MasterDriver):
                 self._count("bus_errors")
 
     def _pause(self) -> None:
-        """``deliver`` refused: leave the rest in the ring."""
+        """Mask receive interrupts and leave the other frames in the ring, because ``deliver`` has refused
+        one.
+        """
         self._paused = True
         self._write_mask()
 
     def resume(self) -> None:
-        """The stack takes frames again."""
+        """Deliver frames from the ring again, now that the stack takes them."""
         if not self._paused:
             return
         self._paused = False
@@ -231,30 +235,34 @@ class Rtl8139Base(MasterDriver):
     # -- transmit --------------------------------------------------------------------------------------------
 
     def _block(self) -> bool:
-        """No room: ask for an interrupt when there is. False, for ``transmit`` to answer."""
+        """Ask for an interrupt when a descriptor becomes free. Returns whether one is free already; False is
+        also what ``transmit`` then answers.
+        """
         if self._blocked_at is None:
             self._blocked_at = self.now()
             self._out(r.ISR, 2, TX_BITS)
             self._write_mask()
-            if self._reap():  # it became free in between
+            if self._reap():  # a descriptor became free in between
                 self._blocked_at = None
                 self._write_mask()
                 return True
         return False
 
     def _wake(self) -> None:
-        """Tell the stack that there is room again."""
+        """Tell the stack that there is room again, if it waits for that."""
         if self._blocked_at is not None and self._reap():
             self._blocked_at = None
             self._write_mask()
             self.writable()
 
     def next_deadline(self) -> int | None:
-        """The transmit timeout."""
+        """Return when the transmit timeout is due, in ns; None while nothing waits for room."""
         return None if self._blocked_at is None else self._blocked_at + TX_TIMEOUT
 
     def run(self, now: int) -> None:
-        """Timers."""
+        """Restart the card and drop unsent frames if the stack has waited for room until the transmit
+        timeout.
+        """
         if self._blocked_at is None or now < self._blocked_at + TX_TIMEOUT:
             return
         self._wake()  # an interrupt may have been lost
@@ -269,18 +277,18 @@ class Rtl8139Base(MasterDriver):
         self.writable()
 
     def _reap(self) -> bool:
-        """Take back descriptors that are done; whether one is free."""
+        """Take back transmit descriptors that are done, and return whether one is free."""
         raise NotImplementedError
 
     def _unsent(self) -> int:
-        """Frames that the card has not sent."""
+        """Return how many frames the card has not sent."""
         raise NotImplementedError
 
     def _drain(self) -> None:
-        """Hand received frames up."""
+        """Deliver received frames to the stack, until it refuses one."""
         raise NotImplementedError
 
 
 def slot_of(location: Location | None) -> int | None:
-    """The PCI slot that ``location`` names."""
+    """Return the PCI slot that ``location`` names, or None."""
     return location.slot if isinstance(location, PciLocation) else None

@@ -1,12 +1,14 @@
-"""What a guest's kernel learns from router advertisements: its IPv6 addresses, name servers and search domains.
+"""Watch what a guest's kernel learns from router advertisements: its IPv6 addresses, name servers and search
+domains.
 
-The kernel configures itself (RFC 4862); this file listens to what it tells by netlink. The socket is opened before
+The kernel configures itself (RFC 4862); this file listens to its netlink messages. The socket is opened before
 the interfaces come up, so that nothing is missed:
 
     RTM_NEWADDR, RTM_DELADDR   addresses that are usable (not tentative, not link-local)
     RTM_NEWNDUSEROPT           RDNSS and DNSSL options of advertisements, which the kernel hands on unused
 
-Told to tapnet: ``{"lease6": {"ifname", "addresses", "nameservers", "search"}}``, whenever one of them changed.
+Message to tapnet: ``{"lease6": {"ifname", "addresses", "nameservers", "search"}}``, whenever one of them
+changed.
 
 Limits: ``SERVERS`` and ``DOMAINS`` of one interface.
 
@@ -24,7 +26,7 @@ from typing import Any
 
 from .links import NicSpec
 
-SERVERS = 3  # what resolv.conf takes
+SERVERS = 3  # the resolver's limit for resolv.conf
 DOMAINS = 16
 BUFFER = 65536
 BATCH = 64
@@ -44,7 +46,7 @@ Notify = Callable[[dict[str, Any]], None]
 
 
 def open_monitor() -> socket.socket | None:
-    """A netlink socket that hears of addresses and advertisements; None: there is no IPv6 here."""
+    """Open a netlink socket that hears of addresses and advertisements; None if there is no IPv6 here."""
     with contextlib.suppress(OSError):
         sock = socket.socket(
             socket.AF_NETLINK,
@@ -71,7 +73,7 @@ def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def messages(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """(type, body) of the netlink messages in one read."""
+    """Yield (type, body) of each netlink message in the data of one read."""
     at = 0
     while at + _HEADER.size <= len(data):
         size, kind, _, _, _ = _HEADER.unpack_from(data, at)
@@ -82,7 +84,9 @@ def messages(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def address_of(body: bytes) -> tuple[int, str] | None:
-    """(interface index, address) of an address message that a guest can be reached by; None: it is no such."""
+    """Return (interface index, address) of an address message if a guest can be reached at that address, else
+    None.
+    """
     if len(body) < _ADDRESS.size:
         return None
     family, _, flags, scope, index = _ADDRESS.unpack_from(body)
@@ -98,7 +102,7 @@ def address_of(body: bytes) -> tuple[int, str] | None:
 
 
 def _names(data: bytes) -> list[str]:
-    """The domains of a DNSSL option: uncompressed names, padded with zeros."""
+    """Return the domains of a DNSSL option: uncompressed names, padded with zeros."""
     found: list[str] = []
     labels: list[str] = []
     at = 0
@@ -119,7 +123,9 @@ def _names(data: bytes) -> list[str]:
 
 
 def option_of(body: bytes) -> tuple[int, int, int, list[str]] | None:
-    """(interface index, option type, lifetime in seconds, servers or domains) of an advertisement's option; None: another."""
+    """Return (interface index, option type, lifetime in seconds, servers or domains) of an RDNSS or DNSSL
+    option; None for any other option.
+    """
     if len(body) < _USEROPT.size:
         return None
     family, length, index, _, _, _, _ = _USEROPT.unpack_from(body)
@@ -137,7 +143,9 @@ def option_of(body: bytes) -> tuple[int, int, int, list[str]] | None:
 
 
 class Watch:
-    """The interfaces with autoconfiguration, and what is known of them."""
+    """This class keeps what the kernel has learnt for each interface with autoconfiguration, and tells of
+    changes.
+    """
 
     def __init__(self, sock: socket.socket, nics: Sequence[NicSpec], notify: Notify) -> None:
         self._sock = sock
@@ -148,16 +156,16 @@ class Watch:
         }
 
     def fileno(self) -> int:
-        """To be watched for reading."""
+        """Return the netlink socket's descriptor, to be watched for reading."""
         return self._sock.fileno()
 
     def readable(self) -> None:
-        """Read what the kernel tells."""
+        """Read the kernel's messages and tell of each interface that they have changed."""
         changed: set[int] = set()
         for _ in range(BATCH):
             try:
                 data = self._sock.recv(BUFFER)
-            except OSError:  # nothing more, or some were lost: the next ones tell
+            except OSError:  # no more messages, or some were lost: later ones make up for them
                 break
             for kind, body in messages(data):
                 index = self._take(kind, body)
@@ -167,7 +175,7 @@ class Watch:
             self._notify({"lease6": {"ifname": self._names[index], **self._known[index]}})
 
     def _take(self, kind: int, body: bytes) -> int | None:
-        """The interface about which something new is known."""
+        """Apply one netlink message; return the index of the interface that it changed, or None."""
         if kind in (_NEWADDR, _DELADDR):
             found = address_of(body)
             if found is None or found[0] not in self._known:
@@ -193,5 +201,5 @@ class Watch:
         return index
 
     def close(self) -> None:
-        """Listen no more."""
+        """Close the netlink socket for good."""
         os.close(self._sock.detach())

@@ -1,13 +1,13 @@
-"""Glue between a namespace's device and an emulated card, on the event loop.
+"""Connect a namespace's device to an emulated card, on the event loop.
 
     DirectAttachment     device <──────────────────────────────► Port (offload and super-frames pass):
     ``device_port``
     RegisterAttachment   device <──► register-level driver <──► Machine ► card ► Port
 
-What the card does not take is kept, and the device is not read until it does; what the kernel does not take
-stays in the card's memory (``Driver.resume`` follows).
+A frame that the card does not take is kept, and the device is not read until it does; one that the kernel
+refuses stays in the card's memory (``Driver.resume`` follows).
 
-A driver works frame by frame, so its device must owe nothing: ``set_offload(0)``. Super-frames that the
+A driver works frame by frame, so its device must offload nothing: ``set_offload(0)``. Super-frames that the
 kernel had queued before, or that a veth pair hands over unasked, are completed here by ``tapnet.vlan.offload``.
 
 Interrupts and timers of the machine are ``board``'s.
@@ -32,7 +32,8 @@ __all__ = ["DirectAttachment", "RegisterAttachment"]
 
 
 class RegisterAttachment(DeviceEnd):
-    """A device whose frames go through an emulated card, by a driver that knows only its registers.
+    """This class passes a device's frames through an emulated card, by a driver that knows only its
+    registers.
 
     factory   probes the card at ``location`` on the board's machine; raises DriverError
     ``counters``: frames that could not be completed. The device's MAC should be the card's.
@@ -70,7 +71,7 @@ class RegisterAttachment(DeviceEnd):
         self._read_on(True)
 
     def _changed(self, mac: bytes, promiscuous: bool) -> None:
-        """The guest's interface has another address, or is to hear everything: so has, so is the card."""
+        """Give the card the address and promiscuous mode that the guest's interface has now."""
         if self._closed:
             return
         if mac != self.driver.mac:
@@ -115,7 +116,9 @@ class RegisterAttachment(DeviceEnd):
         board.kick()
 
     def _complete(self, frame: bytes, vnet: bytes) -> None:
-        """Do what the kernel left owed."""
+        """Finish the checksum and segmentation that the kernel left undone, and queue the frames for the
+        card.
+        """
         pieces = offload.complete(frame, vnet, 0)
         if not pieces:
             self.counters["malformed"] = self.counters.get("malformed", 0) + 1

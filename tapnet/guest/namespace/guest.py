@@ -9,20 +9,20 @@ Theory of operation
                            never leaves the host's namespaces.
 
 As root: a network, PID and mount namespace. As an ordinary user: a user namespace besides, in which COMMAND
-is uid 0 (capable of everything within) or, ``keep_uid``, itself and then without capabilities: what needs
-one, ping, is opened by net.ipv4.ping_group_range instead. Only the caller's own uid and gid exist in that
-namespace.
+is uid 0 (with all capabilities inside) or, with ``keep_uid``, the caller's own uid without capabilities:
+ping, which needs one, is permitted by net.ipv4.ping_group_range instead. Only the caller's own uid and gid
+exist in that namespace.
 
-Who ends whom: helper and PID 1 have a parent-death signal and a channel whose end they watch; PID 1's end
-kills everything in its namespace; the interfaces end with our descriptors. So whoever dies, and however,
-nothing stays.
+End of the processes: helper and PID 1 have a parent-death signal and a channel whose end they watch; PID 1's
+end kills everything in its namespace; the interfaces end with our descriptors. So nothing is left, whichever
+process dies first and for whatever reason.
 
 Exit status of a guest: COMMAND's; 128+n when signal n killed it; 126 not executable, 127 not found, as
 env(1); 125 when tapnet itself failed.
 
-Timers: a helper or PID 1 that starts may take as long as it moves; without a message and without work for
-``READY_SECONDS`` the start has failed, or after ``READY_MAX_SECONDS`` in any case. ``LEASE_SECONDS`` is the usual bound
-for the first lease. All three are stretched on a busy machine (``patience``).
+Timers: a helper or PID 1 that starts may take as long as it makes progress; without a message and without
+work for ``READY_SECONDS`` the start has failed, or after ``READY_MAX_SECONDS`` in any case. ``LEASE_SECONDS``
+is the usual bound for the first lease. All three are stretched on a busy machine (``patience``).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from .terminal import SignalRelay, Terminal
 
 READY_SECONDS = 10.0
 READY_MAX_SECONDS = 120.0
-_LOOK_SECONDS = 0.5  # how often a start is looked at
+_LOOK_SECONDS = 0.5  # how often a child's progress is checked while it starts
 LEASE_SECONDS = 10.0
 IPV6_SECONDS = 0.5  # how long a guest that has its lease waits for its IPv6 address
 NAMESERVER = "10.0.2.3"
@@ -63,11 +63,13 @@ __all__ = ["LEASE_SECONDS", "GuestError", "Interrupted", "Lease", "NamespaceGues
 
 
 class GuestError(Exception):
-    """The guest could not be made; one line that names the option and its value where it is about one."""
+    """A guest could not be made; the text is one line that names the option and its value where it is about
+    one.
+    """
 
 
 class Interrupted(Exception):
-    """A signal that this thread has blocked asks to end, while a guest is being made."""
+    """A signal that this thread has blocked asked the process to end while a guest was being made."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -75,9 +77,9 @@ class Interrupted(Exception):
 
 
 class NamespaceGuest:
-    """A guest that lives in a network namespace. Made by ``spawn`` or ``attach``.
+    """This is a guest that lives in a network namespace, made by ``spawn`` or ``attach``.
 
-    devices   one ``Device`` per NIC, in order; whoever uses them may close them, ``close`` does it too
+    devices   one ``Device`` per NIC, in order; their user may close them, and ``close`` does so too
     leases    interface name -> its present lease (see ``lease``)
     leases6   interface name -> what its kernel learnt from router advertisements (see ``address6``)
     status    exit status once the guest has ended, else None
@@ -99,7 +101,7 @@ class NamespaceGuest:
         self._waiters: list[asyncio.Future[None]] = []
         self._error = ""
         self._killed = 0  # the signal that COMMAND died of
-        self._lent = False  # COMMAND had the terminal to itself
+        self._lent = False  # COMMAND has had the terminal in the foreground
         self._terminal = Terminal() if guest is not None else None
 
     @classmethod
@@ -173,7 +175,7 @@ class NamespaceGuest:
 
     @classmethod
     async def attach_later(cls, netns: str, nic: NicSpec) -> NamespaceGuest:
-        """``attach`` on a running loop, which also ``watch``es the guest. Raises GuestError.
+        """Do what ``attach`` does on a running loop, and ``watch`` the guest as well. Raises GuestError.
 
         The fork is this thread's, so that the helper lives as long as it; a worker waits for the helper.
         """
@@ -204,7 +206,7 @@ class NamespaceGuest:
         return cls(pid, [nic], ours, None)
 
     def _await(self, channel: Channel) -> tuple[dict[str, Any], list[int]] | None:
-        """One message from a child that is starting; None at its end.
+        """Wait for one message from a child that is starting; None means that its channel has ended.
 
         Raises GuestError when nothing moves for too long, and Interrupted.
         """
@@ -226,7 +228,7 @@ class NamespaceGuest:
                     still.renew()
 
     def _collect(self, what: str) -> None:
-        """Take over the devices that the helper has made."""
+        """Take over the devices that the helper has made. Raises GuestError."""
         for _ in self.nics:
             received = self._await(self._helper)
             if received is None:
@@ -245,7 +247,7 @@ class NamespaceGuest:
         on_exit: Callable[[int], None] | None = None,
         on_lease: Callable[[str, Lease | None], None] | None = None,
     ) -> None:
-        """Have the loop look after the guest.
+        """Have the loop watch for the guest's end and its messages.
 
         on_exit(status)         COMMAND ended (an attached guest: the helper that keeps its lease failed)
         on_lease(ifname, lease) a lease came, was renewed, or (None) was lost
@@ -276,14 +278,14 @@ class NamespaceGuest:
             self._loop.remove_reader(self._guest.fileno())
 
     def _stop(self) -> None:
-        """COMMAND was stopped by the terminal: stop with it, for the shell that waits for us."""
+        """Stop tapnet as well after the terminal has stopped COMMAND, for the shell that waits for tapnet."""
         if self._terminal is not None:
             self._terminal.restore()
-            os.killpg(0, signal.SIGTSTP)  # we stop in here
+            os.killpg(0, signal.SIGTSTP)  # this process is stopped inside this call
             self._resume()
 
     def _resume(self) -> None:
-        """We have been continued, perhaps in the foreground: COMMAND too."""
+        """Continue COMMAND after tapnet was continued, in the foreground if tapnet is there."""
         if self._terminal is not None and self._terminal.whole:
             self._tell({"resume": self._terminal.is_ours()})
 
@@ -310,8 +312,9 @@ class NamespaceGuest:
         self._wake()
 
     def _use_nameservers(self) -> None:
-        """What DHCP and router advertisements say goes into the guest's resolv.conf: the first interface's server
-        first, IPv4 before IPv6."""
+        """Write the name servers and domains of DHCP and router advertisements into the guest's resolv.conf:
+        the first interface's server first, IPv4 before IPv6.
+        """
         servers: list[str] = []
         search: list[str] = []
         found = [leases.get(nic.ifname, {}) for leases in (self.leases, self.leases6) for nic in self.nics]
@@ -340,7 +343,7 @@ class NamespaceGuest:
         """
         loop = asyncio.get_running_loop()
         patience = Patience(seconds, loop.time)
-        quick: float | None = None  # when not to wait any more for what need not come
+        quick: float | None = None  # when to stop waiting for an IPv6 address, which need not come
         while True:
             lacking = [
                 n for n in self.nics if n.quick6 and not self.leases6.get(n.ifname, {}).get("addresses")
@@ -375,13 +378,13 @@ class NamespaceGuest:
     def start(
         self, argv: Sequence[str], *, env: dict[str, str] | None = None, cwd: str | None = None
     ) -> None:
-        """Run COMMAND. Its end is told by ``on_exit``; what keeps it from starting is 126 or 127 there."""
+        """Run COMMAND. ``on_exit`` reports its end; if it cannot be started, the status there is 126 or 127."""
         lend = self._terminal is not None and self._terminal.whole and self._terminal.is_ours()
         self._tell({"start": {"argv": list(argv), "env": env, "cwd": cwd, "terminal": lend}})
         self._lent = lend
 
     def signal(self, number: int) -> None:
-        """Send a signal to COMMAND (kept until it is there)."""
+        """Send a signal to COMMAND, or keep it until COMMAND has been started."""
         self._tell({"signal": int(number)})
 
     def _tell(self, message: dict[str, Any]) -> None:
@@ -408,11 +411,11 @@ class NamespaceGuest:
             self.on_exit(status)
 
     def fileno(self) -> int:
-        """A pidfd: readable when the guest has ended."""
+        """Return a pidfd, which is readable when the guest has ended."""
         return self._pidfd
 
     def wait(self, seconds: float | None = None) -> int | None:
-        """Block until the guest has ended: its status, or None after ``seconds``.
+        """Block until the guest has ended and return its status, or None after ``seconds``.
 
         For use without ``watch``.
         """
@@ -421,7 +424,7 @@ class NamespaceGuest:
         return self.status
 
     def close(self) -> None:
-        """End the guest and everything in it, now. Idempotent."""
+        """Kill the guest and everything in it now. Idempotent."""
         loop = self._loop
         if loop is not None:
             self._loop = None
@@ -447,7 +450,9 @@ class NamespaceGuest:
 
 
 def _open_namespace(netns: str) -> tuple[int, int]:
-    """Descriptors of the network namespace and of its user namespace (-1: our own)."""
+    """Open the network namespace and its user namespace (-1: that is our own) and return both descriptors.
+    Raises GuestError.
+    """
     path = f"/proc/{netns}/ns/net" if netns.isdecimal() else netns
     try:
         net = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

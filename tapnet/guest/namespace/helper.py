@@ -1,11 +1,12 @@
-"""The helper processes of namespace guests: what runs between ``fork`` in tapnet and the guest.
+"""These are the helper processes of namespace guests: the code that runs between ``fork`` in tapnet and the
+guest.
 
     guest_helper    makes user and network namespace and the interfaces, hands the descriptors to tapnet,
                     forks PID 1 (``init``), then keeps the DHCP leases and ends with PID 1's status
     attach_helper   joins an existing namespace, makes one interface, hands it over; stays only for a lease
 
 Each is a fork of tapnet that never returns. It has all signals blocked, nothing of tapnet's descriptors open
-but its channel once it settles, and a parent-death signal. What goes wrong is one ``{"error": text}`` on the
+but its channel once it is set up, and a parent-death signal. An error is one ``{"error": text}`` on the
 channel. Messages out: ``{"device": description}`` with descriptors, one per interface; what ``lease`` tells;
 ``error``.
 """
@@ -108,7 +109,9 @@ def guest_helper(
 
 
 def _forget_stdio() -> None:
-    """A helper must not keep somebody's pipe or terminal open; its errors go over the channel."""
+    """Point descriptors 0, 1 and 2 at /dev/null: a helper must not keep a caller's pipe or terminal open, and
+    its errors go over the channel.
+    """
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
@@ -149,7 +152,9 @@ def _open_ping() -> None:
 def _keep_leases(
     channel: Channel, nics: Sequence[NicSpec], pidfd: int, watch: address6.Watch | None = None
 ) -> None:
-    """Keep leases, and tell of IPv6 addresses, until the guest ends. A client that fails is told; the guest goes on."""
+    """Keep the leases, and tell of IPv6 addresses, until the guest ends. The failure of a DHCP client is
+    reported; the guest goes on.
+    """
     try:
         clients = [nic for nic in nics if nic.dhcp4]
         lease = _import_lease() if clients else None
@@ -172,7 +177,7 @@ def _keep_leases(
                 _finish(pidfd)
             keeper = asyncio.ensure_future(lease.keep(clients, channel.send))
             await asyncio.wait((done, keeper), return_when=asyncio.FIRST_COMPLETED)
-            if done.done():  # no orderly end of the clients: there is nobody left to talk to
+            if done.done():  # end without stopping the clients: the network is gone
                 _finish(pidfd)
             keeper.result()
 
@@ -183,7 +188,8 @@ def _keep_leases(
 
 
 def _import_lease() -> Any:
-    """The DHCP client without the rest of pyroute2, whose package imports all that it has:
+    """Import the DHCP client without the rest of pyroute2, whose package imports all its parts and would cost
+    40 ms of the start.
 
     40 ms of the start.
     """
@@ -192,7 +198,7 @@ def _import_lease() -> Any:
     spec = importlib.util.find_spec(name) if fresh else None
     try:
         if spec is not None:
-            package = importlib.util.module_from_spec(spec)  # its search path, not its code
+            package = importlib.util.module_from_spec(spec)  # has the search path, but runs no code
             sys.modules[name] = package
         return importlib.import_module(".lease", __package__)
     except ImportError:
@@ -204,13 +210,15 @@ def _import_lease() -> Any:
 
 
 def _finish(pidfd: int) -> NoReturn:
-    """End as the guest has ended, or, where tapnet ended first, at once (the guest follows by its signal)."""
+    """End with the guest's status, or with ``FAILED`` at once if tapnet ended first (the guest follows by its
+    parent-death signal).
+    """
     status = syscalls.pidfd_wait(pidfd) if pidfd >= 0 else None
     os._exit(init.FAILED if status is None else status)
 
 
 def _wait_for(channel: Channel, pidfd: int) -> NoReturn:
-    """Until the guest or tapnet ends."""
+    """Wait until the guest or tapnet ends, then end this process."""
     poll = select.poll()
     poll.register(channel.fileno(), select.POLLIN)
     if pidfd >= 0:

@@ -1,12 +1,12 @@
-"""The first process (PID 1) of a namespace guest: mounts, then COMMAND, then its status.
+"""The first process (PID 1) of a namespace guest makes the mounts, runs COMMAND and ends with its status.
 
 Theory of operation
     tapnet --fork--> helper (user, network namespace) --fork--> init (PID, mount namespace) --fork--> COMMAND
 
-init does the mounts, says ``ready``, waits for ``start`` on its channel, runs COMMAND and reaps whatever else
-ends in the namespace. When COMMAND ends, init exits with its status (128+n for signal n), and the kernel
-kills all that is left. When tapnet or the helper dies, the channel ends or the parent-death signal comes:
-init goes, and all with it.
+init makes the mounts, sends ``ready``, waits for ``start`` on its channel, runs COMMAND and reaps every other
+process that ends in the namespace. When COMMAND ends, init exits with its status (128+n for signal n), and
+the kernel kills every other process in it. When tapnet or the helper dies, the channel ends or the
+parent-death signal comes: init ends, and everything in the namespace with it.
 
 The terminal. COMMAND has tapnet's own, no pty in between, so the window size is simply there.
 * Where all of tapnet's standard streams are its terminal, COMMAND gets a process group of its own, which its
@@ -17,8 +17,8 @@ The terminal. COMMAND has tapnet's own, no pty in between, so the window size is
   terminal's signals reach both, from the kernel.
 
 Signals sent to tapnet alone come as ``signal`` messages. COMMAND's own signal dispositions and mask are those
-that tapnet was started with, but for SIGPIPE and SIGXFSZ, which Python ignores, and SIGCHLD, without which no child has a
-status: these have their default.
+that tapnet was started with, but for SIGPIPE and SIGXFSZ, which Python ignores, and SIGCHLD, without which no
+child has a status: these have their default.
 
 Messages in: ``{"start": {"argv", "env", "cwd", "terminal"}}``, ``{"signal": n}``, ``{"resume": foreground}``,
 ``{"resolv": text}``. Messages out: ``{"ready": true}``, ``{"started": pid}``, ``{"stopped": n}``,
@@ -47,7 +47,8 @@ _IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 
 
 def close_descriptors(keep: Collection[int]) -> None:
-    """Close every descriptor that an exec would close, but for ``keep``:
+    """Close every descriptor that an exec would close, except ``keep``, because this process is a fork of a
+    running tapnet.
 
     we are a fork of a running tapnet.
     """
@@ -61,7 +62,9 @@ def close_descriptors(keep: Collection[int]) -> None:
 
 
 def run(channel: Channel, resolv: str, mask: Collection[int], alive: int) -> NoReturn:
-    """Be PID 1. ``mask``: COMMAND's blocked signals; ``alive``: a pipe that ends with the helper."""
+    """Run as PID 1 until COMMAND ends. ``mask`` is COMMAND's blocked signals; ``alive`` is a pipe that ends
+    with the helper.
+    """
     try:
         syscalls.die_with_parent()
         if select.select([alive], [], [], 0)[0]:
@@ -83,7 +86,7 @@ class _Init:
         self.mask = mask
         self.command = 0
         self.terminal = False  # COMMAND has a process group of its own, the terminal's foreground
-        self.pending: list[int] = []  # signals that came before COMMAND was there
+        self.pending: list[int] = []  # signals that came before COMMAND was started
 
     def run(self) -> int:
         signals = syscalls.SignalFd(
@@ -106,7 +109,7 @@ class _Init:
                 return FAILED
 
     def _reap(self) -> int | None:
-        """Collect what has ended; COMMAND's status if it is among them."""
+        """Collect the children that have ended, and return COMMAND's status if it is among them."""
         status = None
         while True:
             try:

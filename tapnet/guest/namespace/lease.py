@@ -1,13 +1,13 @@
-"""Keep DHCP leases on a guest's interfaces, by pyroute2's client. Runs in a helper process in the guest's
+"""Keep DHCP leases on a guest's interfaces with pyroute2's client. Runs in a helper process in the guest's
 namespace.
 
     carrier ──up──► DISCOVER ─► REQUEST ─► ACK ─► address, route, MTU; tapnet is told ─► renew, rebind ...
                                                       carrier lost and found again ─► DISCOVER anew
 
-The client brings the protocol (RFC 2131 states, T1 and T2, retransmission); this file brings what a lease
-does to the interface. A new lease replaces what the former one set, whatever else was configured stays.
-Addresses are kept while the carrier is away and taken off only when another lease replaces them or the lease
-expires: connections survive a short blink. No RELEASE at the end: the interface ends with the process.
+The client implements the protocol (RFC 2131 states, T1 and T2, retransmission); this file applies a lease to
+the interface. A new lease replaces the settings of the former one; all other configuration stays. Addresses
+are kept while the carrier is away and taken off only when another lease replaces them or the lease expires:
+connections survive a short blink. No RELEASE at the end: the interface ends with the process.
 
 IPv6 is the kernel's own, but it asks for routers only when an interface comes up for the first time: a carrier that
 was lost and found again may lead to another network, so this file asks (``solicit``) there.
@@ -43,7 +43,7 @@ from .links import NicSpec
 
 RETRY_FIRST, RETRY_MAX = 0.5, 16.0
 MTU_LEAST = 576
-HOOK_SECONDS = 10.0  # for what is done with a lease
+HOOK_SECONDS = 10.0  # limit for one run of ``got`` or ``lost``
 SOLICITATIONS, SOLICIT_EVERY = 2, 4.0  # RFC 4861 10: RTR_SOLICITATION_INTERVAL
 SEARCH_MAX = 16
 _LABELS_MAX = 127
@@ -74,7 +74,7 @@ def _intervals() -> Iterator[float]:
 
 
 class _Unsaved(Lease):  # type: ignore[misc]
-    """A lease that lives in memory only."""
+    """This lease lives in memory only: it is neither saved to nor loaded from a file."""
 
     def dump(self) -> None:
         pass
@@ -90,7 +90,8 @@ def _option(lease: Lease, name: str, default: Any) -> Any:
 
 
 def search_list(data: bytes) -> list[str]:
-    """The names of a domain search option (RFC 3397: DNS names, compressed within the option);
+    """Return the names of a domain search option (RFC 3397: DNS names, compressed within the option); [] if
+    it is malformed.
 
     [] if malformed.
     """
@@ -123,11 +124,11 @@ def search_list(data: bytes) -> list[str]:
     return names
 
 
-_SOLICITATION = bytes((133, 0, 0, 0, 0, 0, 0, 0))  # its checksum is the kernel's
+_SOLICITATION = bytes((133, 0, 0, 0, 0, 0, 0, 0))  # the kernel fills in the checksum
 
 
 def solicit(index: int) -> None:
-    """Ask for routers on an interface (RFC 4861 4.1). Raises OSError: there is no IPv6 or no address yet."""
+    """Ask for routers on an interface (RFC 4861 4.1). Raises OSError if there is no IPv6 or no address yet."""
     with socket.socket(socket.AF_INET6, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.IPPROTO_ICMPV6) as sock:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
         sock.sendto(_SOLICITATION, ("ff02::2", 0, 0, index))
@@ -139,7 +140,7 @@ def _text(value: str | bytes) -> str:
 
 @dataclass(slots=True)
 class _Applied:
-    """What the present lease has set on the interface."""
+    """This records what the present lease has set on the interface."""
 
     address: str
     prefix: int
@@ -148,7 +149,7 @@ class _Applied:
 
 @dataclass
 class Keeper:
-    """One interface's lease."""
+    """A keeper gets and keeps the DHCP lease of one interface."""
 
     nic: NicSpec
     order: int  # the first interface's default route wins
@@ -161,11 +162,11 @@ class Keeper:
     asking: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
-        """Get and keep a lease for ever."""
+        """Get a lease and keep it, without ever returning unless the interface does not exist."""
 
         @hook(Trigger.BOUND, Trigger.RENEWED, Trigger.REBOUND)  # type: ignore[untyped-decorator]
         async def got(lease: Lease) -> None:
-            try:  # the client would only log it
+            try:  # the client would only log an exception
                 async with self.busy:
                     await self.apply(lease)
             except Exception as error:
@@ -231,7 +232,7 @@ class Keeper:
             await asyncio.sleep(SOLICIT_EVERY)
 
     async def apply(self, lease: Lease) -> None:
-        """Make the interface what the lease says, and tell."""
+        """Configure the interface as the lease says, and tell tapnet."""
         routers: list[str] = list(_option(lease, "router", ()))
         new = _Applied(lease.ip, lease.prefixlen, routers[0] if routers else None)
         old = self.applied
@@ -276,7 +277,7 @@ class Keeper:
         return route
 
     async def withdraw(self) -> None:
-        """Take off what the lease had set (its route goes with the address)."""
+        """Remove what the lease had set from the interface: its address and its default route."""
         old, self.applied = self.applied, None
         if old is None:
             return
@@ -289,6 +290,8 @@ class Keeper:
 
 
 async def keep(nics: Sequence[NicSpec], notify: Notify) -> None:
-    """Keep leases on all of ``nics`` that ask for one. Never returns; raises what stops a client."""
+    """Keep leases on all of ``nics`` that ask for one. Does not return while the clients run; raises the
+    error that stops a client.
+    """
     keepers = [Keeper(nic, order, notify) for order, nic in enumerate(nics) if nic.dhcp]
     await asyncio.gather(*(keeper.run() for keeper in keepers))

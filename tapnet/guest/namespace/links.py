@@ -6,8 +6,8 @@
            with tapnet
 
 A TAP has no back-pressure: what its queue does not take, the guest's kernel drops (``ip -s link``: TX dropped). A card is
-slow, and a short queue keeps its delay short; without a card the queue holds the whole window of a TCP connection
-(6 MB by default), so that a wire that loses nothing is seen to lose nothing.
+slow, and a short queue keeps the delay short; without a card the queue holds the whole window of a TCP
+connection (6 MB by default), so that a wire that loses nothing is seen to lose nothing.
 
 ``create`` returns, for each interface, what ``adopt`` in tapnet's own process makes a ``Device`` of.
 Limits: ``NICS_MAX`` interfaces (their descriptors travel in one message).
@@ -32,9 +32,8 @@ NICS_MAX = 64
 QUEUE_CARD, QUEUE_DIRECT = 1000, 5000  # frames
 MTU_MIN, MTU_MAX = 68, 65520
 _PEER = "peer0"
-# Where both ends of a pair have the same index, the kernel takes them for no pair and lets carrier changes
-# wait up to
-# a second (net/core/link_watch.c, linkwatch_urgent_event).
+# Where both ends of a pair have the same index, the kernel does not see that they are a pair and lets carrier
+# changes wait up to a second (net/core/link_watch.c, linkwatch_urgent_event).
 _PEER_INDEX = 1_000_000
 
 
@@ -44,7 +43,7 @@ class LinkError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class NicSpec:
-    """One interface of a guest.
+    """This describes one interface of a guest.
 
     mac     six bytes; the interface's own address, the same as the emulated card's
     dhcp    whether it is configured: by tapnet's DHCP client, and by the kernel from router advertisements
@@ -62,17 +61,17 @@ class NicSpec:
     quick6: bool = False
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-able copy."""
+        """Return a copy of the fields that JSON can carry."""
         return asdict(self) | {"mac": self.mac.hex()}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> NicSpec:
-        """The inverse of ``as_dict``."""
+        """Make a NicSpec from the dictionary that ``as_dict`` returned."""
         return cls(**data | {"mac": bytes.fromhex(data["mac"])})
 
 
 def tun_usable() -> bool:
-    """Whether /dev/net/tun can be opened by this process."""
+    """Tell whether this process can open /dev/net/tun."""
     try:
         os.close(os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC))
     except OSError:
@@ -81,8 +80,8 @@ def tun_usable() -> bool:
 
 
 def create(nics: Sequence[NicSpec], kind: str, *, fresh: bool) -> list[tuple[dict[str, Any], list[int]]]:
-    """Make the interfaces in the current network namespace (or, ``fresh``, in a new one that becomes
-    current).
+    """Make the interfaces in the current network namespace, or, with ``fresh``, in a new one that becomes
+    current.
 
     kind   ``tap``, ``veth`` or ``auto``
     Returns (description, descriptors) per interface, for ``adopt``. Raises LinkError and OSError.
@@ -180,7 +179,9 @@ def _create_veths(nics: Sequence[NicSpec], fresh: bool) -> list[tuple[dict[str, 
 
 
 def _notices(nic: NicSpec, fds: list[int]) -> dict[str, int]:
-    """Open what a card follows its interface by, in the current namespace; nothing for ``direct``."""
+    """Open the netlink socket by which a card follows its interface, in the current namespace; with
+    ``direct`` open none.
+    """
     if nic.direct:
         return {}
     fds.append(open_notices().detach())
@@ -192,7 +193,9 @@ def _this_namespace() -> int:
 
 
 def configure(ifname: str) -> None:
-    """Autoconfiguration on a wire of our own, where nobody else can have the address: no waiting for others."""
+    """Turn on IPv6 autoconfiguration without duplicate address detection or a delay, for a wire of our own on
+    which no other host can have the address.
+    """
     for knob, value in (
         ("disable_ipv6", "0"),
         ("accept_ra", "1"),
@@ -205,14 +208,16 @@ def configure(ifname: str) -> None:
 
 
 def silence_ipv6() -> None:
-    """No IPv6 of the kernel's own in this namespace: the near end of a pair must not speak."""
+    """Disable the kernel's IPv6 in this namespace, because the near end of a pair must not send frames of its
+    own.
+    """
     for which in ("all", "default"):
         with contextlib.suppress(OSError), open(f"/proc/sys/net/ipv6/conf/{which}/disable_ipv6", "w") as file:
             file.write("1")
 
 
 def adopt(description: dict[str, Any], fds: Sequence[int]) -> Device:
-    """What ``create`` made, as a device of this process."""
+    """Return the interface that ``create`` made as a device of this process."""
     notices = (socket.socket(fileno=fds[-1]), description["index"]) if "index" in description else None
     device: Device
     if description["kind"] == "tap":

@@ -1,4 +1,4 @@
-"""Messages between tapnet and its helper processes: JSON with descriptors over a stream socket pair.
+"""Carry messages between tapnet and its helper processes: JSON with descriptors over a stream socket pair.
 
 Format: a 4-byte native length, then JSON; descriptors ride on the first byte (SCM_RIGHTS). One message is at
 most ``MESSAGE_MAX`` bytes and ``FDS_MAX`` descriptors. Both sides trust each other: they are one program.
@@ -22,7 +22,7 @@ _CHUNK = 65536
 
 
 class Channel:
-    """One end of the pair. ``receive`` blocks or not as the socket does."""
+    """This is one end of the socket pair. ``receive`` blocks or not as the socket does."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.socket = sock
@@ -32,7 +32,7 @@ class Channel:
 
     @classmethod
     def pair(cls) -> tuple[Channel, Channel]:
-        """Two connected ends."""
+        """Make two channels that are connected to each other."""
         left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         return cls(left), cls(right)
 
@@ -53,7 +53,9 @@ class Channel:
             self.socket.setblocking(blocking)
 
     def receive(self) -> tuple[dict[str, Any], list[int]] | None:
-        """The next message with its descriptors; None: none yet (non-blocking), or the end (``eof``)."""
+        """Return the next message with its descriptors. None means that there is none yet (non-blocking) or
+        that the other side has closed (``eof``). Raises ValueError for a message that is too long.
+        """
         while True:
             if len(self._data) >= _LENGTH.size:
                 size = _LENGTH.unpack_from(self._data)[0]
@@ -85,7 +87,7 @@ class Channel:
             self._data += data
 
     def close(self) -> None:
-        """Close the end and every descriptor that nobody took. Idempotent."""
+        """Close this end and every descriptor that was not taken. Idempotent."""
         self.socket.close()
         for fd in self._fds:
             with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""What a namespace guest's COMMAND sees of the file system: everything, but for these places.
+"""A namespace guest's COMMAND sees the whole file system of the host, except for these places.
 
     /proc /sys        those of the new PID and network namespace, where the kernel permits it
     /run              a private tmpfs; /run/user stays visible
@@ -9,8 +9,8 @@
                       simply lies there; where the kernel cannot mount a link, the file itself is bound over
                       the target
 
-All of it lives in a private mount namespace and ends with it. What cannot be mounted is left as it is; only a
-failure to make mounts private is an error. Runs in the guest's first process, before COMMAND.
+All these mounts live in a private mount namespace and end with it. A place that cannot be mounted is left as
+it is; only a failure to make mounts private is an error. Runs in the guest's first process, before COMMAND.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _SAFE = MS_NOSUID | MS_NODEV
 
 
 def resolv_text(nameservers: Sequence[str], search: Sequence[str] = ()) -> str:
-    """The text of a resolv.conf."""
+    """Return the text of a resolv.conf."""
     lines = [f"nameserver {server}" for server in nameservers]
     if search:
         lines.append("search " + " ".join(search))
@@ -52,7 +52,7 @@ def resolv_text(nameservers: Sequence[str], search: Sequence[str] = ()) -> str:
 
 
 def prepare(resolv: str) -> None:
-    """Do all of it, with ``resolv`` as the text of resolv.conf.
+    """Make all the mounts, with ``resolv`` as the text of resolv.conf.
 
     Raises OSError if mounts cannot be private.
     """
@@ -103,14 +103,14 @@ def _open_path(path: str) -> int:
 
 
 def _bind_back(fd: int, target: str) -> None:
-    """Make a directory visible again that a mount has covered."""
+    """Make a directory that a mount has covered visible again at ``target``."""
     if fd >= 0:
         with contextlib.suppress(OSError):
             mount(f"/proc/self/fd/{fd}", target, flags=MS_BIND | MS_REC)
 
 
 def _resolv_target() -> str:
-    """Where /etc/resolv.conf leads, whether or not something is there."""
+    """Return the path to which /etc/resolv.conf leads, whether or not a file is there."""
     path = os.path.realpath(RESOLV_CONF)
     return "/run" + path[8:] if path.startswith("/var/run/") else path
 
@@ -120,7 +120,7 @@ def _cover_resolv(target: str, text: str) -> None:
     if target.startswith("/run/"):
         private = target
         os.makedirs(os.path.dirname(target), exist_ok=True)
-    elif not os.path.isdir(os.path.dirname(PRIVATE_RESOLV)):  # no private /run: nothing may be touched
+    elif not os.path.isdir(os.path.dirname(PRIVATE_RESOLV)):  # no private /run: leave the host's files
         return
     write(text, private)
     if private is target:
@@ -142,7 +142,8 @@ def _cover_resolv(target: str, text: str) -> None:
 
 
 def _private_etc(target: str) -> bool:
-    """Nothing is at ``target`` and the host's directory is not ours to write:
+    """Lay a writable layer over the directory of ``target``, which does not exist and cannot be made in the
+    host's directory. Returns whether that worked.
 
     lay a writable layer over it.
     """
@@ -160,14 +161,16 @@ def _private_etc(target: str) -> bool:
 
 
 def write(text: str, path: str = PRIVATE_RESOLV) -> None:
-    """Replace the private resolv.conf."""
+    """Replace the text of the private resolv.conf (or of the file at ``path``)."""
     with open(path, "w") as file:
         file.write(text)
     os.chmod(path, 0o644)
 
 
 def replace_resolv(old: str, new: str) -> bool:
-    """Put ``new`` into the private resolv.conf if it still says ``old``: what COMMAND wrote there stays."""
+    """Put ``new`` into the private resolv.conf if it still says ``old``, so that a file that COMMAND has
+    written stays. Returns whether it was replaced.
+    """
     try:
         with open(PRIVATE_RESOLV) as file:
             if file.read() != old:

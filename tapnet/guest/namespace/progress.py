@@ -1,7 +1,8 @@
-"""Whether a process that is waited for gets on: what it and its children have used of the processors.
+"""Measure whether a process that we wait for makes progress: by the processor time that it and its children
+have used.
 
 The number says nothing by itself; it grows while there is work, also on a machine on which that takes long. A process that
-is stuck (in the kernel, on a lock, on a message that nobody sends) leaves it as it is.
+is stuck (in the kernel, on a lock, on a message that does not come) leaves it as it is.
 
 Ref: proc_pid_schedstat(5) as in Documentation/scheduler/sched-stats.rst; proc_pid_stat(5); proc_tid_children(5).
 """
@@ -14,7 +15,9 @@ _DEPTH = 4  # helper, PID 1, COMMAND, and one to spare
 
 
 def worked(pid: int, depth: int = _DEPTH) -> tuple[int, int]:
-    """Processor time of ``pid`` and its descendants, and how many processes they are; (0, 0) when it has ended."""
+    """Return the processor time of ``pid`` and its descendants, and how many processes they are; (0, 0) when
+    it has ended.
+    """
     place = Path(f"/proc/{pid}")
     used = _used(place)
     if used is None:

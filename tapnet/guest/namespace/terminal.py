@@ -1,7 +1,7 @@
-"""tapnet's side of COMMAND's terminal and signals (``init`` says who gets what).
+"""This is tapnet's side of COMMAND's terminal and signals (``init`` says which process gets which signal).
 
 ``Terminal`` lends the terminal to COMMAND and takes it back; ``SignalRelay`` passes on what was sent to
-tapnet alone. Both are for the main thread. State: whose process group was the foreground at start.
+tapnet alone. Both are for the main thread. State: whether our process group was the foreground at start.
 
 Ref: termios(3), credentials(7), signalfd(2); POSIX.1-2017 11.1 (the general terminal interface).
 """
@@ -18,7 +18,9 @@ from ...system import signals, syscalls
 
 
 class Terminal:
-    """Whose the terminal was when we started: lent to COMMAND, taken back when it stops or ends."""
+    """This class lends the terminal that we had at the start to COMMAND, and takes it back when COMMAND stops
+    or ends.
+    """
 
     def __init__(self) -> None:
         self.fd = -1
@@ -28,17 +30,17 @@ class Terminal:
                 if os.tcgetpgrp(fd) == os.getpgrp():
                     self.fd = fd
                     ours += 1
-        self.whole = ours == 3  # no pipeline: nobody else of our process group wants the terminal
+        self.whole = ours == 3  # no pipeline: no other process of our group wants the terminal
 
     def is_ours(self) -> bool:
-        """Whether our process group is the foreground."""
+        """Tell whether our process group is the terminal's foreground group."""
         try:
             return os.tcgetpgrp(self.fd) == os.getpgrp()
         except OSError:
             return False
 
     def restore(self) -> None:
-        """Make our process group the foreground again."""
+        """Make our process group the terminal's foreground group again."""
         if self.fd < 0 or self.is_ours():
             return
         old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
@@ -50,9 +52,7 @@ class Terminal:
 
     @staticmethod
     def tell_group(number: int) -> None:
-        """Send a signal of the terminal, which only COMMAND has seen, to the rest of our own process
-        group.
-        """
+        """Send a signal of the terminal, which only COMMAND has seen, to the rest of our own process group."""
         with contextlib.suppress(OSError, ValueError):
             old = signal.signal(number, signal.SIG_IGN)
             try:
@@ -62,7 +62,7 @@ class Terminal:
 
 
 class SignalRelay:
-    """Tells of the signals that tapnet gets, and whether COMMAND, once it runs, has them too.
+    """This class reports the signals that tapnet gets, and whether COMMAND, once it runs, has got them too.
 
     What the terminal sends (SI_KERNEL: ^C, ^\\, hang-up) reaches COMMAND from the kernel already, because it
     shares tapnet's process group or is the foreground itself; but for the hang-up of a session whose leader is
@@ -70,7 +70,7 @@ class SignalRelay:
     thread: make it before other threads; give ``mask`` to ``NamespaceGuest.spawn`` and to every other child
     process.
 
-    ignored   signals that our caller has us ignore. They are told all the same, because a COMMAND, which ignores them
+    ignored   signals that our caller has us ignore. They are reported all the same, as COMMAND, which ignores them
               too, may handle them nevertheless; to tapnet itself they mean nothing
     """
 
@@ -82,7 +82,9 @@ class SignalRelay:
         self.mask = self._signals.old_mask
 
     def attach(self, loop: asyncio.AbstractEventLoop, deliver: Callable[[int, bool], None]) -> None:
-        """From now on call ``deliver(number, alone)`` for each signal; alone: a running COMMAND has not got it."""
+        """Call ``deliver(number, alone)`` for each signal from now on; ``alone`` means that a running COMMAND
+        has not got it.
+        """
         leader = os.getsid(0) == os.getpid()
 
         def readable() -> None:
@@ -93,7 +95,7 @@ class SignalRelay:
         self._loop = loop
 
     def close(self) -> None:
-        """Back to the former mask."""
+        """Stop reporting signals and restore the former signal mask."""
         if loop := getattr(self, "_loop", None):
             loop.remove_reader(self._signals.fileno())
         self._signals.close()

@@ -1,11 +1,12 @@
-"""What a guest's kernel makes of its interface: address and promiscuous mode, so that the card can follow.
+"""Watch a guest's interface in its kernel for changes of address and promiscuous mode, so that the card can
+follow.
 
-A real driver is told by its kernel (ndo_set_mac_address, ndo_set_rx_mode). Ours sits outside: a route netlink socket
-that was opened in the guest's namespace, subscribed to links, tells it. Both sides of a bridge, ``tcpdump`` and
-``ip link set promisc on`` count (IFLA_PROMISCUITY).
+A real driver is told by its kernel (ndo_set_mac_address, ndo_set_rx_mode). Our driver is outside the kernel:
+a route netlink socket, opened in the guest's namespace and subscribed to links, tells it. Both sides of a
+bridge, ``tcpdump`` and ``ip link set promisc on`` count (IFLA_PROMISCUITY).
 
-Limits: ``BUDGET`` messages a wake-up. What was lost (ENOBUFS) is made up for by the next message; a message that is not
-whole is left out. Timers: none. Ref: rtnetlink(7), netlink(7), include/uapi/linux/if_link.h.
+Limits: ``BUDGET`` messages a wake-up. A lost message (ENOBUFS) is made up for by the next one; a message that
+is not whole is left out. Timers: none. Ref: rtnetlink(7), netlink(7), include/uapi/linux/if_link.h.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _MAC_LEN = 6
 
 
 def open_notices() -> socket.socket:
-    """A socket that is told of links of the current network namespace. Raises OSError."""
+    """Open a socket that hears of link changes in the current network namespace. Raises OSError."""
     out = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, 0)
     try:
         out.bind((0, _GROUP_LINK))
@@ -39,7 +40,9 @@ def open_notices() -> socket.socket:
 
 
 def links(data: bytes) -> list[tuple[int, bytes, bool]]:
-    """(index, MAC, promiscuous) of each RTM_NEWLINK that has both. Never raises."""
+    """Return (index, MAC, promiscuous) of each RTM_NEWLINK message that has both. Malformed data raises
+    nothing.
+    """
     found = []
     at = 0
     while at + _MESSAGE.size <= len(data):
@@ -73,7 +76,9 @@ def _attributes(data: bytes) -> tuple[bytes | None, int | None]:
 
 
 class Watch:
-    """Calls ``changed(mac, promiscuous)`` whenever the kernel speaks of interface ``index``. Owns ``notices``."""
+    """This class calls ``changed(mac, promiscuous)`` whenever the kernel reports on interface ``index``. It
+    owns ``notices``.
+    """
 
     def __init__(
         self,
@@ -101,7 +106,7 @@ class Watch:
                     self._changed(mac, promiscuous)
 
     def close(self) -> None:
-        """Idempotent."""
+        """Stop watching and close the socket. Idempotent."""
         if self._notices.fileno() >= 0:
             self._loop.remove_reader(self._notices.fileno())
             self._notices.close()

@@ -1,17 +1,18 @@
-"""The machine's bus on QEMU's qtest line protocol, over a socket or standard input and output.
+"""Offer the machine's bus on QEMU's qtest line protocol, over a socket or standard input and output.
 
     client ─ bytes ─► Channel ─► Session ─ lines ─► Interpreter (wire) ─► Machine
            ◄─ answers, IRQ messages ────┘                └► time: Stepper (time)
 
-One client at a time; the next one waits in the kernel's backlog and finds the machine as the last one left it, its own
-interception off and time real. Lines of one read are answered by one write. After each batch of lines the board
-looks at the deadlines again. Frames move between hub and cards by the event loop, between batches.
+One client at a time; the next one waits in the kernel's backlog and finds the machine as the last one left
+it, with interception off and time real. Lines of one read are answered by one write. After each batch of
+lines the board looks at the deadlines again. Frames move between hub and cards by the event loop, between
+batches.
 
 Devices that have pins: ``ioapic`` (machine pc; the 16 ISA lines as its inputs), ``isa`` (ours: the same on both
 machines), and each card by its name (output 0: its interrupt).
 
 Limits: ``READ_SIZE`` bytes a read, ``wire``'s limits per batch; while answers wait for a slow reader nothing
-more is read or done. What a client does wrong is answered; only a line beyond ``LINE_MAX`` ends its connection.
+more is read or done. A client's errors are answered; only a line beyond ``LINE_MAX`` ends its connection.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ from .time import Stepper
 from .wire import Device, Interpreter
 
 READ_SIZE = 64 << 10
-LAST_READS = 256  # of a socket that takes no more
+LAST_READS = 256  # most reads that drop input before a socket is closed
 RETRY_S = 1.0
 LINGER_LOOKS = 40  # about 50 us
-LINGER_LINES = 64  # then the loop has its turn
+LINGER_LINES = 64  # most lines that are lingered for before the event loop runs again
 LINGER_PAUSE, LINGER_PAUSE_MAX = 16, 4096
 PREFIXES = ("/machine/i440fx/", "/machine/peripheral/")  # what QEMU's full paths begin with
 FORCED = "qtest"  # source of a line that set_irq_in drives
@@ -46,23 +47,23 @@ _AGAIN = (BlockingIOError, InterruptedError)
 
 
 class Channel(Protocol):
-    """Two ends of one byte stream, not blocking."""
+    """A channel is the two ends of one byte stream, which do not block."""
 
     source: int  # descriptor to wait for input on
     sink: int  # descriptor to wait for room on
 
     def recv(self) -> bytes:
-        """Up to ``READ_SIZE`` bytes; empty: the end. Raises OSError."""
+        """Return up to ``READ_SIZE`` bytes; empty bytes mean the end. Raises OSError."""
 
     def send(self, data: bytes) -> int:
-        """How many bytes were taken. Raises OSError."""
+        """Write data and return how many bytes were taken. Raises OSError."""
 
     def close(self) -> None:
-        """Idempotent."""
+        """Close both ends of the stream. Idempotent."""
 
 
 class SocketChannel:
-    """A connected, non-blocking socket."""
+    """This channel is a connected, non-blocking socket."""
 
     def __init__(self, connected: socket.socket) -> None:
         self._socket = connected
@@ -73,11 +74,13 @@ class SocketChannel:
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def recv(self) -> bytes:
-        """See ``Channel``."""
+        """Return up to ``READ_SIZE`` bytes from the socket; empty bytes mean the end. Raises OSError."""
         return self._recv(READ_SIZE)
 
     def close(self) -> None:
-        """See ``Channel``. What nobody has read is dropped first, or the peer has a reset for the end."""
+        """Close the socket. Input that was not read is dropped first, because otherwise the peer would see a
+        reset instead of the end.
+        """
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RD)
             for _ in range(LAST_READS):
@@ -87,8 +90,8 @@ class SocketChannel:
 
 
 class StdioChannel:
-    """Standard input and output. Their own mode is not touched, it may be shared with a shell: we read and write
-    through descriptors of our own, which do not block.
+    """This channel is standard input and output. Their own mode is not changed, because a shell may share it:
+    we read and write through descriptors of our own, which do not block.
 
     Where such a descriptor cannot be had (a terminal of another user), output goes ``CAREFUL`` bytes at a time when
     there is room. A file is never waited for. A socket has one mode only: it does not block from here on.
@@ -102,15 +105,15 @@ class StdioChannel:
         self._size = READ_SIZE if own else self.CAREFUL
 
     def recv(self) -> bytes:
-        """See ``Channel``."""
+        """Return up to ``READ_SIZE`` bytes of standard input; empty bytes mean the end. Raises OSError."""
         return os.read(self.source, READ_SIZE)
 
     def send(self, data: bytes) -> int:
-        """See ``Channel``."""
+        """Write to standard output and return how many bytes were taken. Raises OSError."""
         return os.write(self.sink, data[: self._size])
 
     def close(self) -> None:
-        """See ``Channel``."""
+        """Close our own two descriptors. Idempotent."""
         if self.source >= 0:
             os.close(self.source)
             os.close(self.sink)
@@ -118,10 +121,10 @@ class StdioChannel:
 
 
 def _reopen(fd: int, way: int) -> tuple[int, bool]:
-    """A descriptor of the same thing, and whether writing to it never blocks."""
+    """Return another descriptor of the same file, and whether writing to it never blocks."""
     mode = os.fstat(fd).st_mode
     if stat.S_ISREG(mode):
-        return os.dup(fd), True  # with its offset
+        return os.dup(fd), True  # shares the file's offset
     if stat.S_ISSOCK(mode):
         os.set_blocking(fd, False)
         return os.dup(fd), True
@@ -132,7 +135,9 @@ def _reopen(fd: int, way: int) -> tuple[int, bool]:
 
 
 class RegisterBus:
-    """The machine as a client sees it: its devices, their pins, its time. Outlives the clients."""
+    """The register bus shows a client the machine's devices, their pins and its time. It outlives the
+    clients.
+    """
 
     def __init__(
         self,
@@ -153,18 +158,18 @@ class RegisterBus:
         board.listen(self._line)
 
     def plug(self, slot: Slot) -> None:
-        """A card of the machine, when it is plugged in."""
+        """Add a card of the machine when it is plugged in."""
         device = Device(slot.name, outputs=True)
         self._cards[slot.name] = device, slot
         if slot.function is not None:
             slot.function.on_intx = self._tap(device, slot.function.on_intx)
 
     def unplug(self, slot: Slot) -> None:
-        """The card has been pulled out."""
+        """Forget a card that was pulled out of the machine."""
         self._cards.pop(slot.name, None)
 
     def find(self, path: str) -> Device | None:
-        """The device that a path names."""
+        """Return the device that ``path`` names, or None."""
         for prefix in PREFIXES:
             path = path.removeprefix(prefix)
         if path == "isa" or (path == "ioapic" and self.machine.pci is not None):
@@ -172,7 +177,7 @@ class RegisterBus:
         return self._cards[path][0] if path in self._cards else None
 
     def levels(self, device: Device, output: bool) -> list[bool]:
-        """Its pins now."""
+        """Return the present levels of the input or output pins of ``device``."""
         if not output:
             return list(self.machine.irq_levels)
         if device.name not in self._cards:
@@ -183,7 +188,7 @@ class RegisterBus:
         return [slot.function is not None and slot.function.intx]
 
     def release(self) -> None:
-        """A client has gone: the lines that it drove, and time."""
+        """Release the lines that a client drove and give time back, after the client has gone."""
         self.session = None
         for irq in range(IRQS):
             self.machine.set_line(irq, FORCED, False)
@@ -211,7 +216,7 @@ class RegisterBus:
 
 
 class Session:
-    """One client, from its arrival to ``closed()``."""
+    """A session serves one client, from its arrival until it calls ``closed()``."""
 
     def __init__(self, bus: RegisterBus, channel: Channel, closed: Callable[[], None]) -> None:
         self.done = False
@@ -229,21 +234,23 @@ class Session:
         self._stepping = False  # the stepper has our request
         self._flushing = False  # a flush is on its way
         self._reading = False
-        self._pause = 0  # so many lines more without _linger
-        self._waste = LINGER_PAUSE  # the last such number
+        self._pause = 0  # how many more lines are answered without _linger
+        self._waste = LINGER_PAUSE  # doubled, and put into _pause, each time that lingering was in vain
         self._polled = False  # input that the loop cannot wait for: a file
         self._ended = False  # the client's input has ended
         bus.session = self
         self._listen(True)
 
     def pin(self, device: Device, output: bool, pin: int, level: bool) -> None:
-        """A pin's level has changed."""
+        """Note that a pin's level has changed, and send the message soon unless lines are being worked
+        through.
+        """
         if self._wire.pin(device, output, pin, level) and not self._inside and not self._flushing:
             self._flushing = True
             self._loop.call_soon(self._flush)
 
     def close(self) -> None:
-        """End the connection. Idempotent."""
+        """End the connection and release the client's hold on the bus. Idempotent."""
         if self.done:
             return
         self.done = True
@@ -293,7 +300,9 @@ class Session:
                 self._linger()
 
     def _received(self, data: bytes) -> bool:
-        """What a client sent, or its end (empty). Whether it was one plain access, answered whole."""
+        """Take data from the client (empty: its end). Returns whether it was one plain access that was
+        answered whole.
+        """
         if not data:
             self._ended = True
             self._listen(False)
@@ -315,9 +324,9 @@ class Session:
         return self._reading
 
     def _linger(self) -> None:
-        """Look for the next line a little while: to sleep and wake up costs more than an access. A client that
-        was not so quick is not waited for again at its next ``LINGER_PAUSE`` lines, twice as many each time: one
-        processor for both, or others at work on it.
+        """Look for the next line for a short while, because to sleep and wake up costs more than an access. A
+        client that was not that quick is not waited for at its next ``LINGER_PAUSE`` lines, twice as many
+        each time: it may share one processor with us, or other processes use the processor.
         """
         recv = self._recv
         for _ in range(LINGER_LINES):
@@ -346,7 +355,7 @@ class Session:
         self._inside = True
         try:
             wire.run()
-        except BaseException:  # a fault of ours: this client ends, and the loop reports it
+        except BaseException:  # an error in our code: end this client; the loop reports it
             self.close()
             raise
         self._inside = False
@@ -356,7 +365,7 @@ class Session:
             self._settle()
 
     def _settle(self) -> None:
-        """What to do next, when it is not just waiting for input."""
+        """Decide what comes next when the session does not just wait for input."""
         wire = self._wire
         if self.done or self._unsent or self._scheduled or self._stepping:
             return
@@ -420,7 +429,7 @@ class Session:
 
 
 class QtestServer:
-    """``-qtest``: where the clients come from. ``close()`` ends all of it."""
+    """The server of ``-qtest`` accepts or attaches the clients. ``close()`` ends all of it."""
 
     def __init__(self, bus: RegisterBus, what: str) -> None:
         self.what = what  # for messages: "unix:/run/bus"
@@ -432,21 +441,21 @@ class QtestServer:
         self._closing = False
 
     def serve(self, listening: Listening) -> None:
-        """Take clients one after another."""
+        """Accept clients one after another from ``listening``."""
         self.listening = listening
         self._bus.loop.add_reader(listening.socket.fileno(), self._accept)
 
     def attach(self, channel: Channel) -> None:
-        """A client."""
+        """Begin a session with the client on ``channel``."""
         self._session = Session(self._bus, channel, self._gone)
         self._first.set()
 
     async def first_client(self) -> None:
-        """Wait for ``wait=on``'s first client."""
+        """Wait until the first client has come, for ``wait=on``."""
         await self._first.wait()
 
     def close(self) -> None:
-        """Idempotent."""
+        """End the session and stop listening. Idempotent."""
         self._closing = True
         if self._retry is not None:
             self._retry.cancel()

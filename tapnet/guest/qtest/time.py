@@ -1,4 +1,4 @@
-"""Lets the machine's time pass for the register bus: ``clock_step``, ``clock_set``, ``settle``.
+"""Let the machine's time pass for the register bus: ``clock_step``, ``clock_set``, ``settle``.
 
     wires quiet ─► next deadline of cards and drivers ─► clock there ─► timers run ─► wires quiet ─► ... ─► target
 
@@ -33,7 +33,7 @@ NO_ADVANCE = b"FAIL could not advance time\n"
 
 
 class Stepper:
-    """Carries out one ``Request`` at a time. ``busy()``: whether a frame is on its way."""
+    """The stepper carries out one ``Request`` at a time. ``busy()`` tells whether a frame is on its way."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, board: Board, clock: Clock, busy: Callable[[], bool]
@@ -52,7 +52,7 @@ class Stepper:
         self._handle: asyncio.Handle | None = None
 
     def start(self, request: Request, done: Callable[[bytes], None]) -> None:
-        """Begin; ``done(answer)`` is called from the loop, later."""
+        """Begin a request; ``done(answer)`` is called later from the loop."""
         self._request = request
         self._done = done
         self._target = None
@@ -64,7 +64,7 @@ class Stepper:
         self._unsettled()
 
     def release(self) -> None:
-        """The client has gone: give up what is under way; time is real again."""
+        """Give up the request under way and make time real again, because the client has gone."""
         self._done = None
         if self._handle is not None:
             self._handle.cancel()
@@ -81,7 +81,7 @@ class Stepper:
         self._handle = None
         try:
             self._settle()
-        except BaseException:  # a fault of ours: the client is told, and the loop reports it
+        except BaseException:  # an error in our code: the client is told, and the loop reports it
             self._answer(b"FAIL internal error\n")
             raise
 
@@ -96,7 +96,9 @@ class Stepper:
             self._advance()
 
     def _advance(self) -> None:
-        """From deadline to deadline, until frames are on their way, the target is reached or it takes too long."""
+        """Move time from deadline to deadline, until frames are on their way, the target is reached or it
+        takes too long.
+        """
         clock, board = self._clock, self._board
         if self._target is None and not self._aim():
             return
@@ -123,7 +125,9 @@ class Stepper:
         self._unsettled()
 
     def _aim(self) -> bool:
-        """Work out the target, now that the wires are quiet."""
+        """Work out the target time, now that the wires are quiet. False if there is no deadline to go to,
+        which is answered here.
+        """
         request = self._request
         if request.kind == "set":
             assert request.ns is not None

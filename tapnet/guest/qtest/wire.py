@@ -1,4 +1,4 @@
-"""QEMU's qtest line protocol, without I/O: bytes in, bytes out, register accesses on a bus in between.
+"""Speak QEMU's qtest line protocol without I/O: bytes in, bytes out, register accesses on a bus in between.
 
     bytes ─ feed ─► lines ─ run ─► Bus.io_read, mem_write ...     (an access may call ``pin``: IRQ messages)
                                 └► answers, IRQ messages ─ take ─► bytes
@@ -15,7 +15,7 @@ waits for each answer has a short way of its own, ``only``.
 
 Limits: ``LINE_MAX`` bytes a line, ``TRANSFER_MAX`` bytes a transfer, ``MEMSET_MAX`` bytes a memset; ``run`` works
 through ``RUN_LINES`` lines or until ``RUN_BYTES`` of answers wait; beyond ``IRQ_MAX`` messages that wait to be taken
-changes of a line are not told one by one, only where it stands in the end.
+changes of a line are not reported one by one, only its level in the end.
 
 Ref: QEMU, docs/devel/testing/qtest ("QTest Protocol"); the answers were taken from runs of QEMU 7.2 and the
 protocol's text of QEMU 10. docs/qtest.md has the table of commands.
@@ -55,7 +55,7 @@ Line = tuple[int, Callable[..., Any], Any, int, int]
 
 
 class Bus(Protocol):
-    """What the lines act on: ``nic_models.bus.machine.Machine``."""
+    """The lines of a client act on this bus, which is ``nic_models.bus.machine.Machine``."""
 
     def io_read(self, port: int, size: int) -> int: ...
     def io_write(self, port: int, size: int, value: int) -> None: ...
@@ -67,7 +67,7 @@ class Bus(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A device whose interrupt pins can be watched or driven."""
+    """This is a device whose interrupt pins can be watched or driven."""
 
     name: str
     inputs: int = 0  # lines that come in
@@ -77,20 +77,23 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Time that a line asks for. ``step``: forward by ``ns`` (None: to the next deadline), ``set``: to ``ns``,
-    ``settle``: no time, only until no frame is on its way."""
+    """A request is the passing of time that a line asks for. ``step`` goes forward by ``ns`` (None: to the
+    next deadline), ``set`` goes to ``ns``, and ``settle`` only waits until no frame is on its way.
+    """
 
     kind: str
     ns: int | None = None
 
 
 class Refused(Exception):
-    """A line that is answered by FAIL; the text is the reason."""
+    """A line cannot be carried out and is answered by FAIL; the text is the reason."""
 
 
 def number(word: bytes) -> int:
-    """strtoul with base 0. Raises Refused for what it would not take whole."""
-    if word[:2] == b"0x" and len(word) <= 18 and word.isalnum():  # as nearly all are
+    """Parse a number as strtoul does with base 0. Raises Refused for a word that strtoul would not take
+    whole.
+    """
+    if word[:2] == b"0x" and len(word) <= 18 and word.isalnum():  # the common case: plain hexadecimal
         try:
             return int(word, 16)
         except ValueError:
@@ -109,7 +112,7 @@ def _show(word: bytes) -> str:
 
 
 def _ns(word: bytes) -> int:
-    """A signed 64-bit count of nanoseconds."""
+    """Parse a signed 64-bit count of nanoseconds. Raises Refused."""
     value = number(word)
     if value > _MASK64 >> 1:
         if word[:1] != b"-":
@@ -123,7 +126,9 @@ def _call(function: Callable[..., bytes], *arguments: Any) -> Line:
 
 
 class Interpreter:
-    """One client. ``find(path)`` gives the device that a path names; ``levels(device, output)`` its pins now."""
+    """The interpreter works through one client's lines. ``find(path)`` gives the device that a path names;
+    ``levels(device, output)`` its pins now.
+    """
 
     def __init__(
         self,
@@ -134,7 +139,7 @@ class Interpreter:
         self.request: Request | None = None  # set: ``run`` stops until ``resume``
         self.overlong = False  # a line was longer than LINE_MAX: nothing more is read
         self.watched: Device | None = None
-        self._refused = False  # and the client has been told
+        self._refused = False  # the client has been told that its line is too long
         self._bus = bus
         self._find = find
         self._levels = levels
@@ -154,7 +159,7 @@ class Interpreter:
     # ---- bytes in and out ----------------------------------------------------------------------------------
 
     def feed(self, data: bytes) -> None:
-        """Bytes from the client."""
+        """Add bytes from the client to the lines that wait."""
         if self.overlong:
             return
         lines = data.split(b"\n")
@@ -175,8 +180,8 @@ class Interpreter:
             self.overlong = self._part_bytes > LINE_MAX
 
     def only(self, data: bytes) -> bytes | None:
-        """What is to be sent for ``data``, if that is one whole line as it has come before, and a plain access;
-        None: ``feed`` it. The round trip of a polling driver.
+        """Answer ``data`` at once if it is one whole line that has come before and is a plain access; None
+        means that ``feed`` must take it. This shortens the round trip of a polling driver.
         """
         made = self._singles.get(data)
         if made is None:
@@ -207,11 +212,11 @@ class Interpreter:
 
     @property
     def more(self) -> bool:
-        """Whether complete lines wait."""
+        """Tell whether complete lines wait."""
         return bool(self._lines)
 
     def run(self) -> None:
-        """Work through lines; stops at a ``request``."""
+        """Work through waiting lines, and stop at a ``request``."""
         lines = self._lines
         out = self._out
         prepared = self._cache.get
@@ -241,12 +246,12 @@ class Interpreter:
             out.append(b"FAIL line longer than %d bytes\n" % LINE_MAX)
 
     def resume(self, answer: bytes) -> None:
-        """``request`` has been done."""
+        """Answer the line that made ``request``, which has been carried out, and let ``run`` go on."""
         self.request = None
         self._out.append(answer)
 
     def take(self) -> bytes:
-        """What is to be sent now."""
+        """Return the bytes that are to be sent now, and forget them."""
         if self._stale:
             self._stale = False
             self._irqs = 0
@@ -261,7 +266,7 @@ class Interpreter:
     # ---- interrupt lines -----------------------------------------------------------------------------------
 
     def pin(self, device: Device, output: bool, pin: int, level: bool) -> bool:
-        """A pin's level, whether it has changed or not. Gives whether there is a message to take."""
+        """Take a pin's level, whether it has changed or not. Returns whether there is a message to take."""
         if device is not self.watched or output != self._output_pins or self._told[pin] == level:
             return False
         if self._irqs >= IRQ_MAX:
@@ -299,7 +304,7 @@ class Interpreter:
     # ---- lines ---------------------------------------------------------------------------------------------
 
     def _prepare(self, line: bytes) -> Line:
-        """What a line does; kept where the line is short."""
+        """Work out what a line does, and keep the result if the line is short."""
         head, _, tail = line.rpartition(b" ")
         known = self._heads.get(head)
         made: Line
@@ -334,7 +339,7 @@ class Interpreter:
             return _call(bytes, b"FAIL %s: %s\n" % (name, str(error).encode()))
 
     def _table(self) -> dict[bytes, tuple[Callable[[list[bytes]], Line], tuple[str, ...]]]:
-        """Command -> its parser and the arguments that it must have."""
+        """Return a table from each command to its parser and the arguments that it must have."""
         table: dict[str, tuple[Callable[[list[bytes]], Line], tuple[str, ...]]] = {
             "read": (lambda w: _call(self._hex_read, *self._range(w)), ("ADDR", "SIZE")),
             "b64read": (lambda w: _call(self._b64_read, *self._range(w, 0)), ("ADDR", "SIZE")),
@@ -478,7 +483,7 @@ class Interpreter:
 
 
 def _hex(word: bytes) -> bytes:
-    """DATA: 0x and pairs of digits."""
+    """Decode DATA, which is 0x and pairs of hexadecimal digits. Raises Refused."""
     if word[:2] not in (b"0x", b"0X"):
         raise Refused("DATA begins with 0x")
     try:

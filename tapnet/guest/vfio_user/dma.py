@@ -1,4 +1,4 @@
-"""A card's DMA engine, driven over the memory that a vfio-user client offers.
+"""Drive a card's DMA engine over the memory that a vfio-user client offers.
 
     card.dma() ─ ("read", address, length) ─► mapped or by descriptor: at once
                                             ─► by message: DMA_READ goes out, its answer resumes the engine
@@ -32,7 +32,9 @@ CHUNK = 1 << 16  # bytes of one message, if the client takes that much
 
 
 class Dma:
-    """Drives one function's card. ``ask`` sends a message; ``chunk`` bytes of data in one at most."""
+    """This class drives the DMA engine of one function's card. ``ask`` sends a message, which carries at most
+    ``chunk`` bytes of data.
+    """
 
     def __init__(self, function: PciFunction, memory: GuestMemory, ask: Callable[[bytes], None]) -> None:
         self.function, self.memory, self.ask = function, memory, ask
@@ -46,7 +48,7 @@ class Dma:
 
     @property
     def busy(self) -> bool:
-        """Whether an engine waits for an answer."""
+        """Tell whether an engine waits for an answer."""
         return self._engine is not None
 
     def drive(self) -> None:
@@ -65,16 +67,16 @@ class Dma:
         self.stopped += 1
 
     def stop(self) -> None:
-        """The card is reset: forget the engine; an answer that is still to come means nothing."""
+        """Forget the running engine because the card is reset; an answer that is still to come is ignored."""
         if self._engine is not None:
             self._engine.close()
             self._engine = self._transfer = None
 
     def answered(self, message: Message) -> None:
-        """An answer to a message of ours. Raises ProtocolError."""
+        """Take the client's answer to a DMA message of ours and run the engine on. Raises ProtocolError."""
         transfer = self._transfer
         if transfer is None or message.id != transfer.id:
-            return  # of an engine that a reset has ended
+            return  # the answer belongs to an engine that a reset has ended
         reading = transfer.data is None
         if message.command != (wire.DMA_READ if reading else wire.DMA_WRITE):
             raise ProtocolError(f"an answer to command {message.command} that was not asked")
@@ -129,7 +131,9 @@ class Dma:
         self._engine = None
 
     def _advance(self, transfer: _Transfer) -> bool:
-        """Carry a transfer on over local regions and holes; True when it is whole, False: a message is out."""
+        """Carry a transfer on over local regions and holes. True means that it is complete, False that a
+        message was sent.
+        """
         data = transfer.data
         needed = wire.MAP_READ if data is None else wire.MAP_WRITE
         while transfer.done < transfer.length:
@@ -161,7 +165,7 @@ class Dma:
 
 
 class _Transfer:
-    """One DMA operation that goes over several regions or by messages. ``data`` None: a read."""
+    """This is one DMA operation that goes over several regions or by messages. ``data`` None means a read."""
 
     __slots__ = ("_parts", "address", "asked", "data", "done", "id", "length")
 
@@ -171,11 +175,11 @@ class _Transfer:
         self._parts: list[bytes] = []
 
     def take(self, data: bytes, count: int) -> None:
-        """``count`` bytes further."""
+        """Count ``count`` more bytes as done, and keep ``data`` if this is a read."""
         self.done += count
         if self.data is None:
             self._parts.append(data)
 
     def result(self) -> bytes | None:
-        """What the engine is sent."""
+        """Return what the engine is sent: the bytes of a read, or None for a write."""
         return b"".join(self._parts) if self.data is None else None

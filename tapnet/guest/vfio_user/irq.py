@@ -1,4 +1,4 @@
-"""INTx of a vfio-user device: a level behind an eventfd that masks itself.
+"""The INTx interrupt of a vfio-user device is a level behind an eventfd that masks itself.
 
     level rises ─► eventfd, masked ─► the VM's line ... any BAR access of the guest: QEMU lowers the line, UNMASK
     level still up at UNMASK ─► fired again, but only after ``REFIRE_S`` without access
@@ -7,7 +7,8 @@ Without that pause a driver in the middle of its interrupt routine would be call
 reads.
 
 QEMU lowers the line only at an access that succeeds: a device that goes with its line up leaves a guest in an endless
-interrupt. So before the end nothing is fired any more, and ``pending`` says whether the last one was taken.
+interrupt. So firing stops before the end (``retire``), and ``pending`` says whether the client has taken the
+last interrupt.
 
 Ref: as ``wire``; VFIO's INTx rules in <linux/vfio.h> (automasked, eventfd trigger).
 """
@@ -27,7 +28,9 @@ ONE = (1).to_bytes(8, "little")
 
 
 class Interrupts:
-    """INTx and the error interrupt (accepted, never fired). ``touched``: when a BAR was last accessed."""
+    """This class raises INTx, and accepts the error interrupt, which is never fired. ``touched`` is when a
+    BAR was last accessed.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, function: PciFunction) -> None:
         self.loop, self.function = loop, function
@@ -40,7 +43,9 @@ class Interrupts:
         function.on_intx = self._level
 
     def set(self, body: bytes, fds: list[int]) -> bool:
-        """SET_IRQS. Takes a descriptor from ``fds``. False: refused."""
+        """Carry out a SET_IRQS message, taking a descriptor from ``fds`` if it has one. False means that it
+        is refused.
+        """
         if len(body) < wire.IRQ_SET.size:
             return False
         _, flags, index, start, count = wire.IRQ_SET.unpack_from(body)
@@ -93,11 +98,13 @@ class Interrupts:
         if fd is not None and not self._retired:
             self._masked = self.pending = True
             self.fired += 1
-            with contextlib.suppress(OSError):  # whatever the client gave us for an eventfd
+            with contextlib.suppress(OSError):  # the client may have given us something other than an eventfd
                 os.write(fd, ONE)
 
     def _again(self) -> None:
-        """The level stayed up after an unmask: fire once the driver has left the card alone for a while."""
+        """Fire again if the level stayed up after an unmask, once the driver has left the card alone for a
+        while.
+        """
         self._refire = None
         if self._masked or not self.function.intx:
             return
@@ -108,11 +115,11 @@ class Interrupts:
             self._fire()
 
     def retire(self) -> None:
-        """Fire no more."""
+        """Stop firing for good, before the session ends."""
         self._retired = True
 
     def close(self) -> None:
-        """Give the descriptors back; nothing fires any more."""
+        """Close the eventfds and disconnect from the function, so that no interrupt is fired any more."""
         self.function.on_intx = _ignore
         if self._refire is not None:
             self._refire.cancel()

@@ -1,8 +1,10 @@
-"""Guest memory as a vfio-user client gave it: regions by address, mapped, by descriptor, or by messages.
+"""Guest memory consists of the regions that a vfio-user client gave, accessed by mapping, by descriptor, or
+by messages.
 
 A descriptor that cannot shrink (F_SEAL_SHRINK) is mapped. Another file is read and written by pread and pwrite, so
-that a client that truncates its memory cannot end us by SIGBUS: what is no longer there reads all ones, as a hole does,
-and is counted. Without a descriptor the owner asks by DMA_READ and DMA_WRITE messages (``dma``).
+that a client that truncates its memory cannot kill this process by SIGBUS: memory that no longer exists reads
+all ones, as a hole does, and the access is counted. Memory without a descriptor is accessed by DMA_READ and
+DMA_WRITE messages (``dma``).
 
 Limit: ``REGIONS_MAX`` regions, none overlapping.
 
@@ -24,12 +26,16 @@ REGIONS_MAX = 4096
 
 
 class Region:
-    """A piece of the guest's memory. ``map`` or ``fd``, or neither: by messages."""
+    """A region is a piece of the guest's memory. It has a ``map`` or an ``fd``, or neither and is accessed by
+    messages.
+    """
 
     __slots__ = ("failed", "fd", "map", "offset", "prot", "size", "start")
 
     def __init__(self, start: int, size: int, offset: int, prot: int, fd: int) -> None:
-        """Takes ``fd`` (-1: none). Raises OSError; the descriptor is closed then."""
+        """Take ownership of ``fd`` (-1: none) and map it if it cannot shrink. Raises OSError; the descriptor
+        is closed then.
+        """
         self.start, self.size, self.offset, self.prot = start, size, offset, prot
         self.map: mmap.mmap | None = None
         self.failed = 0  # accesses that the descriptor refused
@@ -54,11 +60,13 @@ class Region:
 
     @property
     def local(self) -> bool:
-        """Whether no message is needed."""
+        """Tell whether the region can be accessed without a message."""
         return self.map is not None or self.fd >= 0
 
     def read(self, at: int, length: int) -> bytes:
-        """Bytes at ``at`` within the region; all ones where a truncated descriptor has none."""
+        """Read ``length`` bytes at offset ``at`` of the region; bytes that a truncated descriptor lacks read
+        all ones.
+        """
         if self.map is not None:
             return self.map[at : at + length]
         try:
@@ -71,7 +79,7 @@ class Region:
         return data
 
     def write(self, at: int, data: bytes) -> None:
-        """Store at ``at``."""
+        """Store ``data`` at offset ``at`` of the region."""
         if self.map is not None:
             self.map[at : at + len(data)] = data
             return
@@ -81,7 +89,7 @@ class Region:
             self.failed += 1
 
     def close(self) -> None:
-        """Give the mapping or descriptor back."""
+        """Close the mapping or the descriptor. Idempotent."""
         if self.map is not None:
             self.map.close()
             self.map = None
@@ -98,15 +106,17 @@ def _sealed(fd: int) -> bool:
 
 
 class GuestMemory:
-    """The DMA map: regions by address, none overlapping."""
+    """This is the DMA map: the regions by address, none overlapping."""
 
     def __init__(self) -> None:
         self._starts: list[int] = []
         self._regions: list[Region] = []
-        self.failed = 0  # accesses that went wrong, of regions that are gone
+        self.failed = 0  # failed accesses of regions that are unmapped already
 
     def find(self, address: int) -> tuple[Region | None, int]:
-        """The region at ``address`` and how far it (or the hole) reaches."""
+        """Return the region at ``address`` (None: a hole), and how many bytes it or the hole reaches from
+        there.
+        """
         index = bisect_right(self._starts, address)
         if index:
             region = self._regions[index - 1]
@@ -116,7 +126,7 @@ class GuestMemory:
         return None, reach
 
     def add(self, start: int, size: int, offset: int, prot: int, fd: int) -> int:
-        """Map a region; takes ``fd``. 0 or an errno."""
+        """Map a region, taking ownership of ``fd``. Returns 0 or an errno."""
         index = bisect_right(self._starts, start)
         before = self._regions[index - 1] if index else None
         wrong = 0
@@ -141,7 +151,7 @@ class GuestMemory:
         return 0
 
     def remove(self, start: int, size: int) -> int:
-        """Unmap exactly that region. 0 or an errno."""
+        """Unmap the region with exactly this start and size. Returns 0 or an errno."""
         index = bisect_right(self._starts, start) - 1
         if index < 0 or self._starts[index] != start or self._regions[index].size != size:
             return errno.ENOENT
@@ -152,7 +162,7 @@ class GuestMemory:
         return 0
 
     def close(self) -> None:
-        """Unmap all."""
+        """Unmap all regions and give their descriptors back."""
         for region in self._regions:
             self.failed += region.failed
             region.close()

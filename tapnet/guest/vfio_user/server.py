@@ -1,4 +1,4 @@
-"""A card on a UNIX socket: the device side of vfio-user, so that a stock QEMU plugs it into a VM.
+"""Serve a card on a UNIX socket as the device side of vfio-user, so that a stock QEMU plugs it into a VM.
 
     QEMU (vfio-user-pci) ── UNIX socket ── Session: messages ── PciFunction: configuration space, regions ── card ── Port
 
@@ -6,10 +6,10 @@
     session  one client                        dma     the card's engine over it
     server   the socket, the wire's side       irq     INTx by eventfd
 
-One client at a time; the next waits in the backlog. A client that comes finds the card as after power-on, so nothing of
-the last one's memory; only the cable is as it was. Whatever ends a
-session (the VM's end, kill -9, a broken message) is one log line; the card is reset, its descriptors and mappings are
-given back, and the socket listens on. At our own end the session is finished in order, and so are those that wait.
+One client at a time; the next waits in the backlog. A new client finds the card as after power-on, with
+nothing of the last client's memory; only the cable is as it was. The end of a session (the VM's end, kill -9,
+a broken message) is one log line; the card is reset, its descriptors and mappings are closed, and the socket
+goes on listening. When tapnet ends, the session and the clients that wait are ended in order.
 
 Ref: as ``wire``.
 """
@@ -34,17 +34,19 @@ log = logging.getLogger("tapnet.vfio-user")
 
 BACKLOG = 8
 RETRY_S = 1.0
-BARE = Identity(vendor=0x1234, device=0x8390, revision=0, class_code=0xFF0000)  # nobody's driver matches
+BARE = Identity(vendor=0x1234, device=0x8390, revision=0, class_code=0xFF0000)  # matches no driver
 
 
 class ServeError(Exception):
-    """The socket cannot be served; one line."""
+    """The socket cannot be served; the text says why in one line."""
 
 
 def isa_function(
     model: str, mac: bytes, tx: Callable[..., bool], rx_ready: Callable[[], None], now: Callable[[], int]
 ) -> PciFunction:
-    """An ISA card's ports as I/O BAR 0 of a bare PCI function of no class: ``insmod ne io=BAR`` finds it there."""
+    """Offer an ISA card's ports as I/O BAR 0 of a bare PCI function of no class, where ``insmod ne io=BAR``
+    finds it.
+    """
     entry = models.MODELS[model]
     function = PciFunction(BARE, (Bar("io", entry.ports),))
     function.card = entry.build(mac, tx, rx_ready, function.set_irq, now)
@@ -52,12 +54,14 @@ def isa_function(
 
 
 class VfioUserServer:
-    """Serves one PCI function on ``path``. ``receive``, ``tx_ready`` and ``set_link`` are what the wire calls."""
+    """This server offers one PCI function on ``path``. The wire calls ``receive``, ``tx_ready`` and
+    ``set_link``.
+    """
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, path: str, function: PciFunction, now: Callable[[], int]
     ) -> None:
-        """Raises ServeError."""
+        """Bind the socket and listen for clients. Raises ServeError."""
         self.loop, self.path, self.function, self.now = loop, Path(path), function, now
         self.session: Session | None = None
         self.link = True
@@ -90,7 +94,7 @@ class VfioUserServer:
             sock, _ = self._socket.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             return
-        except OSError:  # no descriptors: not in a busy loop
+        except OSError:  # no descriptors are left: wait before the next attempt
             self.loop.remove_reader(self._socket.fileno())
             self._retry = self.loop.call_later(RETRY_S, self._listen)
             return
@@ -106,7 +110,9 @@ class VfioUserServer:
         self.loop.add_reader(self._socket.fileno(), self._accept)
 
     def _power_on(self) -> None:
-        """A reset alone leaves some of a card as it is: pointers, packet memory."""
+        """Put the card into its state after power-on; a reset alone leaves pointers and packet memory as they
+        are.
+        """
         self.function.reset()
         self.function.restore(self._new)
         self.function.card.set_link(self.link)
@@ -118,27 +124,27 @@ class VfioUserServer:
             self._listen()
 
     def receive(self, frame: bytes, vnet: bytes = b"") -> bool:
-        """A frame from the hub."""
+        """Give the card a frame from the hub, and return whether the card took it."""
         taken = self.function.card.receive(frame, vnet)
         if self.session is not None:
             self.session.kick()
         return taken
 
     def tx_ready(self) -> None:
-        """The hub takes frames again."""
+        """Tell the card that the hub takes frames again."""
         self.function.card.tx_ready()
         if self.session is not None:
             self.session.kick()
 
     def set_link(self, up: bool) -> None:
-        """The cable."""
+        """Plug or pull the card's cable."""
         self.link = up
         self.function.card.set_link(up)
         if self.session is not None:
             self.session.kick()
 
     def close(self) -> None:
-        """End the session, turn away who waits, and remove the socket. Idempotent."""
+        """End the session, refuse the clients that wait, and remove the socket. Idempotent."""
         if self._closed:
             return
         self._closed = True
@@ -153,7 +159,9 @@ class VfioUserServer:
         self._socket.close()
 
     def _turn_away(self) -> None:
-        """Nobody comes any more; those in the backlog are refused, or closing the socket would reset them."""
+        """Refuse the clients in the backlog in order, because closing the socket would reset them; no more
+        can come.
+        """
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RD)
             for _ in range(BACKLOG + 1):

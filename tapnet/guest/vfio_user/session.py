@@ -1,4 +1,4 @@
-"""One vfio-user client: its messages served, its descriptors and mappings held.
+"""A session serves the messages of one vfio-user client, and holds its descriptors and mappings.
 
 Messages are served in order, many per wake-up, and their answers leave together. Register accesses, which are nearly all
 of them, are recognised in the stream as it comes and served without becoming a ``Message``.
@@ -9,13 +9,14 @@ over them (8139cp for 64 ms, iPXE for ever: seen). QEMU posts nothing for a devi
 BARs are said to be mappable, in no place (a sparse mmap capability of no areas). Clients that post all the same are served;
 then DMA runs behind all accesses that came together, before their answers leave, which makes that rarer.
 
-Whatever a client does wrong ends its session with one line; the card is reset then and all is given back.
+Any error of a client ends its session with one log line; the card is reset then, and its descriptors and
+mappings are closed.
 
-The end. A Unix socket closed over requests that nobody has read gives its peer ECONNRESET, on which QEMU 11.1 aborts (its
-recv_hdr sets an error twice: seen). So nothing is left in the socket: ``close`` drops it. ``finish``, when tapnet goes of
-its own will, first waits until the VM has taken its last interrupt (``irq``), then answers what was asked. A client
-that is in the middle of setting the device up may end that first: when it cannot, QEMU 11.1 has a segmentation fault
-(between GET_INFO and the first SET_IRQS: seen at each message).
+The end. A UNIX socket that is closed while requests in it are unread gives its peer ECONNRESET, on which QEMU
+11.1 aborts (its recv_hdr sets an error twice: seen). So nothing is left in the socket: ``close`` drops it.
+``finish``, when tapnet goes of its own will, first waits until the VM has taken its last interrupt (``irq``),
+then answers what was asked. A client that is in the middle of setting the device up may end that first: when
+it cannot, QEMU 11.1 has a segmentation fault (between GET_INFO and the first SET_IRQS: seen at each message).
 ``refuse`` turns a client away that never had a session.
 
 Timers: the card's own deadlines; ``GREETING_S`` for VERSION; the pause of ``irq``. Limits: ``OUT_MAX`` bytes of
@@ -52,7 +53,9 @@ GREETING_S = 10.0
 FINISH_S = 0.5
 OUT_MAX = 4 << 20
 READ_SIZE = 1 << 16
-LAST_READS = 1024  # of a socket that takes no more; one with descriptors ends a read
+LAST_READS = (
+    1024  # most reads that drop input before a socket is closed; a message with descriptors ends a read
+)
 _ANCILLARY = socket.CMSG_SPACE(4 * (wire.FDS_MAX + 1))
 _ACCESS = Struct("<HHIIIQII")  # header and ACCESS of a register access
 _SIZES = (1, 2, 4)
@@ -60,7 +63,7 @@ _CLOEXEC, _TRUNCATED = int(socket.MSG_CMSG_CLOEXEC), int(socket.MSG_CTRUNC)  # e
 
 
 class Session:
-    """One client. ``on_end(reason)`` is called once, when it is over."""
+    """A session serves one client. ``on_end(reason)`` is called once, when the session is over."""
 
     def __init__(
         self,
@@ -81,10 +84,10 @@ class Session:
         self._paused = False
         self._greeted = False
         self._closed = False
-        self._setup = False  # from its first question about the device to its first SET_IRQS
+        self._setup = False  # the client sets the device up: from its first GET_INFO to its first SET_IRQS
         self._farewell = "the client has gone"
         self._sizes = [bar.size for bar in function.bars]
-        self._due: int | None = None  # of the card, for which ``_timer`` is armed
+        self._due: int | None = None  # the card's deadline, for which ``_timer`` is armed
         self._timer: asyncio.TimerHandle | None = loop.call_later(limit(GREETING_S), self._silent)
         self._handlers: dict[int, Callable[[Message], None]] = {
             wire.DMA_MAP: self._map,
@@ -129,12 +132,12 @@ class Session:
                 self._settle()
         except ProtocolError as error:
             self.close(str(error))
-        except Exception:  # a fault of ours must not leave this VM waiting, nor touch another
+        except Exception:  # an error in our code must not leave this VM waiting, nor disturb another
             log.exception("vfio-user: fault while serving a message")
             self.close("a fault of ours")
 
     def _accesses(self, data: bytes) -> int:
-        """Serve the plain register accesses at the head of ``data``; how many bytes they were."""
+        """Serve the plain register accesses at the head of ``data``, and return how many bytes they were."""
         at, end = 0, len(data)
         unpack = _ACCESS.unpack_from
         sizes = self._sizes
@@ -190,7 +193,7 @@ class Session:
                 wire.close_all(message.fds)
 
     def _settle(self) -> None:
-        """After each entry: DMA that is due, answers out, timers."""
+        """Run DMA that is due, send answers and arm the timer, after each entry into the session."""
         if self.dma.master and self._card.dma_pending:
             self.dma.drive()
         if self._out:
@@ -228,7 +231,8 @@ class Session:
         self.close("no VERSION in time")
 
     def finish(self, reason: str) -> None:
-        """``close`` when the client is at rest: set up, no interrupt hangs, no processor of a VM waits for an answer.
+        """Close the session once the client is at rest: it is set up, it has taken its last interrupt, and no
+        processor of its VM waits for an answer.
 
         Takes up to ``FINISH_S``, which a stopped VM can cost.
         """
@@ -251,7 +255,7 @@ class Session:
         self.close(reason)
 
     def close(self, reason: str) -> None:
-        """End it: everything of the client's is given back, the card is reset. Idempotent."""
+        """End the session: close the client's descriptors and mappings and reset the card. Idempotent."""
         if self._closed:
             return
         self._closed = True
@@ -288,7 +292,7 @@ class Session:
                 else:
                     self._refuse(message, errno.EINVAL if message.command == wire.VERSION else errno.ENOSYS)
         finally:
-            wire.close_all(message.fds)  # those that nobody took
+            wire.close_all(message.fds)  # the descriptors that no handler took
 
     def _answer(self, message: Message, body: bytes = b"") -> None:
         if message.wants_reply:
@@ -315,7 +319,7 @@ class Session:
         ours: dict[str, Any] = {
             "max_msg_fds": wire.FDS_MAX,
             "max_data_xfer_size": wire.TRANSFER_MAX,
-            "max_dma_maps": REGIONS_MAX,  # 65535 if nothing is said
+            "max_dma_maps": REGIONS_MAX,  # the client assumes 65535 without this
         }
         if theirs.get("write_multiple") is True:
             ours["write_multiple"] = True
@@ -375,8 +379,8 @@ class Session:
         flags = wire.REGION_RW if size else 0
         whole, at, extra = wire.REGION_INFO.size, 0, b""
         if index < len(self._sizes) and self.function.bars[index].kind == "mem":
-            flags |= wire.REGION_MMAP | wire.REGION_CAPS  # of nothing: no posted writes
-            at = whole  # even where the capability does not fit, or QEMU refuses it
+            flags |= wire.REGION_MMAP | wire.REGION_CAPS  # a mapping of no areas: QEMU then posts no writes
+            at = whole  # also where the capability does not fit, or QEMU refuses it
             whole += len(wire.SPARSE_NONE)
             extra = wire.SPARSE_NONE if room >= whole else b""
         self._answer(message, wire.REGION_INFO.pack(whole, flags, index, at, size, 0) + extra)
@@ -463,7 +467,7 @@ class Session:
     # ---- the wire's side and the clock ---------------------------------------------------------------------
 
     def kick(self) -> None:
-        """The card was called from outside: look after DMA, answers and timers."""
+        """Run DMA, send answers and arm the timer after the card was called from outside."""
         if not self._closed:
             self._settle()
 
@@ -485,7 +489,7 @@ class Session:
 
 
 def refuse(sock: socket.socket) -> None:
-    """Turn a client away in order, and close its socket: what it has asked is answered by ESHUTDOWN."""
+    """Turn a client away in order: answer its requests by ESHUTDOWN and close its socket."""
     sock.setblocking(False)
     decoder = wire.Decoder()
     with contextlib.suppress(OSError, ProtocolError):
@@ -506,7 +510,9 @@ def _drop_rest(sock: socket.socket) -> None:
 
 
 def _rest(sock: socket.socket) -> Iterator[tuple[bytes, list[int]]]:
-    """What has come and nobody has read, with its descriptors; from now on nothing more may come."""
+    """Yield the input that has arrived and was not read, with its descriptors; the socket is shut for any
+    more.
+    """
     with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_RD)
         for _ in range(LAST_READS):
@@ -525,7 +531,7 @@ def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
 
 
 def _pieces(offset: int, count: int) -> list[tuple[int, int]]:
-    """A transfer as bus accesses of 1, 2 or 4 bytes that do not cross a dword."""
+    """Split a transfer into (offset, size) of bus accesses of 1, 2 or 4 bytes that do not cross a dword."""
     if count in _SIZES and offset & 3 <= 4 - count:
         return [(offset, count)]
     found = []

@@ -1,11 +1,11 @@
-"""The vfio-user protocol's messages: bytes to fields and back. Sans-IO.
+"""Translate the vfio-user protocol's messages between bytes and fields, without I/O.
 
 A message is a 16-byte little-endian header {id, command, size, flags, error} and a body; ``size`` counts both. A
 ``Decoder`` is fed what ``recvmsg`` returned, with the descriptors that came along. The socket is a byte stream: messages
 arrive in pieces and several at once. The kernel ends a read behind the message that carried descriptors, so those belong
 to the last message that the piece holds a part of.
 
-What a peer may not do raises ``ProtocolError``: its connection is to be closed.
+Input that the protocol forbids raises ``ProtocolError``: the connection must be closed then.
 
 Ref: vfio-user protocol 0.9 (docs/interop/vfio-user.rst in QEMU, docs/vfio-user.rst in libvfio-user); struct layouts of
 <linux/vfio.h>.
@@ -57,11 +57,13 @@ MULTI_MAX = 1024  # writes in one WRITE_MULTI
 
 
 class ProtocolError(Exception):
-    """The peer broke the protocol; one line."""
+    """The peer has broken the protocol; the text is one line."""
 
 
 class Message(NamedTuple):
-    """One message. ``body`` is what follows the header; ``fds`` belong to whoever takes the message."""
+    """This is one message. ``body`` is the bytes after the header; ``fds`` belong to the function that takes
+    the message.
+    """
 
     id: int
     command: int
@@ -72,29 +74,29 @@ class Message(NamedTuple):
 
     @property
     def is_reply(self) -> bool:
-        """Whether it answers a request of ours."""
+        """Tell whether the message answers a request of ours."""
         return self.flags & TYPE_MASK == REPLY
 
     @property
     def wants_reply(self) -> bool:
-        """Whether the sender waits."""
+        """Tell whether the sender waits for an answer."""
         return not self.flags & NO_REPLY
 
 
 class Decoder:
-    """Cuts the stream into messages."""
+    """A decoder cuts the byte stream into messages."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
-        self._fds: list[int] = []  # of the message that is not complete yet
+        self._fds: list[int] = []  # descriptors of the message that is not complete yet
 
     @property
     def pending(self) -> bool:
-        """Whether a piece of a message is kept."""
+        """Tell whether a piece of a message is kept."""
         return bool(self._buffer or self._fds)
 
     def feed(self, data: bytes, fds: Sequence[int] = ()) -> list[Message]:
-        """Messages that ``data`` completes. Raises ProtocolError; ``close`` then."""
+        """Return the messages that ``data`` completes. Raises ProtocolError; ``close`` must be called then."""
         buffer = self._buffer
         buffer += data
         if len(self._fds) + len(fds) > FDS_MAX:
@@ -113,7 +115,7 @@ class Decoder:
                 break
             at += size
             mine, self._fds = self._fds, []
-            if at == end:  # the piece ends with this message: the descriptors are its
+            if at == end:  # the piece ends with this message, so the descriptors belong to it
                 mine += fds
                 fds = ()
             found.append(
@@ -124,34 +126,34 @@ class Decoder:
         return found
 
     def close(self) -> None:
-        """Give back descriptors of a message that never came whole."""
+        """Close the descriptors of a message that did not arrive whole."""
         close_all(self._fds)
         self._fds = []
 
 
 def close_all(fds: Iterable[int]) -> None:
-    """Close descriptors."""
+    """Close every descriptor of ``fds``."""
     for fd in fds:
         os.close(fd)
 
 
 def request(number: int, command: int, body: bytes) -> bytes:
-    """A request of ours."""
+    """Return the bytes of a request that we send."""
     return HEADER.pack(number, command, HEADER.size + len(body), 0, 0) + body
 
 
 def reply(message: Message, body: bytes = b"") -> bytes:
-    """The answer to ``message``."""
+    """Return the bytes of the answer to ``message``."""
     return HEADER.pack(message.id, message.command, HEADER.size + len(body), REPLY, 0) + body
 
 
 def failure(message: Message, errno: int) -> bytes:
-    """The answer that refuses ``message``."""
+    """Return the bytes of the answer that refuses ``message`` with ``errno``."""
     return HEADER.pack(message.id, message.command, HEADER.size, REPLY | ERROR, errno)
 
 
 def parse_version(body: bytes) -> tuple[int, int, dict[str, Any]]:
-    """(major, minor, capabilities) of a VERSION body. Raises ProtocolError."""
+    """Return (major, minor, capabilities) of a VERSION body. Raises ProtocolError."""
     if len(body) < VERSION_HEAD.size:
         raise ProtocolError("short VERSION")
     major, minor = VERSION_HEAD.unpack_from(body)
@@ -167,6 +169,8 @@ def parse_version(body: bytes) -> tuple[int, int, dict[str, Any]]:
 
 
 def version(capabilities: dict[str, Any]) -> bytes:
-    """The body of our VERSION answer: 0.0. It may not be longer than the peer's own (QEMU 11.1)."""
+    """Return the body of our VERSION answer, for version 0.0. It may not be longer than the peer's own (QEMU
+    11.1).
+    """
     text = json.dumps({"capabilities": capabilities}, separators=(",", ":")).encode()
     return VERSION_HEAD.pack(0, 0) + text + b"\0"
