@@ -6,8 +6,8 @@ status bits are cleared by the next write. TSD takes dword writes only. The earl
 is stored: a frame always leaves whole, so there is no underrun but the one of a frame that the chip cannot
 send.
 
-CR.TE: when it rises, the transmitter begins at descriptor 0. When it falls, descriptors that the chip has not worked off
-are the driver's again, without TOK, and a frame that waits for the wire is gone.
+CR.TE: when it rises, the transmitter begins at descriptor 0. When it falls, descriptors that the chip has not
+worked off are the driver's again, without TOK, and a frame that waits for the wire is gone.
 
 The wire may answer "not now": the frame is kept, its descriptor stays owned by the chip, nothing further is
 sent until ``tx_ready``. With TCR.LBK = 11 frames go to the own receiver's FIFO instead of the wire, never by
@@ -43,7 +43,7 @@ Owner = tuple[int, int, int]
 
 
 class Transmitter:
-    """TSD, TSAD, and the frame that waits for the wire."""
+    """The registers TSD and TSAD, and the frame that waits for the wire."""
 
     __slots__ = ("chip", "current", "drops", "held", "tsad", "tsd")
 
@@ -56,14 +56,16 @@ class Transmitter:
         self.drops: dict[str, int] = {}
 
     def reset(self) -> None:
-        """Software reset: all descriptors are the driver's, what waited is gone."""
+        """Carry out a software reset: all descriptors are the driver's, and the waiting frame is gone."""
         self.tsd = [r.TSD_OWN] * r.TX_DESCRIPTORS
         self.tsad = [0] * r.TX_DESCRIPTORS
         self.current = 0
         self.held = None
 
     def restart(self) -> None:
-        """CR.TE rose or fell: begin at descriptor 0; a transmitter that stops forgets what it was given."""
+        """Begin at descriptor 0, because CR.TE rose or fell; a transmitter that stops forgets what it was
+        given.
+        """
         self.current = 0
         if self.chip.command & r.CR_TE:
             return
@@ -79,7 +81,7 @@ class Transmitter:
     # C mode
 
     def wants(self) -> bool:
-        """Whether the current descriptor is the chip's."""
+        """Return whether the current descriptor is the chip's."""
         return not self.tsd[self.current] & r.TSD_OWN
 
     def step(self) -> Engine:
@@ -97,7 +99,7 @@ class Transmitter:
         self.send(bytes(data), b"", (index, 0, 0))
 
     def read_tsad(self) -> int:
-        """TSAD: OWN, TABT, TUN and TOK of all four descriptors in one register."""
+        """Read TSAD: OWN, TABT, TUN and TOK of all four descriptors in one register."""
         value = 0
         for index, tsd in enumerate(self.tsd):
             if tsd & r.TSD_OWN:
@@ -111,7 +113,7 @@ class Transmitter:
         return value
 
     def write_tsd(self, index: int, value: int, mask: int) -> None:
-        """TSD of C mode; anything but a dword is ignored."""
+        """Write a TSD of C mode; anything but a dword is ignored."""
         if mask != 0xFFFFFFFF:
             return
         if not self.tsd[index] & r.TSD_OWN and value & r.TSD_OWN and self.held and self.held[2][0] == index:
@@ -153,7 +155,7 @@ class Transmitter:
             self.held = (frame, vnet, owner)
 
     def retry(self) -> None:
-        """The wire takes frames again."""
+        """Send the waiting frame, because the wire takes frames again."""
         if self.held is not None:
             frame, vnet, owner = self.held
             self.held = None
@@ -168,7 +170,7 @@ class Transmitter:
         self.chip.kick()
 
     def finish(self, owner: Owner, sent: bool) -> None:
-        """Give the descriptor back; ``sent`` is False where the link was down."""
+        """Give the descriptor back to the driver; ``sent`` is False where the link was down."""
         chip = self.chip
         index, address, word = owner
         if sent:
@@ -188,7 +190,7 @@ class Transmitter:
     # state
 
     def snapshot(self) -> dict[str, Any]:
-        """JSON-able state."""
+        """Return the state as JSON-able data."""
         state: dict[str, Any] = {
             "tsd": list(self.tsd),
             "tsad": list(self.tsad),
@@ -208,7 +210,7 @@ class Transmitter:
         return state
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from ``snapshot()``'s data."""
+        """Go on from the data of ``snapshot()``. Raises ValueError."""
         self.tsd = words(state, "tsd", r.TX_DESCRIPTORS, 0xFFFFFFFF)
         self.tsad = words(state, "tsad", r.TX_DESCRIPTORS, 0xFFFFFFFF)
         self.current = number(state, "current", r.TX_DESCRIPTORS - 1)
@@ -225,7 +227,7 @@ class Transmitter:
 
 
 def words(state: Mapping[str, Any], name: str, count: int, high: int) -> list[int]:
-    """``state[name]`` as ``count`` numbers of 0..``high``."""
+    """Return ``state[name]`` as ``count`` numbers of 0..``high``. Raises ValueError."""
     values = state.get(name)
     if not isinstance(values, list) or len(values) != count:
         raise ValueError(f"snapshot: {name} is not {count} numbers")
