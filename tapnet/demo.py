@@ -81,7 +81,7 @@ def main(words: list[str]) -> int:
 
 
 def _serve_guest(control: Control, ours: socket.socket, theirs: socket.socket) -> None:
-    """In the emulator: answer each line that the guest sends by the monitor's words for it."""
+    """Answer each line that the guest sends by the monitor's words for it; this runs in the emulator."""
     import asyncio
 
     from .monitor.hmp import Hmp
@@ -135,7 +135,7 @@ def servers() -> None:
 
 
 def _resolve(sock: socket.socket) -> None:
-    """A records for NAME, NXDOMAIN for the rest (RFC 1035 4.1)."""
+    """Answer a DNS query: A records for NAME, NXDOMAIN for the rest (RFC 1035 4.1)."""
     wanted = b"".join(bytes([len(label)]) + label.encode() for label in NAME.split(".")) + b"\0"
     while True:
         query, peer = sock.recvfrom(1500)
@@ -161,7 +161,7 @@ class StepError(Exception):
 
 
 def guest() -> int:
-    """Walk the steps inside the guest; a non-zero status after naming the step that failed."""
+    """Walk the steps inside the guest; return a non-zero status after naming the step that failed."""
     link = socket.socket(fileno=int(os.environ.pop(FD_VARIABLE)))
     port = int(os.environ.pop("TAPNET_DEMO_HTTP"))
     steps = [

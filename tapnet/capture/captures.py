@@ -36,31 +36,34 @@ INBOUND, OUTBOUND = b"\1\0\0\0", b"\2\0\0\0"
 
 
 class CaptureError(Exception):
-    """It cannot be had; the reason."""
+    """A capture cannot be had; the text is the reason."""
 
 
 class Row(NamedTuple):
-    """One capture, for monitors."""
+    """One capture as monitors show it."""
 
     target: str
     file: str
     frames: int
     lost: int
-    why: str  # it has ended
+    why: str  # why the capture has ended; "": it has not
 
 
 def member(name: str) -> Callable[[Port], bool]:
-    """A test: the port of that name, or those of a listener's clients ("socket.0.1" of "socket.0")."""
+    """Return a test of ports: the port of that name, or those of a listener's clients ("socket.0.1" of
+    "socket.0").
+    """
     return lambda port: (port.name == name or port.name.startswith(name + ".")) and not _outer(port)
 
 
 def _outer(port: Port) -> bool:
-    """Whether it stands for another on the VLAN (``tapnet.vlan.faults``)."""
+    """Return whether a port stands for another one on the VLAN (``tapnet.vlan.faults``)."""
     return port.inline is not None and port.inline.port is not port
 
 
 class Capture:
-    """One pcapng file. ``match`` None: the whole VLAN. A ``Trace`` of ``hub``."""
+    """A capture into one pcapng file, as a ``Trace`` of ``hub``. With ``match`` None it is of the whole VLAN.
+    """
 
     def __init__(
         self,
@@ -86,7 +89,7 @@ class Capture:
     # ---- Trace ---------------------------------------------------------------------------------------------
 
     def sent(self, port: Port, frame: bytes, vnet: bytes, lost: Sequence[tuple[Port, str]]) -> None:
-        """See ``port.Trace``."""
+        """Write a frame that a port has sent, and where it was lost."""
         if self._match is None:
             if port.hub is self.hub:
                 comments = [f"lost at {other.name}: {reason}" for other, reason in lost]
@@ -99,12 +102,12 @@ class Capture:
                 self._write(other, frame, vnet, OUTBOUND, (f"lost at {other.name}: {reason}",))
 
     def delivered(self, port: Port, frame: bytes, vnet: bytes) -> None:
-        """See ``port.Trace``."""
+        """Write a frame that the captured member has received."""
         if self._match is not None and self._match(port):
             self._write(port, frame, vnet, OUTBOUND, ())
 
     def dropped(self, port: Port, frame: bytes, vnet: bytes, reason: str, inbound: bool) -> None:
-        """See ``port.Trace``."""
+        """Write a frame that was lost, with the reason as its comment."""
         if not _outer(port) and (port.vlan is self.hub if self._match is None else self._match(port)):
             direction = INBOUND if inbound else OUTBOUND
             self._write(port, frame, vnet, direction, (f"lost at {port.name}: {reason}",))
@@ -136,11 +139,11 @@ class Capture:
             self.frames += 1
 
     def row(self) -> Row:
-        """For monitors."""
+        """Return what monitors show of this capture."""
         return Row(self.target, self.sink.path, self.frames, self.lost, self.sink.why)
 
     def close(self) -> None:
-        """Write the statistics and close the file. Idempotent."""
+        """Write the statistics and close the file; a second call does nothing."""
         if self in self.hub.traces:
             self.hub.traces.remove(self)
             now = self._clock()
@@ -150,7 +153,9 @@ class Capture:
 
 
 class FilterDump:
-    """``-object filter-dump``: what one member sends (tx) and receives (rx), as a classic pcap. A ``Trace``."""
+    """A ``-object filter-dump``: what one member sends (tx) and receives (rx), as a classic pcap. It is a
+    ``Trace``.
+    """
 
     def __init__(self, hub: Hub, name: str, options: Filter, sink: Sink, clock: Callable[[], int]) -> None:
         self.target, self.hub, self.sink = options.id, hub, sink
@@ -160,17 +165,17 @@ class FilterDump:
         hub.traces.append(self)
 
     def sent(self, port: Port, frame: bytes, vnet: bytes, lost: Sequence[tuple[Port, str]]) -> None:
-        """See ``port.Trace``."""
+        """Write a frame that the member has sent, unless only received ones are wanted."""
         if self._options.queue != "rx" and self._match(port):
             self._write(frame, vnet)
 
     def delivered(self, port: Port, frame: bytes, vnet: bytes) -> None:
-        """See ``port.Trace``."""
+        """Write a frame that the member has received, unless only sent ones are wanted."""
         if self._options.queue != "tx" and self._match(port):
             self._write(frame, vnet)
 
     def dropped(self, port: Port, frame: bytes, vnet: bytes, reason: str, inbound: bool) -> None:
-        """See ``port.Trace``: not in the file."""
+        """Ignore a frame that was lost: the file has only what was sent and received."""
 
     def _write(self, frame: bytes, vnet: bytes) -> None:
         now = self._clock()
@@ -182,11 +187,11 @@ class FilterDump:
                 self.lost += 1
 
     def row(self) -> Row:
-        """For monitors."""
+        """Return what monitors show of this capture."""
         return Row(self.target, self.sink.path, self.frames, self.lost, self.sink.why)
 
     def close(self) -> None:
-        """Idempotent."""
+        """Close the file; a second call does nothing."""
         if self in self.hub.traces:
             self.hub.traces.remove(self)
             self.sink.close()
@@ -225,7 +230,7 @@ class Captures:
             self._end(one)
 
     def stop(self, target: str, file: str | None = None) -> int:
-        """End the captures of a target (into one file). How many there were."""
+        """End the captures of a target (into one file) and return how many there were."""
         found = [c for c in self._all if c.target == target and file in (None, c.sink.path)]
         for one in found:
             self._end(one)
@@ -236,10 +241,10 @@ class Captures:
         one.close()
 
     def rows(self) -> list[Row]:
-        """What runs."""
+        """Return the captures that monitors show."""
         return [one.row() for one in self._all]
 
     def close(self) -> None:
-        """End all. Idempotent."""
+        """End all captures; a second call does nothing."""
         while self._all:
             self._end(self._all[-1])

@@ -37,15 +37,17 @@ class Barrier:
 
     @property
     def routed(self) -> bool:
-        """Whether it sees routed packets; otherwise bridged frames."""
+        """Return whether the chain sees routed packets; otherwise it sees bridged frames."""
         return self.family != "bridge"
 
     def words(self) -> str:
-        """For a message."""
+        """Name the chain and the reason, for a message."""
         return f"{self.family} {self.table} {self.chain} ({self.why})"
 
     def opened(self, *conditions: str) -> str:
-        """A command that lets packets pass: all, or those of ``conditions``, in nft's words: ``iifname tap0``."""
+        """Return a command that lets packets pass: all, or those of ``conditions``, in nft's words: ``iifname
+        tap0``.
+        """
         if self.legacy:
             program = "ip6tables" if self.family == "ip6" else "iptables"
             flags = " ".join(c.replace("iifname", "-i").replace("oifname", "-o") for c in conditions)
@@ -54,7 +56,9 @@ class Barrier:
 
 
 def barriers(names: Path = Path("/proc/net")) -> list[Barrier]:
-    """All of them. Raises OSError: without CAP_NET_ADMIN nobody may look."""
+    """Return all chains that drop what nothing accepts. Raises OSError: without CAP_NET_ADMIN nobody may
+    look.
+    """
     return [*_nftables(), *_legacy(names)]
 
 
@@ -102,7 +106,7 @@ def _attributes(message: Any) -> dict[str, Any]:
 
 
 def _verdict(rule: Any) -> str:
-    """What a rule without a condition decides: accept, drop, reject; "" for all other rules."""
+    """Return what a rule without a condition decides: accept, drop, reject; "" for all other rules."""
     for expression in _attributes(rule).get("NFTA_RULE_EXPRESSIONS") or []:
         values = _attributes(expression)
         name = values.get("NFTA_EXPR_NAME")
@@ -118,7 +122,7 @@ def _verdict(rule: Any) -> str:
 
 
 def _legacy(names: Path) -> list[Barrier]:
-    """Policies of iptables' own tables."""
+    """Return the barriers in the policies of iptables' own tables."""
     found = []
     for family, program, listed in (
         ("ip", "iptables", "ip_tables_names"),

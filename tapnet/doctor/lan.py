@@ -29,7 +29,7 @@ def _links() -> list[Link]:
 
 
 def _uplink() -> str:
-    """Where the default route leads, or a word for it."""
+    """Return the interface of the default route, or a word for it."""
     try:
         with Kernel() as kernel:
             links = {link.index: link.name for link in kernel.links()}
@@ -42,7 +42,7 @@ def _uplink() -> str:
 
 
 def check_bridge(name: str = BRIDGE) -> Finding:
-    """The bridge of ``--mode tap``."""
+    """Check the bridge of ``--mode tap``."""
     links = _links()
     bridge = next((link for link in links if link.name == name), None)
     if bridge is None:
@@ -86,7 +86,7 @@ _AS_ROOT = "run tapnet doctor as root"
 
 
 def check_bridge_netfilter(root: Path = sysctl.ROOT) -> Finding:
-    """Whether bridged frames go through a firewall that drops them."""
+    """Check whether bridged frames go through a firewall that drops them."""
     on = [word for word in _NETFILTER.values() if sysctl.read(root / "bridge" / word) == "1"]
     if not on:
         return Finding(
@@ -105,7 +105,7 @@ def check_bridge_netfilter(root: Path = sysctl.ROOT) -> Finding:
 
 
 def check_bridge_firewall() -> Finding:
-    """Drops in nftables' family bridge."""
+    """Check for drops in nftables' family bridge."""
     found = _barriers()
     if found is None:
         return Finding(
@@ -120,7 +120,7 @@ def check_bridge_firewall() -> Finding:
 
 
 def check_firewall() -> Finding:
-    """Drops of what is routed: for `tapnet route`."""
+    """Check for drops of routed packets, for `tapnet route`."""
     found = _barriers()
     if found is None:
         return Finding("firewall", False, f"a firewall in the way of routed packets {_HIDDEN}", _AS_ROOT)
@@ -133,7 +133,7 @@ def check_firewall() -> Finding:
 
 
 def check_forwarding(root: Path = sysctl.ROOT) -> Finding:
-    """Forwarding can be had, and has not made the host deaf to its router."""
+    """Check that forwarding can be had, and has not made the host deaf to its router."""
     place = root / "ipv4/conf/all/forwarding"
     value = sysctl.read(place)
     if value != "1" and not (os.access(place, os.W_OK) or os.geteuid() != 0):
@@ -162,7 +162,7 @@ def check_forwarding(root: Path = sysctl.ROOT) -> Finding:
 
 
 def check_mtu() -> Finding:
-    """A frame that fits one port of a bridge fits all of them."""
+    """Check that a frame that fits one port of a bridge fits all of them."""
     links = _links()
     bridges = [link for link in links if link.kind == "bridge"]
     for bridge in bridges:

@@ -23,7 +23,7 @@ CHUNK = 1 << 16
 
 
 def main(instance: str | None, target: str, file: str) -> int:
-    """Capture ``target`` (a VLAN or a member) into ``file``; "-": standard output."""
+    """Capture ``target`` (a VLAN or a member) into ``file``; "-" is standard output."""
     try:
         connection = client.Connection(path := client.find(instance))
     except client.ClientError as error:

@@ -21,7 +21,7 @@ from .table import Arg, Arguments, Command
 
 
 def _target(control: Control, name: str) -> tuple[Hub, Callable[[Port], bool] | None]:
-    """Where to look, and at which ports (None: all). Raises ControlError."""
+    """Return where to look, and at which ports (None: all). Raises ControlError."""
     instance = control.instance
     if name.isascii() and name.isdigit():
         hub = instance.hubs.get(int(name))

@@ -26,7 +26,7 @@ OPTION = Arg("option", Kind.OPTION, meta="type[,key=value]...")
 
 
 def _trust(option: str) -> Callable[[Arguments], bool]:
-    """Whether a net or card names files or programs."""
+    """Return whether a net or card names files or programs."""
 
     def needed(arguments: Arguments) -> bool:
         value = arguments["option"]

@@ -32,7 +32,9 @@ HARMLESS: dict[str, set[str]] = {
 
 
 def names_more(option: str, value: str) -> bool:
-    """Whether the value of ``option`` needs trust. One that cannot be read does not: it will be refused anyhow."""
+    """Return whether the value of ``option`` needs trust. One that cannot be read does not: it will be
+    refused anyhow.
+    """
     from ...options import parse as options  # here: the client of a monitor has no use for it
 
     try:
@@ -49,5 +51,5 @@ def names_more(option: str, value: str) -> bool:
 
 
 def rule_names_file(arguments: Arguments) -> bool:
-    """A redirection of a UNIX socket."""
+    """Return whether the rule is a redirection of a UNIX socket."""
     return str(arguments["rule"]).startswith("unix:")
