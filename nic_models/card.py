@@ -69,7 +69,6 @@ class Card(Protocol):
         """Return the whole state as JSON-able data."""
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from the data of ``snapshot()``. Raises ValueError if it is not such data.
-
-        A frame that the wire had not taken waits for ``tx_ready``: another wire's owner calls that once.
+        """Go on from the data of ``snapshot()``. Raises ValueError if it is not such data. A frame that the
+        old wire had not taken waits for ``tx_ready``: the owner of the new wire calls that once.
         """

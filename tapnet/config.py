@@ -1,6 +1,7 @@
 """What a command line or a TOML file means: frozen dataclasses with typed, checked values.
 
-``tapnet.options.parse`` makes them, ``tapnet.instance.instance`` wires objects by them; nothing here parses or opens anything.
+``tapnet.options.parse`` makes them, ``tapnet.instance.instance`` wires objects by them; nothing here parses
+or opens anything.
 
     Config
       members   Nic and Net objects in option order, on a VLAN (``vlan``) or a private wire (``vlan`` None)

@@ -1,9 +1,9 @@
 """The main job, shown: ``tapnet demo``, which ``make run`` calls.
 
-Three processes: this one runs the emulator as ``tapnet exec`` does; a child of it serves a page and a small resolver
-on the host's loopback, so that all works offline; the guest (a network namespace behind an emulated NE2000) walks
-the steps and tells each by a line. A socket pair between the guest and this process asks for ``info network``.
-On a terminal the guest then becomes the user's shell.
+Three processes: this one runs the emulator as ``tapnet exec`` does; a child of it serves a page and a small
+resolver on the host's loopback, so that all works offline; the guest (a network namespace behind an emulated
+NE2000) walks the steps and tells each by a line. A socket pair between the guest and this process asks for
+``info network``. On a terminal the guest then becomes the user's shell.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ SIOCGIFHWADDR = 0x8927
 
 
 def main(words: list[str]) -> int:
-    """Run the demo with further options ``words`` (as for ``tapnet exec``: a card, --name ...). Returns the exit
-    status: that of the guest's steps or shell.
+    """Run the demo with further options ``words`` (as for ``tapnet exec``: a card, --name ...). Returns the
+    exit status: that of the guest's steps or shell.
     """
     from .options import parse as options
     from .service.run import exec_

@@ -1,7 +1,9 @@
-"""What a person did wrong, in one line: the errors that every room may raise and that the rooms above turn into an answer.
+"""What a person did wrong, in one line: the errors that every room may raise and that the rooms above turn
+into an answer.
 
-``OptionError`` is for the command line and the configuration file, ``BuildError`` for what cannot be built on this host,
-``ControlError`` for a request of a monitor. The text of each is written for the person who reads it.
+``OptionError`` is for the command line and the configuration file, ``BuildError`` for what cannot be built on
+this host, ``ControlError`` for a request of a monitor. The text of each is written for the person who reads
+it.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ class Timer:
         self._arm()
 
     def write(self, value: int, mask: int) -> None:
-        """Write TimerInt under ``mask``."""
+        """Write TimerInt under the byte mask ``mask``."""
         self.target = self.target & ~mask | value & mask
         self._arm()
 

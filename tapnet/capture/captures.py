@@ -1,18 +1,21 @@
-"""Captures of a running hub: a VLAN or one member, as pcapng; and ``-object filter-dump``, as QEMU's classic pcap.
+"""Captures of a running hub: a VLAN or one member, as pcapng; and ``-object filter-dump``, as QEMU's classic
+pcap.
 
     Hub.traces ─► Capture: which frames, which interface ─► dpkt's blocks ─► Sink: a file, a pipe
 
-A VLAN's capture has every frame once, on the interface of the member that sent it; a member's has both directions, as
-epb_flags says (inbound: from the member into the VLAN). An interface is described when its first frame comes; its name
-is the member's. A frame that was lost somewhere is there with a comment that says where and why ("lost at socket.0.1:
-queue"), also what a bad cable lost. At the end each interface's statistics follow.
+A VLAN's capture has every frame once, on the interface of the member that sent it; a member's has both
+directions, as epb_flags says (inbound: from the member into the VLAN). An interface is described when its
+first frame comes; its name is the member's. A frame that was lost somewhere is there with a comment that says
+where and why ("lost at socket.0.1: queue"), also what a bad cable lost. At the end each interface's
+statistics follow.
 
-Super-frames are completed and segmented for the file (``tapnet.vlan.offload``), the members keep theirs. A reader that is too
-slow loses frames, never time: they are counted, and the next frame's comment says how many.
+Super-frames are completed and segmented for the file (``tapnet.vlan.offload``), the members keep theirs. A
+reader that is too slow loses frames, never time: they are counted, and the next frame's comment says how
+many.
 
-Cost: some 20 us a frame while a capture runs, nothing when none does. Times: the host's clock, ns.
-Limits: ``CAPTURES_MAX`` at a time; ``INTERFACES_MAX`` members of each have interfaces of their own, clients that come after
-them (anybody can connect to a wire, again and again) share one. Ref: QEMU net/dump.c.
+Cost: some 20 us a frame while a capture runs, nothing when none does. Times: the host's clock, ns. Limits:
+``CAPTURES_MAX`` at a time; ``INTERFACES_MAX`` members of each have interfaces of their own, clients that come
+after them (anybody can connect to a wire, again and again) share one. Ref: QEMU net/dump.c.
 """
 
 from __future__ import annotations
@@ -62,8 +65,7 @@ def _outer(port: Port) -> bool:
 
 
 class Capture:
-    """A capture into one pcapng file, as a ``Trace`` of ``hub``. With ``match`` None it is of the whole VLAN.
-    """
+    """A capture into one pcapng file, as a ``Trace`` of ``hub``. With ``match`` None it is of the whole VLAN."""
 
     def __init__(
         self,

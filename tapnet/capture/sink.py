@@ -1,10 +1,11 @@
 """A file or pipe that captures are written to, without holding the loop.
 
-What is put there is written in batches, at the latest before the loop sleeps. A pipe that is full is waited for by the
-loop; meanwhile up to ``OUT_BYTES`` wait, then there is no ``room``. A file that cannot be written any more (no space, a
-pipe without a reader) ends: ``why`` says it, once in the log, and ``ended`` is called.
+What is put there is written in batches, at the latest before the loop sleeps. A pipe that is full is waited
+for by the loop; meanwhile up to ``OUT_BYTES`` wait, then there is no ``room``. A file that cannot be written
+any more (no space, a pipe without a reader) ends: ``why`` says it, once in the log, and ``ended`` is called.
 
-A regular file is written to from the loop: the page cache takes it. The file is made with mode 0600, or cut to nothing.
+A regular file is written to from the loop: the page cache takes it. The file is made with mode 0600, or cut
+to nothing.
 """
 
 from __future__ import annotations
@@ -58,8 +59,7 @@ class Sink:
 
     @property
     def room(self) -> bool:
-        """Return whether more may be put. Once this is False, ``drained`` is called when there is room again.
-        """
+        """Return whether more may be put. Once this is False, ``drained`` is called when there is room again."""
         if self._pending >= OUT_BYTES:
             self._full = True
             return False

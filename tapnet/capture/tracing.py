@@ -4,8 +4,9 @@
     13:37:00.124 dhcp    user.0 --- dhcp_exhausted
     13:37:00.125 hub     VLAN 0: ne2k_pci.0 sent 60 bytes, lost at user.0: queue
 
-``in`` came from a guest, ``out`` goes to it, ``---`` is what the NAT counted. Items and file can be changed while tapnet runs (the
-monitor's ``log`` and ``logfile``). Who does not trace pays nothing: traced objects are given a listener, and lose it again.
+``in`` came from a guest, ``out`` goes to it, ``---`` is what the NAT counted. Items and file can be changed
+while tapnet runs (the monitor's ``log`` and ``logfile``). Who does not trace pays nothing: traced objects are
+given a listener, and lose it again.
 
 A file is appended to. A line that cannot be written is lost, counted.
 """
@@ -78,8 +79,7 @@ class Tracer:
             hub.traces.append(trace)
 
     def open(self, path: str | None) -> None:
-        """Write to a file from now on; None means standard error. Raises OSError; then nothing has changed.
-        """
+        """Write to a file from now on; None means standard error. Raises OSError; then nothing has changed."""
         file = open(path, "a", encoding="utf-8", buffering=1) if path is not None else None
         self.close()
         self._file, self.path = file, path

@@ -1,8 +1,9 @@
 """What the host's firewall does to packets that it forwards, as far as its base chains say.
 
-A chain on the forward hook drops what nothing else decides when its policy is drop, or when it ends with a drop or reject
-that has no condition. Chains that it jumps to are not followed: a rule in one of them may still accept a guest. nftables
-(and iptables on top of it) is asked by nfnetlink; the older iptables by its own program, where the kernel has its tables.
+A chain on the forward hook drops what nothing else decides when its policy is drop, or when it ends with a
+drop or reject that has no condition. Chains that it jumps to are not followed: a rule in one of them may
+still accept a guest. nftables (and iptables on top of it) is asked by nfnetlink; the older iptables by its
+own program, where the kernel has its tables.
 
 Ref: nft(8); include/uapi/linux/netfilter/nf_tables.h; nf_hook_slow.
 """

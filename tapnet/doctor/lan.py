@@ -1,8 +1,10 @@
-"""``tapnet doctor`` on the LAN side: bridge, its netfilter switches, firewall, forwarding, MTUs. Each only looks.
+"""``tapnet doctor`` on the LAN side: bridge, its netfilter switches, firewall, forwarding, MTUs. Each only
+looks.
 
-The classic reasons why a guest on a bridge is mute: the bridge hands its frames to the firewall of the routing host
-(bridge-nf-call-iptables), whose FORWARD chain drops them, as Docker and ufw set it up; a drop in a table of family
-bridge; a port with a smaller MTU, for which larger frames vanish without a word; a bridge that is down or has no uplink.
+The classic reasons why a guest on a bridge is mute: the bridge hands its frames to the firewall of the
+routing host (bridge-nf-call-iptables), whose FORWARD chain drops them, as Docker and ufw set it up; a drop in
+a table of family bridge; a port with a smaller MTU, for which larger frames vanish without a word; a bridge
+that is down or has no uplink.
 
 Ref: Documentation/networking/bridge.rst, ip-sysctl.rst (accept_ra, forwarding).
 """

@@ -1,8 +1,8 @@
 """Tells when a card's receive filter has changed: QEMU's NIC_RX_FILTER_CHANGED.
 
-As in QEMU one event for each card, and no further one until somebody has asked for the filter (query-rx-filter), so that
-a guest that changes it all day costs nothing. Cards have no hook for it, and need none: while anybody listens, the
-filters are compared every ``POLL_SECONDS``; while nobody does, nothing runs.
+As in QEMU one event for each card, and no further one until somebody has asked for the filter
+(query-rx-filter), so that a guest that changes it all day costs nothing. Cards have no hook for it, and need
+none: while anybody listens, the filters are compared every ``POLL_SECONDS``; while nobody does, nothing runs.
 
 Ref: QEMU qapi/net.json, NIC_RX_FILTER_CHANGED.
 """

@@ -1,10 +1,10 @@
 """From a configuration to wired objects: the only file that knows every class.
 
-What must happen before there is a loop is in ``tapnet.guest.prepare``. Then, on the loop, ``Instance(config, prepared, ...)``
-makes hubs, machine, cards, drivers and backends, and ``start`` lets frames flow.
+What must happen before there is a loop is in ``tapnet.guest.prepare``. Then, on the loop, ``Instance(config,
+prepared, ...)`` makes hubs, machine, cards, drivers and backends, and ``start`` lets frames flow.
 
-An ``Instance`` is what monitors see (``tapnet.monitor.commands.control.Instance``). ``close`` gives everything back, in the
-reverse order, and is idempotent; a failure on the way up closes what had been opened.
+An ``Instance`` is what monitors see (``tapnet.monitor.commands.control.Instance``). ``close`` gives
+everything back, in the reverse order, and is idempotent; a failure on the way up closes what had been opened.
 """
 
 from __future__ import annotations
@@ -218,8 +218,8 @@ class Instance:
         """Plug a backend in; frames flow at once. Raises BuildError; then nothing of it is left. For
         ``opened`` see ``make``.
 
-        It goes to its VLAN, which is made if it is new; without one to the card that waits for a backend of that id,
-        whose cable is plugged in again; else to a private wire of its own.
+        It goes to its VLAN, which is made if it is new; without one to the card that waits for a backend of
+        that id, whose cable is plugged in again; else to a private wire of its own.
         """
         if self.patchbay.find(net.name) is not None:
             raise BuildError(f"{net.origin}: name={net.name}: exists already")
@@ -232,8 +232,7 @@ class Instance:
         return member
 
     def remove_net(self, name: str) -> bool:
-        """Unplug a backend and give everything back that it had. False means that there is none of that name.
-        """
+        """Unplug a backend and give everything back that it had. False means that there is none of that name."""
         member = self.take_net(name)
         if member is None:
             return False

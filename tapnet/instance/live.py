@@ -1,9 +1,10 @@
-"""Nets and cards while the instance runs: what QEMU's monitor calls host_net_add, netdev_add, device_add and their ends.
+"""Nets and cards while the instance runs: what QEMU's monitor calls host_net_add, netdev_add, device_add and
+their ends.
 
     "user,id=u1" ─ options.parse_option ─► Entry ─► Net or Nic with every default filled in ─► Instance.add_net, add_nic
 
-An option is spelt as on the command line, and means the same. Defaults (name, MAC, slot, I/O base, IRQ, interface) are
-the first that are free among what is plugged in now.
+An option is spelt as on the command line, and means the same. Defaults (name, MAC, slot, I/O base, IRQ,
+interface) are the first that are free among what is plugged in now.
 
 * ``-net`` (host_net_add): a backend, or a card, on its VLAN; a VLAN is made with its first member and goes with its
   last. ``-netdev``: a backend on a private wire, for the card that ``device_add`` brings, or for one whose backend has
@@ -13,7 +14,8 @@ the first that are free among what is plugged in now.
 * What is deleted is gone at once: its port, sockets, flows and devices. A card on the private wire of a deleted netdev
   sees its cable pulled; nobody else notices anything.
 
-Inherited descriptors (``fd=``) are for the start only: a number that a monitor sends names whatever we have open.
+Inherited descriptors (``fd=``) are for the start only: a number that a monitor sends names whatever we have
+open.
 """
 
 from __future__ import annotations

@@ -2,12 +2,14 @@
 
     plan(old, new) ─► Plan ─► apply(instance, plan)
 
-Backends on a VLAN come and go; those that both files have stay as they are, with their connections, flows and leases,
-wherever in the file they stand now. Of a NAT that stays the same net, only what has changed changes (redirections, rules, name
-servers, what DHCP says, ...; ``backends.user.changes_live``): its flows and leases stay. Everything else (cards, private wires, monitors, the machine) takes a restart: then nothing is changed, and one line says why.
+Backends on a VLAN come and go; those that both files have stay as they are, with their connections, flows and
+leases, wherever in the file they stand now. Of a NAT that stays the same net, only what has changed changes
+(redirections, rules, name servers, what DHCP says, ...; ``backends.user.changes_live``): its flows and leases
+stay. Everything else (cards, private wires, monitors, the machine) takes a restart: then nothing is changed,
+and one line says why.
 
-Old backends go before new ones come, because both may want one address or interface. If a new one cannot be made, those
-before it go again and the old ones come back.
+Old backends go before new ones come, because both may want one address or interface. If a new one cannot be
+made, those before it go again and the old ones come back.
 
 What was added or removed by a monitor is no part of either file and stays so.
 """
@@ -187,14 +189,16 @@ def apply(instance: Instance, made: Plan) -> str:
 
 
 def _park(instance: Instance, members: Sequence[object]) -> None:
-    """Return the nets that the mode keeps out of the new file, and those that a monitor had added."""
+    """Set the instance's parked nets: what the mode keeps out of the new file, and what a monitor had added."""
     known = {net.name for net in instance.config.nets}
     out = [replace(net, plugged=True) for net in members if isinstance(net, Net) and not net.plugged]
     instance.parked = [net for net in instance.parked if net.name not in known] + out
 
 
 def _renamed(instance: Instance, net: Net) -> Net:
-    """Rename a new net whose name, given by counting, a net that was kept may have."""
+    """Return a new net under a free name, because a net that was kept may have the name that counting gave to
+    it.
+    """
     number = 0
     while instance.backend(net.name) is not None:
         net = replace(net, name=f"{net.kind}.{number}")

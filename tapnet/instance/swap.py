@@ -1,4 +1,5 @@
-"""The mode of a running instance: its VLANs' NATs out and TAPs in, or the other way, under guests that do not restart.
+"""The mode of a running instance: its VLANs' NATs out and TAPs in, or the other way, under guests that do not
+restart.
 
     1  the new backends are made (a TAP's opening, which may block, in a thread)   fails: all is as it was, the caller hears why
     2  the NATs that leave end their flows: guests and hosts get RST, redirections listen no more
@@ -6,13 +7,14 @@
     4  what the old had is given back (downscript= in a thread)
     5  ``blink`` seconds after 3 the links come up: guests ask DHCP again
 
-A card without a link bit (NE2000) cannot see 3 in a VM. Its guest learns by its lease: a NAT that a TAP stands beside
-leases for a short time (``resolve.short_leases``), and whoever comes to renew afterwards is told by ``slirp.services.farewell``,
-which looks on at the hub for as long as a lease runs. In a network namespace the interface loses its carrier,
-whatever the card can.
+A card without a link bit (NE2000) cannot see 3 in a VM. Its guest learns by its lease: a NAT that a TAP
+stands beside leases for a short time (``resolve.short_leases``), and whoever comes to renew afterwards is
+told by ``slirp.services.farewell``, which looks on at the hub for as long as a lease runs. In a network
+namespace the interface loses its carrier, whatever the card can.
 
-What leaves is *parked* and comes back with the next swap. A VLAN without the wanted kind gets ``-net user`` or
-``-net tap,br=br0``. VLANs that have neither (sockets only) and private wires are left alone. One swap at a time.
+What leaves is *parked* and comes back with the next swap. A VLAN without the wanted kind gets ``-net user``
+or ``-net tap,br=br0``. VLANs that have neither (sockets only) and private wires are left alone. One swap at a
+time.
 
 Timers: one for each link that is down; one for a farewell, when its last lease has run out.
 """
@@ -121,7 +123,7 @@ class Watch:
 
 @dataclass
 class Plan:
-    """One VLAN's part of a swap."""
+    """What a swap does on one VLAN."""
 
     vlan: int
     place: Place

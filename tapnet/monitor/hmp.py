@@ -52,8 +52,7 @@ WORDS = BY_WORD | dict.fromkeys(HELP.names, HELP) | {"info": INFO_LIST}
 
 
 class Hmp:
-    """The interpreter of one client's lines; it keeps no state between them. For ``trusted`` see ``table``.
-    """
+    """The interpreter of one client's lines; it keeps no state between them. For ``trusted`` see ``table``."""
 
     def __init__(self, control: Control, trusted: bool = True) -> None:
         self.control = control

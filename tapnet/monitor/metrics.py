@@ -1,7 +1,8 @@
 """Counters in the text format of Prometheus, as text: what ``--metrics`` serves.
 
-Names begin with ``tapnet_``, counters end in ``_total``, labels are a port's name, kind and VLAN ("" on a private wire).
-All is worked out at each call from the same reports that the monitors give (docs/monitor.md lists the names).
+Names begin with ``tapnet_``, counters end in ``_total``, labels are a port's name, kind and VLAN ("" on a
+private wire). All is worked out at each call from the same reports that the monitors give (docs/monitor.md
+lists the names).
 
 Ref: Prometheus, "Exposition formats", text format 0.0.4.
 """

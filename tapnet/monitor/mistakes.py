@@ -1,7 +1,8 @@
 """What a command raises that it must not: a mistake of ours, and an answer all the same.
 
-Whoever asked hears of it at once, the log has it once with its traceback, and the commands behind it are served. Out of
-memory is no such mistake: it is the end of the instance (``tapnet.service.supervise``), and passes.
+Whoever asked hears of it at once, the log has it once with its traceback, and the commands behind it are
+served. Out of memory is no such mistake: it is the end of the instance (``tapnet.service.supervise``), and
+passes.
 """
 
 from __future__ import annotations

@@ -2,14 +2,16 @@
 
     bytes ─► Splitter ─► one JSON value ─► Qmp.start ─► one JSON object
 
-A session begins with our greeting and the client's ``qmp_capabilities``; before it nothing else is done, after it events
-are sent too. Every command gets one answer, ``{"return": ...}`` or ``{"error": {"class": ..., "desc": ...}}``, with the
-``id`` that it came with. The commands are ``commands.TABLES``, and the few here that are about the session itself.
+A session begins with our greeting and the client's ``qmp_capabilities``; before it nothing else is done,
+after it events are sent too. Every command gets one answer, ``{"return": ...}`` or ``{"error": {"class": ...,
+"desc": ...}}``, with the ``id`` that it came with. The commands are ``commands.TABLES``, and the few here
+that are about the session itself.
 
-Out-of-band execution is not offered. A client that asks for it all the same is not refused: ``exec-oob`` is done in its
-turn, which is at once, for no command of ours waits.
+Out-of-band execution is not offered. A client that asks for it all the same is not refused: ``exec-oob`` is
+done in its turn, which is at once, for no command of ours waits.
 
-Limits: ``MESSAGE_MAX`` bytes a message (more is answered by an error and ends the session), ``DEPTH_MAX`` levels.
+Limits: ``MESSAGE_MAX`` bytes a message (more is answered by an error and ends the session), ``DEPTH_MAX``
+levels.
 
 Ref: QEMU docs/interop/qmp-spec.rst; qobject/json-parser.c and qapi/qmp-dispatch.c (words of the errors).
 """

@@ -1,8 +1,9 @@
 """Lines typed at a terminal: history over sessions, and completion by the tab key from the table of commands.
 
-Names of ports are asked of the instance (``info ports``) when they are needed. Python's readline edits the lines; where
-Python was built without it there is neither history nor completion. The history is ``$XDG_STATE_HOME/tapnet/history``
-(``~/.local/state``), for its owner only, ``HISTORY_MAX`` lines; a place that cannot be written is no error.
+Names of ports are asked of the instance (``info ports``) when they are needed. Python's readline edits the
+lines; where Python was built without it there is neither history nor completion. The history is
+``$XDG_STATE_HOME/tapnet/history`` (``~/.local/state``), for its owner only, ``HISTORY_MAX`` lines; a place
+that cannot be written is no error.
 """
 
 from __future__ import annotations

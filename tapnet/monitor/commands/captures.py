@@ -3,8 +3,8 @@
     capture start VLAN|PORT FILE      pcapng; VLAN is a number, PORT a member's name
     capture stop VLAN|PORT [FILE]
 
-FILE "-" is standard output of ``tapnet monitor capture start VLAN|PORT -``, or shorter ``tapnet capture VLAN|PORT``: the
-client asks for a pipe of its own (``live``).
+FILE "-" is standard output of ``tapnet monitor capture start VLAN|PORT -``, or shorter ``tapnet capture
+VLAN|PORT``: the client asks for a pipe of its own (``live``).
 """
 
 from __future__ import annotations

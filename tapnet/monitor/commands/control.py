@@ -1,8 +1,8 @@
 """What a monitor can ask of a running instance: one ``Control``, called by the human monitor and by QMP.
 
-``Instance`` is the interface that ``tapnet.instance.instance`` and ``tapnet.service.run`` provide; everything here is
-worked out from it at each call, so nothing can go stale. Answers are text without a final line feed; an
-error that the person at the monitor made is a ``ControlError`` whose text is the answer. No I/O, no clock:
+``Instance`` is the interface that ``tapnet.instance.instance`` and ``tapnet.service.run`` provide; everything
+here is worked out from it at each call, so nothing can go stale. Answers are text without a final line feed;
+an error that the person at the monitor made is a ``ControlError`` whose text is the answer. No I/O, no clock:
 idle times come with the rows.
 
 Formats: ``info network`` as QEMU 0.8 prints it, ``info usernet`` as libslirp does, with the idle time behind.
@@ -193,7 +193,7 @@ class Control:
         return f"VM status: {self.instance.status}"
 
     def info_version(self) -> str:
-        """Return tapnet's version number."""
+        """Return the version number of tapnet."""
         return __version__
 
     def info_name(self) -> str:
@@ -223,8 +223,8 @@ class Control:
             yield from wire
 
     def set_link(self, name: str, up: bool) -> None:
-        """Plug or pull one device's cable. On a private wire a backend's cable is its NIC's as well. A backend that is to
-        make its connection again tries at once when it is plugged, or was.
+        """Plug or pull one device's cable. On a private wire a backend's cable is its NIC's as well. A
+        backend that has to make its connection again tries at once, when it is plugged in or was already.
 
         Raises NotFound.
         """

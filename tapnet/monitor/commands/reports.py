@@ -1,6 +1,8 @@
-"""What monitors report as data: ports, flows, leases, redirections, cards, receive filters, counters; and as text.
+"""What monitors report as data: ports, flows, leases, redirections, cards, receive filters, counters; and as
+text.
 
-Worked out from the instance at each call. JSON-able; names of members are part of the interface (docs/monitor.md).
+Worked out from the instance at each call. JSON-able; names of members are part of the interface
+(docs/monitor.md).
 """
 
 from __future__ import annotations

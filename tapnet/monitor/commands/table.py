@@ -4,11 +4,12 @@
                                                                                ├► {"name": "eth0", "up": False} ─► run
     QMP  {"execute": "set_link", "arguments": {"name": ...}}     ─ from_json ──┘
 
-A ``Command`` names its words in either monitor (``hmp``, ``qmp``; "" is none), its arguments, and what it does. The rows
-are in ``commands.TABLES``; ``help``, ``query-commands``, completion and the rights of a client are worked out from them.
+A ``Command`` names its words in either monitor (``hmp``, ``qmp``; "" is none), its arguments, and what it
+does. The rows are in ``commands.TABLES``; ``help``, ``query-commands``, completion and the rights of a client
+are worked out from them.
 
-Rights: a command that runs programs or names files says so (``trust``). A client over TCP may not call it, unless its
-monitor was opened with trusted=on.
+Rights: a command that runs programs or names files says so (``trust``). A client over TCP may not call it,
+unless its monitor was opened with trusted=on.
 
 Ref: QEMU docs/interop/qmp-spec.rst (names and types of arguments), monitor/hmp.c (words of the errors).
 """
@@ -30,7 +31,7 @@ ON_OFF = {"on": True, "up": True, "off": False, "down": False}
 
 
 class Kind(enum.Enum):
-    """How an argument is written: in HMP, in QMP, and what the handler gets."""
+    """The kind of an argument: how it is written in HMP and in QMP, and what the handler gets."""
 
     TEXT = "string"  # a word; a string
     NUMBER = "integer"  # decimal or 0x; an integer
@@ -70,11 +71,10 @@ class Arg:
 class Command:
     """One row of the table of commands.
 
-    hmp     words of the human monitor, aliases behind "|": "quit|q", "info network"; "": QMP only
-    qmp     name in QMP; "": HMP only
-    run     does it. Its value is QMP's "return" (None: an empty object). May be a coroutine function
-    text    what HMP prints instead of the value of ``run`` (which then is text or None); called in place of ``run``
-    trust   whether a client must be trusted: always, or by ``trust(arguments)``
+    hmp     words of the human monitor, aliases behind "|": "quit|q", "info network"; "": QMP only qmp
+    name in QMP; "": HMP only run     does it. Its value is QMP's "return" (None: an empty object). May be a
+    coroutine function text    what HMP prints instead of the value of ``run`` (which then is text or None);
+    called in place of ``run`` trust   whether a client must be trusted: always, or by ``trust(arguments)``
     ends    the instance ends once the answer is sent
     """
 

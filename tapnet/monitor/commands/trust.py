@@ -1,8 +1,8 @@
-"""What a client that is not trusted may put into a net or card: a list of what is harmless, so that a key that nobody
-thought of is refused.
+"""What a client that is not trusted may put into a net or card: a list of what is harmless, so that a key
+that nobody thought of is refused.
 
-Refused is what runs a program, names a file, socket file, directory or process, or reaches into the host's network
-configuration.
+Refused is what runs a program, names a file, socket file, directory or process, or reaches into the host's
+network configuration.
 """
 
 from __future__ import annotations

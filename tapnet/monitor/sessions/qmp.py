@@ -1,8 +1,8 @@
 """One client of ``-qmp``: the I/O round ``qmp``.
 
-Events go out between answers, from the end of the negotiation on. One that finds ``session.BUFFER_MAX`` bytes waiting for
-a slow reader is dropped and counted (``events_lost``): the client learns of it by ``X_TAPNET_EVENTS_LOST`` when it reads
-again.
+Events go out between answers, from the end of the negotiation on. One that finds ``session.BUFFER_MAX`` bytes
+waiting for a slow reader is dropped and counted (``events_lost``): the client learns of it by
+``X_TAPNET_EVENTS_LOST`` when it reads again.
 """
 
 from __future__ import annotations

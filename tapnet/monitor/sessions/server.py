@@ -9,8 +9,8 @@
   final.
 * stdio: ``stdio``.
 
-Who may do what: whoever can open our UNIX sockets (0600) or our terminal is us. A client over TCP is nobody: commands that
-run programs or name files are refused unless the option says trusted=on.
+Who may do what: whoever can open our UNIX sockets (0600) or our terminal is us. A client over TCP is nobody:
+commands that run programs or name files are refused unless the option says trusted=on.
 
 Limits: ``CLIENTS_MAX`` clients of the control socket (the next wait in its backlog); those of ``session``.
 """

@@ -4,12 +4,12 @@
 
 ``LineSession`` is a person's monitor, or the control socket (``framed``); ``qmp.QmpSession`` the machine's.
 
-Limits: ``LINE_MAX`` bytes a line (a longer one is answered by an error and ends the session), ``BUFFER_MAX`` bytes that
-wait for a slow reader before we stop reading from it, ``STALL_S`` seconds of that before it is cut off. One command at a
-time: while one takes its time nothing more is read.
+Limits: ``LINE_MAX`` bytes a line (a longer one is answered by an error and ends the session), ``BUFFER_MAX``
+bytes that wait for a slow reader before we stop reading from it, ``STALL_S`` seconds of that before it is cut
+off. One command at a time: while one takes its time nothing more is read.
 
-A browser can be made to connect to a TCP port of this host and to write lines into the body of a request. Whoever
-begins a TCP session as HTTP does is cut off (``http``).
+A browser can be made to connect to a TCP port of this host and to write lines into the body of a request.
+Whoever begins a TCP session as HTTP does is cut off (``http``).
 """
 
 from __future__ import annotations

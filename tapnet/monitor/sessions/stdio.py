@@ -1,8 +1,9 @@
-"""Monitors on standard input and output, by threads: a person's has the loop answer line by line; a program's session
-is fed by one thread and written out by another.
+"""Monitors on standard input and output, by threads: a person's has the loop answer line by line; a program's
+session is fed by one thread and written out by another.
 
-So neither a terminal's mode nor a slow reader of our output touches the loop. The end of input is not the instance's
-end (as in QEMU). On a terminal lines are edited by readline, with history and completion (``complete``).
+So neither a terminal's mode nor a slow reader of our output touches the loop. The end of input is not the
+instance's end (as in QEMU). On a terminal lines are edited by readline, with history and completion
+(``complete``).
 """
 
 from __future__ import annotations
@@ -25,8 +26,7 @@ FLUSH_S = 1.0
 
 
 class _Output(asyncio.Transport):
-    """Standard output with a thread of its own, as a session's transport; standard input feeds the session.
-    """
+    """Standard output with a thread of its own, as a session's transport; standard input feeds the session."""
 
     def __init__(self, session: Session, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__()
