@@ -13,9 +13,9 @@ Super-frames are completed and segmented for the file (``tapnet.vlan.offload``),
 reader that is too slow loses frames, never time: they are counted, and the next frame's comment says how
 many.
 
-Cost: some 20 us a frame while a capture runs, nothing when none does. Times: the host's clock, ns. Limits:
-``CAPTURES_MAX`` at a time; ``INTERFACES_MAX`` members of each have interfaces of their own, clients that come
-after them (anybody can connect to a wire, again and again) share one. Ref: QEMU net/dump.c.
+Cost: some 20 us a frame while a capture runs, nothing when none does. Times: the host's clock, ns.
+Limits: ``CAPTURES_MAX`` at a time; ``INTERFACES_MAX`` members of each have interfaces of their own, clients
+that come after them (anybody can connect to a wire, again and again) share one. Ref: QEMU net/dump.c.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ an MTU.
 
 A ``Box`` takes the port out of its hub, with the frames that wait for it, and puts ``outer`` in its place;
 the port goes on a hub of two with ``inner``. So queues, back-pressure, counters and link states are those of
-every hub, and a port without a box pays nothing. A direction without effects passes frames on at once, held
-back as on a plain wire.
+every hub, and a port without a bad cable pays nothing. A direction without effects passes frames on at once,
+held back as on a plain wire.
 
 ``Lane`` is sans-IO: a frame goes in at a time, comes out when it is due. Effects, in this order: mtu, loss,
 dup, corrupt (each copy by itself), reorder, rate, delay with jitter; ``limit`` frames wait. Jitter never
@@ -17,11 +17,11 @@ Chance: each effect draws from a generator of its own, made of seed, port, direc
 frame. So the same seed and the same frames meet the same fate, whatever the times and whichever other effects
 are switched on; only what ``limit`` drops depends on time. Without seed= one is chosen, and shown.
 
-Super-frames: a box takes none, so every frame is one that a wire would carry; the members segment.
+Super-frames: a ``Box`` takes none, so every frame is one that a wire would carry; the members segment.
 
 Limits: ``limit=`` frames and ``WAIT_BYTES`` bytes wait in a direction; what does not fit is dropped, counted.
-A frame that the VLAN does not take waits as well. Timers: one for each box, to the millisecond of the loop's
-clock. Ref: tc-netem(8); ``tapnet.options.impairments`` for the words.
+A frame that the VLAN does not take waits as well. Timers: one for each ``Box``, to the millisecond of the
+loop's clock. Ref: tc-netem(8); ``tapnet.options.impairments`` for the words.
 """
 
 from __future__ import annotations

@@ -231,7 +231,7 @@ class Port:
             whole: list[Item] = []
             for item in self.queue:
                 whole += [(frame, b"") for frame in cut(item[0])] if type(item[1]) is int else [item]
-            self.queue.clear()  # in place: the endpoint holds a reference to this list
+            self.queue.clear()  # in place, because the endpoint refers to this very object
             self.queue.extend(whole)
             self.queued_bytes = sum(len(frame) for frame, _ in whole)
 
