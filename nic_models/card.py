@@ -25,7 +25,7 @@ from .rxfilter import RxFilter
 
 
 class Card(Protocol):
-    """One NIC on its board, whatever the bus is."""
+    """A card is one NIC on its board, whatever the bus is."""
 
     model: str
     mac: bytes

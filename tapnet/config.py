@@ -73,7 +73,9 @@ class Loss:
 
 @dataclass(frozen=True, slots=True)
 class Effects:
-    """What a cable does to the frames of one direction. Times in ns, shares 0..1, rate in bits per second."""
+    """The effects say what a cable does to the frames of one direction. Times in ns, shares 0..1, rate in
+    bits per second.
+    """
 
     delay: int = 0
     jitter: int = 0
@@ -149,7 +151,7 @@ class Nic:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Net:
-    """The keys that all backends share."""
+    """All backends share these keys."""
 
     kind: ClassVar[str] = ""
     origin: str
@@ -190,7 +192,7 @@ class Lease:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dhcp:
-    """What the DHCP server hands out beside addresses."""
+    """The DHCP server hands out these values beside addresses."""
 
     hostname: str | None = None
     domainname: str | None = None
@@ -211,7 +213,7 @@ class Dhcp:
 
 @dataclass(frozen=True, slots=True)
 class Tftp:
-    """What the TFTP server of a NAT offers."""
+    """The TFTP server of a NAT offers this."""
 
     directory: str
     write: bool = False
@@ -255,7 +257,7 @@ class GuestForward:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One line of the allow/deny list; the first that matches wins."""
+    """A rule is one line of the allow/deny list; the first that matches wins."""
 
     allow: bool
     protocol: str | None  # tcp, udp, icmp; None: all
@@ -437,7 +439,7 @@ class Wire:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """Everything that the command line and the files say."""
+    """A configuration holds everything that the command line and the files say."""
 
     mode: str | None = None  # user, tap; None: everything is plugged
     machine: str = "pc"

@@ -152,7 +152,7 @@ class PciBus:
     # -- owner -----------------------------------------------------------------------------------------------
 
     def boot(self) -> None:
-        """What firmware does: route the PIRQs, give every card addresses and an interrupt line, enable
+        """Do what firmware does: route the PIRQs, give every card addresses and an interrupt line, enable
         decoding.
         """
         for pirq, irq in enumerate(BOOT_ROUTES):

@@ -29,7 +29,7 @@ Engine: TypeAlias = Generator[Op, bytes | None, None]
 
 
 class Memory(Protocol):
-    """Guest memory as a bus master sees it, addressed by physical addresses."""
+    """A bus master sees guest memory through this interface, addressed by physical addresses."""
 
     def read(self, address: int, length: int) -> bytes:
         """Return ``length`` bytes; they are all ones where nothing answers."""
@@ -39,7 +39,7 @@ class Memory(Protocol):
 
 
 class BusMaster(Protocol):
-    """What a card with a DMA engine offers in addition to ``card.Card``."""
+    """A card with a DMA engine offers this in addition to ``card.Card``."""
 
     dma_pending: bool
 

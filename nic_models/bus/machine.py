@@ -41,7 +41,7 @@ _WORD = 4
 
 @dataclass(frozen=True, slots=True)
 class PciLocation:
-    """The place of a card in a PCI slot of bus 0, function 0."""
+    """This tells that a card sits in a PCI slot of bus 0, function 0."""
 
     slot: int
 
@@ -93,7 +93,7 @@ class Window(NamedTuple):
 
 
 class Ram:
-    """Guest RAM as bus masters see it: reads outside give all ones, writes outside are lost."""
+    """Guest RAM reads all ones and ignores writes outside its size, as bus masters see it."""
 
     def __init__(self, size: int) -> None:
         self.size = size

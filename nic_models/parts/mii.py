@@ -61,7 +61,7 @@ def _ignore(_up: bool) -> None:
 
 
 class Phy:
-    """One PHY with its seven registers.
+    """A PHY has seven registers and one link.
 
     now       nanoseconds of the machine's clock
     on_link   called with the new state at each change of ``link``

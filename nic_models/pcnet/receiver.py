@@ -42,7 +42,7 @@ _SHORTEST = 46  # an 802.3 length from here on means no pad
 
 
 class Receiver:
-    """The position in the receive ring, and the frame in the FIFO."""
+    """The receiver holds the position in the receive ring, and the frame in the FIFO."""
 
     def __init__(self, chip: Pcnet, bus: Bus) -> None:
         self.chip = chip

@@ -40,7 +40,7 @@ _CLEARED = 0xFFFF & ~(r.D_OWN | r.D_ERR | r.T_MORE | r.T_ONE | r.T_DEF | r.T_BPE
 
 
 class Transmitter:
-    """The position in the transmit ring, and the frame on its way."""
+    """The transmitter holds the position in the transmit ring, and the frame on its way."""
 
     def __init__(self, chip: Pcnet, bus: Bus) -> None:
         self.chip = chip

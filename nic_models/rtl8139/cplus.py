@@ -50,7 +50,7 @@ _KEEP = r.D_EOR | r.D_FS | r.D_LS | r.TD_LENGTH  # what a transmit status word k
 
 
 class TxRing:
-    """One transmit ring, normal or high priority."""
+    """A transmit ring collects the frames of one priority, normal or high."""
 
     __slots__ = ("base", "budget", "first", "frame", "index", "overlong")
 
@@ -97,7 +97,7 @@ class TxRing:
 
 
 class Cplus:
-    """The C+ registers and the C+ rings of both directions."""
+    """This part has the C+ registers and the C+ rings of both directions."""
 
     __slots__ = (
         "chip",

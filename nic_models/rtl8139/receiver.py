@@ -63,7 +63,7 @@ _FAMILIAR = (0x0800, 0x8137)  # IP, IPX
 
 
 class Receiver:
-    """The filter, FIFO and ring of one chip."""
+    """The receiver has the filter, FIFO and ring of one chip."""
 
     __slots__ = (
         "again",

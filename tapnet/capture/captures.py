@@ -43,7 +43,7 @@ class CaptureError(Exception):
 
 
 class Row(NamedTuple):
-    """One capture as monitors show it."""
+    """A row shows one capture in monitors."""
 
     target: str
     file: str
@@ -200,7 +200,7 @@ class FilterDump:
 
 
 class Captures:
-    """All captures of an instance."""
+    """This object owns all captures of an instance."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, clock: Callable[[], int] = time.time_ns) -> None:
         self._loop, self._clock = loop, clock

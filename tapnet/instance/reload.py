@@ -47,7 +47,7 @@ class Backend(Protocol):
 
 
 class Instance(Protocol):
-    """What a reload needs of ``tapnet.instance.instance.Instance``."""
+    """A reload needs this part of ``tapnet.instance.instance.Instance``."""
 
     config: Config
     parked: list[Net]  # nets that the mode keeps out
@@ -68,7 +68,7 @@ class Instance(Protocol):
 
 @dataclass
 class Plan:
-    """What leads from the old configuration to the new one."""
+    """A plan says what leads from the old configuration to the new one."""
 
     new: Config
     removed: list[Net] = field(default_factory=list)

@@ -123,7 +123,7 @@ class Watch:
 
 @dataclass
 class Plan:
-    """What a swap does on one VLAN."""
+    """A plan says what a swap does on one VLAN."""
 
     vlan: int
     place: Place

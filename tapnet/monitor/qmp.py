@@ -154,7 +154,7 @@ def version() -> dict[str, Any]:
 
 
 class Qmp:
-    """One session with a client. For ``trusted`` see ``table``."""
+    """This object serves one session with a client. For ``trusted`` see ``table``."""
 
     def __init__(self, control: Control, trusted: bool = True) -> None:
         self.control = control

@@ -10,7 +10,7 @@ from ..errors import OptionError
 
 @dataclass
 class Given:
-    """The converted values of one option."""
+    """This holds the converted values of one option."""
 
     origin: str
     values: dict[str, Any] = field(default_factory=dict)  # repeatable keys: lists

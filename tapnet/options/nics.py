@@ -34,7 +34,7 @@ REVISIONS = (0x10, 0x20)
 
 @dataclass(slots=True)
 class Card:
-    """One card while its defaults are being filled in."""
+    """This holds one card while its defaults are being filled in."""
 
     given: Given
     vlan: int | None

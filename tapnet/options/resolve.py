@@ -49,7 +49,7 @@ _ANYWHERE = ("0.0.0.0", "::")  # an IPv6 listener hears IPv6 alone
 
 @dataclass
 class Entry:
-    """One -net, -netdev, -device, -nic or -object, converted."""
+    """An entry is one -net, -netdev, -device, -nic or -object, converted."""
 
     option: str
     kind: str  # nic, none, hub, hubport, filter-dump, or a type of backend
@@ -61,7 +61,7 @@ class Entry:
 
 @dataclass
 class Setup:
-    """Everything that was given, converted but not yet put together."""
+    """The setup holds everything that was given, converted but not yet put together."""
 
     command: str = "run"
     words: tuple[str, ...] = ()
@@ -87,7 +87,7 @@ class Hubport:
 
 
 class Resolver:
-    """The work of ``config``, step by step."""
+    """The resolver does the work of ``config``, step by step."""
 
     def __init__(self, setup: Setup) -> None:
         self.setup = setup

@@ -19,7 +19,7 @@ from . import ula
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One key of an option and how its value is read."""
+    """A key is one key of an option and says how its value is read."""
 
     name: str
     convert: Callable[[str], Any]
@@ -40,7 +40,7 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One type of -net or -netdev, with its keys."""
+    """A kind is one type of -net or -netdev, with its keys."""
 
     name: str
     help: str
@@ -297,7 +297,7 @@ LOG_LATER = ("nic", "regs", "tap", "monitor")  # known, and without an engine ye
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option of the command line."""
+    """This describes one option of the command line."""
 
     name: str
     meta: str  # "" for a flag

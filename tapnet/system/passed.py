@@ -37,7 +37,7 @@ VARIABLES = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
 
 @dataclass(eq=False)
 class Passed:
-    """One listening socket that was passed to us."""
+    """This is one listening socket that was passed to us."""
 
     name: str
     socket: socket.socket

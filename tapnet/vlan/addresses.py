@@ -23,7 +23,7 @@ TABLE_MAX = 4096
 
 
 class Row(NamedTuple):
-    """One address of the table, for reports."""
+    """A row shows one address of the table in reports."""
 
     mac: bytes
     port: Port

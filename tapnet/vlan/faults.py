@@ -42,7 +42,7 @@ COUNTED = ("frames", "loss", "dup", "reorder", "corrupt", "mtu", "limit")
 
 
 class Report(NamedTuple):
-    """One direction of an impaired port. ``effects`` has the words that make it again."""
+    """A report shows one direction of an impaired port. ``effects`` has the words that make it again."""
 
     port: str
     direction: str
@@ -52,7 +52,7 @@ class Report(NamedTuple):
 
 
 class Lane:
-    """One direction of a cable. With ``effects`` None nothing happens to a frame."""
+    """A lane is one direction of a cable. With ``effects`` None nothing happens to a frame."""
 
     def __init__(self, effects: Effects | None, seed: int, name: str = "") -> None:
         self.effects = effects

@@ -17,7 +17,7 @@ from .port import PortState
 
 @dataclass
 class Handover:
-    """What one net leaves: data that JSON knows, and bytes; descriptors by what they are."""
+    """A handover is what one net leaves: data that JSON knows, and bytes; descriptors by what they are."""
 
     data: dict[str, Any] = field(default_factory=dict)
     fds: dict[str, int] = field(default_factory=dict)
@@ -39,7 +39,7 @@ def port_state(data: dict[str, Any]) -> PortState:
 
 
 class Handed:
-    """What the process before left, until it is taken."""
+    """This holds what the process before left, until it is taken."""
 
     def __init__(self, items: dict[str, Handover]) -> None:
         self._items = items

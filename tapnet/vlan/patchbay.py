@@ -72,7 +72,7 @@ class Member:
 
 @dataclass(eq=False)
 class Place:
-    """Where members are plugged: a hub, and the list that monitors see."""
+    """A place is where members are plugged: a hub, and the list that monitors see."""
 
     hub: Hub
     members: list[Member]
@@ -102,8 +102,9 @@ class Place:
 
 
 class Patchbay:
-    """All places of an instance. ``schedule`` is the loop's call_soon, ``now()`` in ns, ``switches`` the
-    VLANs that learn addresses."""
+    """The patchbay has all places of an instance. ``schedule`` is the loop's call_soon, ``now()`` in ns,
+    ``switches`` the VLANs that learn addresses.
+    """
 
     def __init__(
         self,

@@ -68,7 +68,7 @@ class Counters:
 
 @dataclass(slots=True)
 class PortState:
-    """What a port hands over to its successor (restart, swap), made by ``Port.export``."""
+    """A port hands this over to its successor (restart, swap); ``Port.export`` makes it."""
 
     name: str
     link: bool
@@ -108,7 +108,7 @@ class Inline(Protocol):
 
 
 class Port:
-    """One member of a hub.
+    """A port is one member of a hub.
 
     name      unique in its hub
     receive   ``(frame, vnet) -> taken``, called by the hub's drain only

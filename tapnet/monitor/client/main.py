@@ -27,7 +27,7 @@ class ClientError(Exception):
 
 
 class Connection:
-    """One connection to a control socket."""
+    """This is one connection to a control socket."""
 
     def __init__(self, path: Path, seconds: float = TIMEOUT_S) -> None:
         """Connect to an instance; ``seconds`` is the limit for an answer, on a machine at rest. Raises

@@ -37,7 +37,7 @@ _ADDRESS_WIDTH = 15
 
 
 class Device(Protocol):
-    """One member of a VLAN or of a private wire."""
+    """A device is one member of a VLAN or of a private wire."""
 
     @property
     def name(self) -> str:

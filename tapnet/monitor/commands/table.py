@@ -43,7 +43,7 @@ class Kind(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Arg:
-    """One argument of a command. ``name`` is QMP's and the handler's.
+    """This describes one argument of a command. ``name`` is QMP's and the handler's.
 
     meta     in HMP's help; ``name`` by default. FLAG: the flag's letter
     choices  the only values of a TEXT
@@ -69,7 +69,7 @@ class Arg:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """One row of the table of commands.
+    """A command is one row of the table of commands.
 
     hmp     words of the human monitor, aliases behind "|": "quit|q", "info network"; "": QMP only qmp
     name in QMP; "": HMP only run     does it. Its value is QMP's "return" (None: an empty object). May be a

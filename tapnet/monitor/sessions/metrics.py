@@ -30,7 +30,7 @@ _REASONS = {
 
 
 class MetricsSession(Session):
-    """One client of ``--metrics``, which makes one request."""
+    """The session serves one client of ``--metrics``, which makes one request."""
 
     def __init__(self, control: Control, opened: Hook = nothing, closed: Hook = nothing) -> None:
         super().__init__(opened, closed)

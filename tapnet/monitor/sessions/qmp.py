@@ -17,7 +17,7 @@ from .session import Hook, Session, nothing
 
 
 class QmpSession(Session):
-    """One client of ``-qmp``: its messages, answers and events."""
+    """The session serves one client of ``-qmp``: its messages, answers and events."""
 
     def __init__(self, qmp: Qmp, events: Events, opened: Hook = nothing, closed: Hook = nothing) -> None:
         super().__init__(opened, closed)

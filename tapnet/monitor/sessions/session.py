@@ -37,7 +37,7 @@ def nothing(_session: Session) -> None:
 
 
 class Session(asyncio.Protocol):
-    """One client of a monitor. ``opened`` and ``closed`` are called once each."""
+    """A session serves one client of a monitor. ``opened`` and ``closed`` are called once each."""
 
     http = False  # whether to cut off a client that speaks HTTP
 
