@@ -25,50 +25,51 @@ from .rxfilter import RxFilter
 
 
 class Card(Protocol):
-    """One NIC on its board, whatever the bus."""
+    """A card is one NIC on its board, whatever the bus is."""
 
     model: str
     mac: bytes
     tx_delay: bool  # a frame takes its time on a wire of the card's speed, then it leaves and the transmit completes
 
     def read(self, region: int, offset: int, size: int) -> int:
-        """Bus read of 1, 2 or 4 bytes at ``offset`` of ``region``."""
+        """Answer a bus read of 1, 2 or 4 bytes at ``offset`` of ``region``."""
 
     def write(self, region: int, offset: int, size: int, value: int) -> None:
-        """Bus write of 1, 2 or 4 bytes."""
+        """Carry out a bus write of 1, 2 or 4 bytes at ``offset`` of ``region``."""
 
     def read_block(self, region: int, offset: int, size: int, count: int) -> bytes:
-        """String input (``rep ins``): ``count`` reads of ``size`` bytes at one ``offset``, little-endian."""
+        """Answer string input (``rep ins``): ``count`` reads of ``size`` bytes at one ``offset``,
+        little-endian.
+        """
 
     def write_block(self, region: int, offset: int, size: int, data: bytes) -> None:
-        """String output (``rep outs``): ``len(data) // size`` writes at one ``offset``."""
+        """Carry out string output (``rep outs``): ``len(data) // size`` writes at one ``offset``."""
 
     def receive(self, frame: bytes, vnet: bytes = b"") -> bool:
-        """A frame from the wire, without FCS. False: not now; ``rx_ready`` follows."""
+        """Take a frame from the wire, without FCS. False means: not now; ``rx_ready`` follows."""
 
     def tx_ready(self) -> None:
-        """The wire, which had answered False to ``tx``, takes frames again."""
+        """Learn that the wire, which had answered False to ``tx``, takes frames again."""
 
     def set_link(self, up: bool) -> None:
-        """The cable was plugged or pulled."""
+        """Learn that the cable was plugged or pulled."""
 
     def reset(self) -> None:
-        """Hardware reset (RESET#, RSTDRV)."""
+        """Carry out a hardware reset (RESET#, RSTDRV)."""
 
     def rx_filter(self) -> RxFilter:
-        """What the receiver lets pass, for monitors."""
+        """Return what the receiver lets pass, for monitors."""
 
     def next_deadline(self) -> int | None:
-        """When ``run`` wants to be called, in nanoseconds of the machine's clock; None: never."""
+        """Return when ``run`` wants to be called, in nanoseconds of the machine's clock; None means never."""
 
     def run(self, now: int) -> None:
-        """Let timers of the card expire."""
+        """Let those timers of the card expire that are due at ``now``."""
 
     def snapshot(self) -> dict[str, Any]:
-        """The whole state as JSON-able data."""
+        """Return the whole state as JSON-able data."""
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from ``snapshot()``'s data. Raises ValueError if it is not such data.
-
-        A frame that the wire had not taken waits for ``tx_ready``: another wire's owner calls that once.
+        """Go on from the data of ``snapshot()``. Raises ValueError if it is not such data. A frame that the
+        old wire had not taken waits for ``tx_ready``: the owner of the new wire calls that once.
         """

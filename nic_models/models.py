@@ -1,8 +1,9 @@
 """The table of NIC models: what options may name, and how each is built and plugged in.
 
 ``MODELS[name]`` has the bus, a title for ``-net nic,model=help``, the words that ``info network`` uses, and
-``build``; a card's module is imported when its model is asked for. ``plug`` builds a card, wires its interrupt and puts it into a machine. ``pci_function`` builds a
-PCI card without a machine, for an owner that offers the function itself (vfio-user).
+``build``; a card's module is imported when its model is asked for. ``plug`` builds a card, wires its
+interrupt and puts it into a machine. ``pci_function`` builds a PCI card without a machine, for an owner that
+offers the function itself (vfio-user).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ Build = Callable[[bytes, Tx, Callable[[], None], Callable[[bool], None], Callabl
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """One NIC model. ``build(mac, tx, rx_ready, set_irq, now)`` makes the card.
+    """The description of one NIC model. ``build(mac, tx, rx_ready, set_irq, now)`` makes the card.
 
     features: TUN_F_* bits that ``receive`` takes in ``vnet``. identity, bars: PCI cards. ports, defaults: ISA
     cards. revisions: other PCI revisions that ``rev=`` can ask for, and what builds them.
@@ -79,7 +80,7 @@ def _pcnet() -> Model:
 
 
 class _Models(Mapping[str, Model]):
-    """The table; a model's module is imported when the model is first looked up."""
+    """The table of models; a model's module is imported when the model is first looked up."""
 
     def __init__(self, makers: dict[str, Callable[[], Model]]) -> None:
         self._makers = makers
@@ -108,7 +109,7 @@ DEFAULT_PCI, DEFAULT_ISA = "ne2k_pci", "ne2k_isa"
 
 
 def default_model(kind: str) -> str:
-    """The model that ``-net nic`` means on a machine of this kind."""
+    """Return the model that ``-net nic`` means on a machine of this kind."""
     return DEFAULT_ISA if kind == "isapc" else DEFAULT_PCI
 
 
@@ -120,7 +121,7 @@ def pci_function(
     now: Callable[[], int],
     rev: int | None = None,
 ) -> PciFunction:
-    """A PCI card as a function of its own: configuration space, regions, ``card``. Raises ValueError.
+    """Make a PCI card as a function of its own: configuration space, regions, ``card``. Raises ValueError.
 
     ``rev`` is a PCI revision that the model can have, None its own. A card with ``attach`` is told its
     function.

@@ -9,7 +9,7 @@ EVERY_GROUP = (1 << 64) - 1
 
 @dataclass(frozen=True, slots=True)
 class RxFilter:
-    """A copy of the address filter.
+    """A copy of a card's address filter.
 
     mac        the station address that is matched: what the driver has written, not what the EEPROM says
     receiving  whether the receiver is on
@@ -25,12 +25,12 @@ class RxFilter:
 
     @property
     def multicast(self) -> str:
-        """none, normal (by hash), or all."""
+        """Return how groups are filtered: none, normal (by hash), or all."""
         if self.hash == EVERY_GROUP:
             return "all"
         return "normal" if self.hash else "none"
 
     @property
     def promiscuous(self) -> bool:
-        """Whether everything passes."""
+        """Return whether every frame passes."""
         return self.unicast == self.multicast == "all"

@@ -13,12 +13,12 @@ from zlib import compress, decompressobj, error
 
 
 def pack(data: bytes | bytearray) -> str:
-    """Bytes as compressed base64 text."""
+    """Return ``data`` as compressed base64 text."""
     return b64encode(compress(bytes(data), 1)).decode("ascii")
 
 
 def number(state: Mapping[str, Any], name: str, high: int, low: int = 0) -> int:
-    """``state[name]`` as an integer in ``low..high``."""
+    """Return ``state[name]`` as an integer in ``low..high``. Raises ValueError."""
     value = state.get(name) if isinstance(state, Mapping) else None
     if not isinstance(value, int) or not low <= value <= high:
         raise ValueError(f"snapshot: {name} = {value!r} is not a number in {low}..{high}")
@@ -26,19 +26,19 @@ def number(state: Mapping[str, Any], name: str, high: int, low: int = 0) -> int:
 
 
 def flag(state: Mapping[str, Any], name: str) -> bool:
-    """``state[name]`` as a truth value."""
+    """Return ``state[name]`` as a truth value. Raises ValueError."""
     return bool(number(state, name, 1))
 
 
 def optional(state: Mapping[str, Any], name: str, high: int) -> int | None:
-    """``state[name]`` as an integer in ``0..high``, or None."""
+    """Return ``state[name]`` as an integer in ``0..high``, or None. Raises ValueError."""
     if isinstance(state, Mapping) and name in state and state[name] is None:
         return None
     return number(state, name, high)
 
 
 def unpack(state: Mapping[str, Any], name: str, size: int | None = None, limit: int = 1 << 20) -> bytes:
-    """``state[name]`` as bytes of exactly ``size``, or of up to ``limit``."""
+    """Return ``state[name]`` as bytes of exactly ``size``, or of up to ``limit``."""
     text = state.get(name) if isinstance(state, Mapping) else None
     if isinstance(text, str):
         try:
@@ -52,7 +52,7 @@ def unpack(state: Mapping[str, Any], name: str, size: int | None = None, limit: 
 
 
 def section(state: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """``state[name]`` as a mapping."""
+    """Return ``state[name]`` as a mapping. Raises ValueError."""
     value = state.get(name) if isinstance(state, Mapping) else None
     if not isinstance(value, Mapping):
         raise ValueError(f"snapshot: no section {name}")
@@ -60,5 +60,5 @@ def section(state: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def counts(state: Mapping[str, Any], name: str) -> dict[str, int]:
-    """``state[name]`` as counters by reason."""
+    """Return ``state[name]`` as counters by reason. Raises ValueError."""
     return {str(key): number(section(state, name), key, 1 << 63) for key in section(state, name)}

@@ -21,17 +21,21 @@ _CSUM = Struct(">H")
 
 
 def partial(start: int, offset: int) -> bytes:
-    """Owed: the Internet checksum from ``start`` to the end of the frame, stored at ``start + offset``."""
+    """Return the header of a frame that owes the Internet checksum from ``start`` to its end, stored at
+    ``start + offset``.
+    """
     return HEADER.pack(NEEDS_CSUM, GSO_NONE, 0, 0, start, offset)
 
 
 def tcp4(headers: int, mss: int, start: int) -> bytes:
-    """Owed: cutting into TCP segments of at most ``mss`` bytes; ``headers`` bytes come before the data."""
+    """Return the header of a frame that owes cutting into TCP segments of at most ``mss`` bytes; ``headers``
+    bytes come before the data.
+    """
     return HEADER.pack(NEEDS_CSUM, GSO_TCPV4, headers, mss, start, 16)
 
 
 def ones_sum(data: bytes | bytearray | memoryview) -> int:
-    """Sum of 16-bit words in ones' complement, 0..0xffff; an odd byte is padded with zero.
+    """Return the sum of 16-bit words in ones' complement, 0..0xffff; an odd byte is padded with zero.
 
     A sum that is zero modulo 0xffff but not of zeros alone is 0xffff.
     """
@@ -42,7 +46,7 @@ def ones_sum(data: bytes | bytearray | memoryview) -> int:
 
 
 def complete(frame: bytes, vnet: bytes) -> bytes | None:
-    """The finished frame of one that owes a checksum. None: it owes segmentation, or has wrong offsets."""
+    """Return a frame with its owed checksum put in. None: it owes segmentation, or has wrong offsets."""
     if not vnet:
         return frame
     if len(vnet) < HEADER.size:

@@ -6,7 +6,7 @@ import sys
 
 
 def main() -> int:
-    """Run the program; its exit status."""
+    """Run the program and return its exit status."""
     try:
         from .cli import main as program  # here: ^C may come while modules are being read
 

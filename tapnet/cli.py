@@ -34,7 +34,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
 
 
 def complain(error: object) -> None:
-    """One line on standard error."""
+    """Write one line on standard error."""
     click.echo(f"{journal.prefix(logging.ERROR)}tapnet: {printable(str(error))}", err=True)
 
 

@@ -1,6 +1,7 @@
 """What a command line or a TOML file means: frozen dataclasses with typed, checked values.
 
-``tapnet.options.parse`` makes them, ``tapnet.instance.instance`` wires objects by them; nothing here parses or opens anything.
+``tapnet.options.parse`` makes them, ``tapnet.instance.instance`` wires objects by them; nothing here parses
+or opens anything.
 
     Config
       members   Nic and Net objects in option order, on a VLAN (``vlan``) or a private wire (``vlan`` None)
@@ -42,7 +43,7 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class UnixPath:
-    """A UNIX socket; ``abstract``: in the abstract name space."""
+    """The path of a UNIX socket; ``abstract``: in the abstract name space."""
 
     path: str
     abstract: bool = False
@@ -50,7 +51,7 @@ class UnixPath:
 
 @dataclass(frozen=True, slots=True)
 class Fd:
-    """A descriptor that we inherited."""
+    """A file descriptor that we inherited."""
 
     number: int
 
@@ -60,7 +61,9 @@ SocketAddress = Endpoint | UnixPath | Fd
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """Shares 0..1. ``r`` None: each frame is lost by ``p``; otherwise Gilbert-Elliott (``tapnet.options.impairments``)."""
+    """How frames are lost, as shares 0..1. ``r`` None: each frame is lost by ``p``; otherwise Gilbert-Elliott
+    (``tapnet.options.impairments``).
+    """
 
     p: float
     r: float | None = None
@@ -70,7 +73,9 @@ class Loss:
 
 @dataclass(frozen=True, slots=True)
 class Effects:
-    """What a cable does to the frames of one direction. Times in ns, shares 0..1, rate in bits per second."""
+    """The effects say what a cable does to the frames of one direction. Times in ns, shares 0..1, rate in
+    bits per second.
+    """
 
     delay: int = 0
     jitter: int = 0
@@ -105,7 +110,9 @@ class Effects:
 
 @dataclass(frozen=True, slots=True)
 class Impairment:
-    """A bad cable: into the VLAN, out of it. None: that direction stays as it is; seed None: one is chosen."""
+    """The effects of a bad cable into the VLAN and out of it. A direction that is None stays as it is; with
+    seed None, one is chosen.
+    """
 
     inbound: Effects | None
     outbound: Effects | None
@@ -145,7 +152,7 @@ class Nic:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Net:
-    """What all backends share."""
+    """All backends share these keys."""
 
     kind: ClassVar[str] = ""
     origin: str
@@ -158,7 +165,7 @@ class Net:
 
 @dataclass(frozen=True, slots=True)
 class UserV4:
-    """IPv4 side of the NAT: the guest's view."""
+    """The IPv4 side of the NAT, as the guest sees it."""
 
     net: IPv4Network
     host: IPv4Address
@@ -168,7 +175,7 @@ class UserV4:
 
 @dataclass(frozen=True, slots=True)
 class UserV6:
-    """IPv6 side of the NAT: the guest's view."""
+    """The IPv6 side of the NAT, as the guest sees it."""
 
     net: IPv6Network
     host: IPv6Address
@@ -177,7 +184,7 @@ class UserV6:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A static DHCP lease."""
+    """A static DHCP lease for one MAC."""
 
     mac: bytes
     address: IPv4Address
@@ -186,7 +193,7 @@ class Lease:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dhcp:
-    """What the DHCP server hands out beside addresses."""
+    """The DHCP server hands out these values beside addresses."""
 
     hostname: str | None = None
     domainname: str | None = None
@@ -207,7 +214,7 @@ class Dhcp:
 
 @dataclass(frozen=True, slots=True)
 class Tftp:
-    """TFTP server."""
+    """The TFTP server of a NAT offers this."""
 
     directory: str
     write: bool = False
@@ -216,7 +223,7 @@ class Tftp:
 
 @dataclass(frozen=True, slots=True)
 class Smb:
-    """Private smbd for one directory."""
+    """The private smbd that serves one directory."""
 
     directory: str
     server: IPv4Address | None = None
@@ -226,7 +233,7 @@ class Smb:
 
 @dataclass(frozen=True, slots=True)
 class HostForward:
-    """Host to guest. ``count`` ports in a row, from ``listen.port`` to ``guest_port``."""
+    """A redirection from host to guest: ``count`` ports in a row, from ``listen.port`` to ``guest_port``."""
 
     protocol: str  # tcp, udp, unix
     listen: Endpoint | UnixPath
@@ -239,7 +246,7 @@ class HostForward:
 
 @dataclass(frozen=True, slots=True)
 class GuestForward:
-    """Guest to host: what answers at an address of the NAT's net."""
+    """A service for guests: what answers at an address of the NAT's net."""
 
     protocol: str  # tcp, udp
     address: IpAddress | None  # None: net + 4 as QEMU
@@ -251,7 +258,7 @@ class GuestForward:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One line of the allow/deny list; the first that matches wins."""
+    """A rule is one line of the allow/deny list; the first that matches wins."""
 
     allow: bool
     protocol: str | None  # tcp, udp, icmp; None: all
@@ -262,7 +269,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserNet(Net):
-    """The user-mode NAT (``slirp``)."""
+    """The configuration of the user-mode NAT (``slirp``)."""
 
     kind = "user"
     v4: UserV4 | None  # None: switched off
@@ -355,7 +362,7 @@ class DgramNet(Net):
 
     @property
     def multicast(self) -> bool:
-        """Whether ``remote`` is a multicast group."""
+        """Return whether ``remote`` is a multicast group."""
         if not isinstance(self.remote, Endpoint):
             return False
         try:
@@ -369,7 +376,7 @@ class DgramNet(Net):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VdeNet(Net):
-    """A plug in a running vde_switch."""
+    """A connection to a port of a running vde_switch."""
 
     kind = "vde"
     sock: str | None = None
@@ -380,7 +387,7 @@ class VdeNet(Net):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WsNet(Net):
-    """WebSocket server, one binary message a frame."""
+    """A WebSocket server that sends one binary message a frame."""
 
     kind = "ws"
     listen: Endpoint
@@ -389,7 +396,7 @@ class WsNet(Net):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DumpNet(Net):
-    """Classic pcap of a whole VLAN: an observer, no member."""
+    """A classic pcap of a whole VLAN: an observer, no member."""
 
     kind = "dump"
     file: str
@@ -401,7 +408,7 @@ class DumpNet(Net):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chardev:
-    """Where a monitor, QMP or the register bus talks. ``address`` None: stdio."""
+    """The place where a monitor, QMP or the register bus talks. ``address`` None: stdio."""
 
     origin: str
     address: Endpoint | UnixPath | None
@@ -412,7 +419,7 @@ class Chardev:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filter:
-    """-object filter-dump: pcap of what one member sends and receives."""
+    """An ``-object filter-dump``: a pcap of what one member sends and receives."""
 
     origin: str
     id: str
@@ -425,7 +432,7 @@ class Filter:
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    """A private pair. One side None: that end hangs loose."""
+    """A private pair of a card and a backend. A side that is None has nothing plugged in."""
 
     nic: Nic | None
     net: Net | None
@@ -433,7 +440,7 @@ class Wire:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """All of it."""
+    """A configuration holds everything that the command line and the files say."""
 
     mode: str | None = None  # user, tap; None: everything is plugged
     machine: str = "pc"
@@ -458,23 +465,23 @@ class Config:
 
     @property
     def nics(self) -> tuple[Nic, ...]:
-        """NICs in option order."""
+        """Return the NICs in option order."""
         return tuple(m for m in self.members if isinstance(m, Nic))
 
     @property
     def nets(self) -> tuple[Net, ...]:
-        """Backends in option order, those that --mode keeps out included."""
+        """Return the backends in option order, also those that --mode keeps out."""
         return tuple(m for m in self.members if isinstance(m, Net))
 
     @property
     def vlans(self) -> dict[int, tuple[Nic | Net, ...]]:
-        """VLAN number -> its members in option order; numbers ascending."""
+        """Return VLAN number -> its members in option order; numbers ascending."""
         numbers = sorted({m.vlan for m in self.members if m.vlan is not None})
         return {n: tuple(m for m in self.members if m.vlan == n) for n in numbers}
 
     @property
     def wires(self) -> tuple[Wire, ...]:
-        """Private pairs, in the order of their NICs; then nets without a NIC."""
+        """Return the private pairs in the order of their NICs; then nets without a NIC."""
         nets = {net.id: net for net in self.nets if net.vlan is None}
         loose = [nic for nic in self.nics if nic.vlan is None]
         wires = [Wire(nic, nets.pop(nic.netdev, None) if nic.netdev else None) for nic in loose]

@@ -1,9 +1,9 @@
 """The main job, shown: ``tapnet demo``, which ``make run`` calls.
 
-Three processes: this one runs the emulator as ``tapnet exec`` does; a child of it serves a page and a small resolver
-on the host's loopback, so that all works offline; the guest (a network namespace behind an emulated NE2000) walks
-the steps and tells each by a line. A socket pair between the guest and this process asks for ``info network``.
-On a terminal the guest then becomes the user's shell.
+Three processes: this one runs the emulator as ``tapnet exec`` does; a child of it serves a page and a small
+resolver on the host's loopback, so that all works offline; the guest (a network namespace behind an emulated
+NE2000) walks the steps and tells each by a line. A socket pair between the guest and this process asks for
+``info network``. On a terminal the guest then becomes the user's shell.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ SIOCGIFHWADDR = 0x8927
 
 
 def main(words: list[str]) -> int:
-    """Run the demo with further options ``words`` (as for ``tapnet exec``: a card, --name ...). Returns the exit
-    status: that of the guest's steps or shell.
+    """Run the demo with further options ``words`` (as for ``tapnet exec``: a card, --name ...). Returns the
+    exit status: that of the guest's steps or shell.
     """
     from .options import parse as options
     from .service.run import exec_
@@ -81,7 +81,7 @@ def main(words: list[str]) -> int:
 
 
 def _serve_guest(control: Control, ours: socket.socket, theirs: socket.socket) -> None:
-    """In the emulator: answer each line that the guest sends by the monitor's words for it."""
+    """Answer each line that the guest sends by the monitor's words for it; this runs in the emulator."""
     import asyncio
 
     from .monitor.hmp import Hmp
@@ -135,7 +135,7 @@ def servers() -> None:
 
 
 def _resolve(sock: socket.socket) -> None:
-    """A records for NAME, NXDOMAIN for the rest (RFC 1035 4.1)."""
+    """Answer a DNS query: A records for NAME, NXDOMAIN for the rest (RFC 1035 4.1)."""
     wanted = b"".join(bytes([len(label)]) + label.encode() for label in NAME.split(".")) + b"\0"
     while True:
         query, peer = sock.recvfrom(1500)
@@ -161,7 +161,7 @@ class StepError(Exception):
 
 
 def guest() -> int:
-    """Walk the steps inside the guest; a non-zero status after naming the step that failed."""
+    """Walk the steps inside the guest; return a non-zero status after naming the step that failed."""
     link = socket.socket(fileno=int(os.environ.pop(FD_VARIABLE)))
     port = int(os.environ.pop("TAPNET_DEMO_HTTP"))
     steps = [

@@ -1,7 +1,9 @@
-"""What a person did wrong, in one line: the errors that every room may raise and that the rooms above turn into an answer.
+"""What a person did wrong, in one line: the errors that every room may raise and that the rooms above turn
+into an answer.
 
-``OptionError`` is for the command line and the configuration file, ``BuildError`` for what cannot be built on this host,
-``ControlError`` for a request of a monitor. The text of each is written for the person who reads it.
+``OptionError`` is for the command line and the configuration file, ``BuildError`` for what cannot be built on
+this host, ``ControlError`` for a request of a monitor. The text of each is written for the person who reads
+it.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ MAX_MESSAGE = 1000
 
 
 class OptionError(Exception):
-    """Something that the user configured wrong: one line, without "tapnet: " before it."""
+    """The user configured something wrong: one line, without "tapnet: " before it."""
 
     status = USAGE
 
@@ -22,7 +24,7 @@ class OptionError(Exception):
 
 
 class HelpAsked(OptionError):
-    """``-net help`` and the like: the text to print, exit status 0."""
+    """The user asked for ``-net help`` and the like: the text to print, exit status 0."""
 
     status = 0
 
@@ -41,7 +43,7 @@ class ControlError(Exception):
 
 
 class NotFound(ControlError):
-    """There is no such device."""
+    """A monitor's request names a device that does not exist."""
 
     kind = "DeviceNotFound"
 
@@ -50,4 +52,4 @@ class NotFound(ControlError):
 
 
 class Refused(ControlError):
-    """The same, where QEMU has words of its own for it: they are the whole answer."""
+    """A request cannot be met, and QEMU has words of its own for it: they are the whole answer."""

@@ -6,18 +6,18 @@ from collections.abc import Iterable
 
 
 def printable(text: str) -> str:
-    """``text`` on one line, whatever is in it."""
+    """Return ``text`` on one line, whatever is in it."""
     return text if text.isprintable() else "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
 def shown(value: object, limit: int = 60) -> str:
-    """``value`` for a message: quoted, on one line, shortened."""
+    """Return ``value`` for a message: quoted, on one line, shortened."""
     text = printable(str(value))
     return f'"{text if len(text) <= limit else text[: limit - 3] + "..."}"'
 
 
 def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """' (did you mean "x"?)', or ''."""
+    """Return ' (did you mean "x"?)', or '' if nothing known is near."""
     words = list(known)
     import difflib  # here: only a mistake needs it
 

@@ -1,4 +1,5 @@
-"""The header that travels with a frame whose checksum or segmentation is still owed, and the bits that say who takes one.
+"""The header that travels with a frame whose checksum or segmentation is still owed, and the bits that say
+who takes one.
 
 Ref: virtio 1.2, 5.1.6 (virtio_net_hdr); Linux include/uapi/linux/if_tun.h (TUN_F_*).
 """

@@ -34,8 +34,8 @@ ISA_BRIDGE = Identity(vendor=0x8086, device=0x7000, revision=0, class_code=0x060
 
 
 class PciBus:
-    """Bus 0. ``set_line(irq, source, level)`` drives ISA IRQs; ``on_map`` is called when a region may have
-    moved.
+    """This is PCI bus 0. ``set_line(irq, source, level)`` drives ISA IRQs; ``on_map`` is called when a region
+    may have moved.
     """
 
     def __init__(
@@ -62,8 +62,8 @@ class PciBus:
         self.isa_bridge.on_change = self._reroute
 
     def plug(self, function: PciFunction, slot: int | None = None) -> int:
-        """Put ``function`` into ``slot``, or the first free one from 3 upward. Raises ValueError; gives the
-        slot.
+        """Put ``function`` into ``slot``, or into the first free slot from 3 upward, and return the slot.
+        Raises ValueError.
         """
         if slot is None:
             free = [n for n in range(FIRST_CARD_SLOT, SLOTS) if n not in self.functions]
@@ -86,12 +86,12 @@ class PciBus:
         return slot
 
     def unplug(self, slot: int) -> None:
-        """Take the function out of ``slot``; its interrupt falls."""
+        """Take the function out of ``slot`` and release its interrupt."""
         function = self.functions.pop(slot)
         function.on_intx(False)
 
     def irq_of(self, slot: int) -> int | None:
-        """The ISA IRQ that INTA of ``slot`` is routed to now."""
+        """Return the ISA IRQ that INTA of ``slot`` is routed to now."""
         irq = self._routed[(slot - 1) & 3]
         return irq if irq >= 0 else None
 
@@ -121,7 +121,7 @@ class PciBus:
         return self.functions.get(address >> 11 & 0x1F), (address & 0xFC) + offset
 
     def read(self, region: int, offset: int, size: int) -> int:
-        """Port read, ``offset`` from 0xcf8."""
+        """Answer a port read; ``offset`` counts from 0xcf8."""
         ones = (1 << 8 * size) - 1
         if offset < 4:
             return self.address if offset == 0 and size == 4 else ones
@@ -129,7 +129,7 @@ class PciBus:
         return ones if function is None else function.config_read(register, size)
 
     def write(self, region: int, offset: int, size: int, value: int) -> None:
-        """Port write, ``offset`` from 0xcf8."""
+        """Carry out a port write; ``offset`` counts from 0xcf8."""
         if offset < 4:
             if offset == 0 and size == 4:
                 self.address = value & (ENABLE | 0x00FFFFFC)
@@ -141,18 +141,18 @@ class PciBus:
             function.config_write(register, size, value)
 
     def read_block(self, region: int, offset: int, size: int, count: int) -> bytes:
-        """String input."""
+        """Answer string input with ``count`` times the bytes of one read."""
         return self.read(region, offset, size).to_bytes(size, "little") * count
 
     def write_block(self, region: int, offset: int, size: int, data: bytes) -> None:
-        """String output."""
+        """Carry out string output as single writes of ``size`` bytes."""
         for index in range(0, len(data) - size + 1, size):
             self.write(region, offset, size, int.from_bytes(data[index : index + size], "little"))
 
     # -- owner -----------------------------------------------------------------------------------------------
 
     def boot(self) -> None:
-        """What firmware does: route the PIRQs, give every card addresses and an interrupt line, enable
+        """Do what firmware does: route the PIRQs, give every card addresses and an interrupt line, enable
         decoding.
         """
         for pirq, irq in enumerate(BOOT_ROUTES):
@@ -162,7 +162,9 @@ class PciBus:
             next_io, next_memory = self._assign(slot, next_io, next_memory)
 
     def boot_slot(self, slot: int) -> None:
-        """The same for a card that came later: behind the addresses of the others."""
+        """Give addresses and an interrupt line to a card that was plugged after ``boot``, behind the
+        addresses of the other cards.
+        """
         next_io, next_memory = BOOT_IO_BASE, BOOT_MEMORY_BASE
         for other, function in self.functions.items():
             for index, bar in enumerate(function.bars):
@@ -176,7 +178,7 @@ class PciBus:
         self._assign(slot, next_io, next_memory)
 
     def _assign(self, slot: int, next_io: int, next_memory: int) -> tuple[int, int]:
-        """Addresses, line and decoding of one slot; what is free behind them."""
+        """Assign addresses, the interrupt line and decoding to one slot; return what is free behind them."""
         function = self.functions[slot]
         if not function.has_card:
             return next_io, next_memory
@@ -197,20 +199,20 @@ class PciBus:
         return next_io, next_memory
 
     def reset(self) -> None:
-        """PCI reset of everything on the bus."""
+        """Reset the bus and every function on it."""
         self.address = 0
         for function in self.functions.values():
             function.reset()
 
     def snapshot(self) -> dict[str, Any]:
-        """State as JSON-able data, cards included."""
+        """Return the state as JSON-able data, cards included."""
         return {
             "address": self.address,
             "functions": {str(slot): function.snapshot() for slot, function in self.functions.items()},
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from ``snapshot()``'s data of a bus with the same cards."""
+        """Go on from the data that ``snapshot()`` of a bus with the same cards returned."""
         address = number(state, "address", 0xFFFFFFFF)
         functions = section(state, "functions")
         if sorted(functions) != sorted(str(slot) for slot in self.functions):

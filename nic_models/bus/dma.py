@@ -29,26 +29,26 @@ Engine: TypeAlias = Generator[Op, bytes | None, None]
 
 
 class Memory(Protocol):
-    """Guest memory as a bus master sees it, physical addresses."""
+    """A bus master sees guest memory through this interface, addressed by physical addresses."""
 
     def read(self, address: int, length: int) -> bytes:
-        """``length`` bytes; all ones where nothing answers."""
+        """Return ``length`` bytes; they are all ones where nothing answers."""
 
     def write(self, address: int, data: bytes) -> None:
-        """Store ``data``; lost where nothing answers."""
+        """Store ``data``; it is lost where nothing answers."""
 
 
 class BusMaster(Protocol):
-    """What a card with a DMA engine offers beside ``card.Card``."""
+    """A card with a DMA engine offers this in addition to ``card.Card``."""
 
     dma_pending: bool
 
     def dma(self) -> Engine:
-        """The engine for what is pending now; it clears ``dma_pending`` when nothing is left to do."""
+        """Return the engine for what is pending now; it clears ``dma_pending`` when nothing is left to do."""
 
 
 def run_to_end(engine: Engine, memory: Memory, max_ops: int = MAX_OPS) -> bool:
-    """Drive ``engine`` against local memory. False: stopped after ``max_ops`` operations."""
+    """Drive ``engine`` against local memory; return False if it was stopped after ``max_ops`` operations."""
     try:
         op = next(engine)
         for _ in range(max_ops):

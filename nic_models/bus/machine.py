@@ -41,7 +41,7 @@ _WORD = 4
 
 @dataclass(frozen=True, slots=True)
 class PciLocation:
-    """A card in a PCI slot of bus 0, function 0."""
+    """This tells that a card sits in a PCI slot of bus 0, function 0."""
 
     slot: int
 
@@ -51,7 +51,7 @@ class PciLocation:
 
 @dataclass(frozen=True, slots=True)
 class IsaLocation:
-    """A card at ISA ports ``iobase`` .. ``iobase + ports - 1`` on line ``irq``."""
+    """The place of a card at ISA ports ``iobase`` .. ``iobase + ports - 1``, with interrupt line ``irq``."""
 
     iobase: int
     irq: int
@@ -65,23 +65,23 @@ Location = PciLocation | IsaLocation
 
 
 class Device(Protocol):
-    """What sits on the port space."""
+    """The interface of whatever answers in the port space; the calls are those of ``card.Card``."""
 
     def read(self, region: int, offset: int, size: int) -> int:
-        """See ``card.Card``."""
+        """Read ``size`` bytes at ``offset`` of ``region``."""
 
     def write(self, region: int, offset: int, size: int, value: int) -> None:
-        """See ``card.Card``."""
+        """Write ``size`` bytes at ``offset`` of ``region``."""
 
     def read_block(self, region: int, offset: int, size: int, count: int) -> bytes:
-        """See ``card.Card``."""
+        """Read ``count`` times ``size`` bytes at one ``offset`` (string input)."""
 
     def write_block(self, region: int, offset: int, size: int, data: bytes) -> None:
-        """See ``card.Card``."""
+        """Write ``data`` in pieces of ``size`` bytes at one ``offset`` (string output)."""
 
 
 class Window(NamedTuple):
-    """A claimed range of ports or memory: the four calls, then where it lies."""
+    """A claimed range of ports or memory: the four access functions, then the place of the range."""
 
     read: Callable[[int, int, int], int]
     write: Callable[[int, int, int, int], None]
@@ -93,14 +93,14 @@ class Window(NamedTuple):
 
 
 class Ram:
-    """Guest RAM as bus masters see it: all ones and nothing outside."""
+    """Guest RAM reads all ones and ignores writes outside its size, as bus masters see it."""
 
     def __init__(self, size: int) -> None:
         self.size = size
         self.cells = mmap.mmap(-1, max(size, mmap.PAGESIZE))  # zero pages cost nothing until written
 
     def read(self, address: int, length: int) -> bytes:
-        """``length`` bytes of physical memory."""
+        """Return ``length`` bytes of physical memory."""
         if address >= 0 and address + length <= self.size:
             return self.cells[address : address + length]
         if not 0 <= address < self.size:
@@ -108,14 +108,14 @@ class Ram:
         return self.cells[address : self.size] + b"\xff" * (address + length - self.size)
 
     def write(self, address: int, data: bytes) -> None:
-        """Store into physical memory."""
+        """Store ``data`` into physical memory; what lies outside is lost."""
         if not 0 <= address < self.size:
             return
         data = data[: self.size - address]
         self.cells[address : address + len(data)] = data
 
     def snapshot(self) -> dict[str, str]:
-        """Pieces that are not all zero, by their address in hexadecimal."""
+        """Return the pieces that are not all zero, keyed by their address in hexadecimal."""
         state = {}
         for address in range(0, self.size, _CHUNK):
             piece = self.cells[address : min(address + _CHUNK, self.size)]
@@ -124,7 +124,7 @@ class Ram:
         return state
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from ``snapshot()``'s data."""
+        """Go on from the data of ``snapshot()``. Raises ValueError."""
         pieces = {}
         for name in state:
             try:
@@ -142,7 +142,7 @@ class Ram:
 
 
 class _GatedMemory:
-    """RAM behind a function's bus-master bit."""
+    """Guest RAM that answers only while the function's bus-master bit is set."""
 
     def __init__(self, memory: Memory, function: PciFunction) -> None:
         self.memory = memory
@@ -157,7 +157,7 @@ class _GatedMemory:
 
 
 class Slot:
-    """A plugged card: the device that the port space calls, and what the wire calls.
+    """A plugged card: the device that the port space calls, and the calls that the wire uses.
 
     ``receive``, ``tx_ready`` and ``run`` are the card's own where it has no DMA engine.
     """
@@ -169,7 +169,7 @@ class Slot:
         self.card = card
         self.location = location
         self.function = function
-        self.dma_stopped = 0  # engines that did not end within dma.MAX_OPS
+        self.dma_stopped = 0  # runs of the engine that did not end within dma.MAX_OPS
         self.dma = hasattr(card, "dma")
         self.memory: Memory = ram if function is None else _GatedMemory(ram, function)
         self.receive: Callable[..., bool] = self._receive if self.dma else card.receive
@@ -177,31 +177,31 @@ class Slot:
         self.run: Callable[[int], None] = self._run if self.dma else card.run
 
     def window(self, region: int, base: int, size: int) -> Window:
-        """The card's region at ``base``."""
+        """Return the window for the card's region ``region`` at ``base``."""
         device: Device = self if self.dma else self.card
         return Window(
             device.read, device.write, device.read_block, device.write_block, region, base, base + size
         )
 
     def read(self, region: int, offset: int, size: int) -> int:
-        """Access, then DMA."""
+        """Read from the card, then run its DMA engine."""
         value = self.card.read(region, offset, size)
         self.drive()
         return value
 
     def write(self, region: int, offset: int, size: int, value: int) -> None:
-        """Access, then DMA."""
+        """Write to the card, then run its DMA engine."""
         self.card.write(region, offset, size, value)
         self.drive()
 
     def read_block(self, region: int, offset: int, size: int, count: int) -> bytes:
-        """Access, then DMA."""
+        """Read a block from the card, then run its DMA engine."""
         data = self.card.read_block(region, offset, size, count)
         self.drive()
         return data
 
     def write_block(self, region: int, offset: int, size: int, data: bytes) -> None:
-        """Access, then DMA."""
+        """Write a block to the card, then run its DMA engine."""
         self.card.write_block(region, offset, size, data)
         self.drive()
 
@@ -234,7 +234,9 @@ def _ignore(_irq: int, _level: bool) -> None:
 
 
 class Machine:
-    """See the module's text. ``on_irq(irq, level)`` is called when an ISA IRQ line changes."""
+    """A machine without CPU: port space, memory space, IRQ lines and RAM. ``on_irq(irq, level)`` is called
+    when an ISA IRQ line changes.
+    """
 
     def __init__(
         self,
@@ -265,8 +267,8 @@ class Machine:
     # -- plugging --------------------------------------------------------------------------------------------
 
     def plug_pci(self, function: PciFunction, addr: int | None = None, name: str = "") -> Slot:
-        """Put a PCI card into slot ``addr`` or the first free one. Raises ValueError naming both in a
-        conflict.
+        """Put a PCI card into slot ``addr`` or the first free one. Raises ValueError, which names both cards
+        of a conflict.
         """
         if self.pci is None:
             raise ValueError(f"{name or function.card.model}: the {self.kind} machine has no PCI bus")
@@ -305,7 +307,9 @@ class Machine:
         return slot
 
     def unplug(self, slot: Slot) -> None:
-        """Pull a card out, while the machine runs too: its line falls, its ports and addresses read all ones."""
+        """Pull a card out, also while the machine runs: its line is released, its ports and addresses read
+        all ones.
+        """
         self.slots.remove(slot)
         location = slot.location
         if isinstance(location, IsaLocation):
@@ -315,15 +319,15 @@ class Machine:
         self._remap()
 
     def isa_irq(self, irq: int, name: str) -> Callable[[bool], None]:
-        """The ``set_irq`` callable for an ISA card."""
+        """Return the ``set_irq`` callable for an ISA card."""
         return lambda level: self.set_line(irq, name, level)
 
     def _name(self, card: Card) -> str:
         return f"{card.model}.{sum(slot.card.model == card.model for slot in self.slots)}"
 
     def boot(self, slot: Slot | None = None) -> None:
-        """Assign addresses and interrupt lines as firmware does: of ``slot`` alone, if it is plugged in later. Does
-        nothing on an ISA machine.
+        """Assign addresses and interrupt lines as firmware does; with ``slot``, only for that card, which was
+        plugged in later. An ISA machine needs nothing.
         """
         if self.pci is not None and slot is None:
             self.pci.boot()
@@ -364,7 +368,7 @@ class Machine:
     # -- IRQ lines -------------------------------------------------------------------------------------------
 
     def set_line(self, irq: int, source: str, level: bool) -> None:
-        """``source`` asserts or releases ISA line ``irq``."""
+        """Have ``source`` assert or release ISA line ``irq``."""
         sources = self._sources[irq]
         (sources.add if level else sources.discard)(source)
         if bool(sources) != self.irq_levels[irq]:
@@ -374,7 +378,7 @@ class Machine:
     # -- port space ------------------------------------------------------------------------------------------
 
     def io_read(self, port: int, size: int) -> int:
-        """Port read of 1, 2 or 4 bytes."""
+        """Read 1, 2 or 4 bytes from a port."""
         window = self._ports.get(port)
         if window is not None and port + size <= window[6]:
             return window[0](window[4], port - window[5], size)
@@ -383,7 +387,7 @@ class Machine:
         return self._split_read(port, size)
 
     def io_write(self, port: int, size: int, value: int) -> None:
-        """Port write of 1, 2 or 4 bytes."""
+        """Write 1, 2 or 4 bytes to a port."""
         window = self._ports.get(port)
         if window is not None and port + size <= window[6]:
             window[1](window[4], port - window[5], size, value)
@@ -392,14 +396,14 @@ class Machine:
                 self.io_write(port + index & 0xFFFF, 1, value >> 8 * index & 0xFF)
 
     def io_read_block(self, port: int, size: int, count: int) -> bytes:
-        """String input: ``count`` reads of ``size`` bytes at ``port``, little-endian."""
+        """Read ``count`` times ``size`` bytes at ``port`` (string input), little-endian."""
         window = self._ports.get(port)
         if window is not None and port + size <= window[6]:
             return window[2](window[4], port - window[5], size, count)
         return b"".join(self.io_read(port, size).to_bytes(size, "little") for _ in range(count))
 
     def io_write_block(self, port: int, size: int, data: bytes) -> None:
-        """String output: ``len(data) // size`` writes of ``size`` bytes at ``port``."""
+        """Write ``len(data) // size`` times ``size`` bytes at ``port`` (string output)."""
         window = self._ports.get(port)
         if window is not None and port + size <= window[6]:
             window[3](window[4], port - window[5], size, data)
@@ -416,8 +420,8 @@ class Machine:
     # -- memory space ----------------------------------------------------------------------------------------
 
     def mem_read(self, address: int, length: int) -> bytes:
-        """Read RAM, or registers of memory BARs: 1, 2 or 4 bytes aligned are one access, else it is cut into
-        such.
+        """Read RAM, or registers of memory BARs. An aligned read of 1, 2 or 4 bytes is one access; others are
+        cut into such accesses.
         """
         if address >= 0 and address + length <= self.ram.size:
             return self.ram.cells[address : address + length]
@@ -434,7 +438,7 @@ class Machine:
         return b"".join(parts)
 
     def mem_write(self, address: int, data: bytes) -> None:
-        """Write RAM or registers, as ``mem_read``."""
+        """Write RAM or registers, cut into accesses in the way of ``mem_read``."""
         length = len(data)
         if address >= 0 and address + length <= self.ram.size:
             self.ram.cells[address : address + length] = data
@@ -451,7 +455,7 @@ class Machine:
             done += size
 
     def _memory_piece(self, address: int, length: int) -> tuple[Window | None, int]:
-        """Who answers at ``address``, and for how many bytes in one access."""
+        """Return the window that answers at ``address``, and for how many bytes in one access."""
         nearest = address + length
         for window in self._memory_windows:
             if window.base <= address < window.end:
@@ -468,17 +472,17 @@ class Machine:
     # -- owner -----------------------------------------------------------------------------------------------
 
     def next_deadline(self) -> int | None:
-        """The earliest deadline of all cards, ns."""
+        """Return the earliest deadline of all cards, in ns."""
         deadlines = [d for slot in self.slots if (d := slot.card.next_deadline()) is not None]
         return min(deadlines) if deadlines else None
 
     def run(self, now: int) -> None:
-        """Let timers of all cards expire."""
+        """Let the timers of all cards expire."""
         for slot in self.slots:
             slot.run(now)
 
     def reset(self) -> None:
-        """System reset: bus, chipset, cards. RAM keeps its content."""
+        """Reset bus, chipset and cards; RAM keeps its content."""
         if self.pci is not None:
             self.pci.reset()
         for slot in self.slots:
@@ -486,7 +490,7 @@ class Machine:
                 slot.card.reset()
 
     def snapshot(self) -> dict[str, Any]:
-        """State of the machine and its cards as JSON-able data."""
+        """Return the state of the machine and its cards as JSON-able data."""
         state: dict[str, Any] = {"kind": self.kind, "ram_size": self.ram.size, "ram": self.ram.snapshot()}
         state["isa"] = {slot.name: slot.card.snapshot() for slot in self.slots if slot.function is None}
         if self.pci is not None:
@@ -494,7 +498,7 @@ class Machine:
         return state
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from the data of an equal machine. Raises ValueError."""
+        """Go on from the data of a machine with the same cards. Raises ValueError."""
         if section({"state": state}, "state").get("kind") != self.kind:
             raise ValueError(f"snapshot: not of a {self.kind} machine")
         if number(state, "ram_size", MAX_RAM) != self.ram.size:

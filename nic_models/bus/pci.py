@@ -59,7 +59,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Read-only part of a configuration header."""
+    """The read-only part of a configuration header."""
 
     vendor: int
     device: int
@@ -83,7 +83,7 @@ def _ignore(_level: bool) -> None:
 
 
 class PciFunction:
-    """Configuration space of one function with its card behind it (None for bridges)."""
+    """The configuration space of one function, with its card behind it (None for bridges)."""
 
     def __init__(self, identity: Identity, bars: tuple[Bar, ...] = (), card: Card | None = None) -> None:
         self.identity = identity
@@ -91,11 +91,11 @@ class PciFunction:
         self._card = card
         self.on_change: Callable[[], None] = _nothing
         self.on_intx: Callable[[bool], None] = _ignore
-        self.on_write: Callable[[int], None] | None = None  # told the offset, after a write (bridges)
+        self.on_write: Callable[[int], None] | None = None  # called with the offset after a write (bridges)
         self.config = bytearray(CONFIG_SIZE)
         self.mask = bytearray(CONFIG_SIZE)  # writable bits
-        self.level = False  # what the card asserts
-        self.intx = False  # what the pin shows
+        self.level = False  # level that the card asserts
+        self.intx = False  # level of the interrupt pin
         self.reset_values: dict[int, int] = {}
         self._header()
 
@@ -128,7 +128,7 @@ class PciFunction:
 
     @property
     def card(self) -> Card:
-        """The card behind this function."""
+        """Return the card behind this function. Raises LookupError for a bridge."""
         if self._card is None:
             raise LookupError("a bridge has no card")
         return self._card
@@ -139,21 +139,21 @@ class PciFunction:
 
     @property
     def has_card(self) -> bool:
-        """False for bridges."""
+        """Return whether there is a card behind this function; a bridge has none."""
         return self._card is not None
 
     @property
     def command(self) -> int:
-        """The command register."""
+        """Return the value of the command register."""
         return self.config[COMMAND] | self.config[COMMAND + 1] << 8
 
     @property
     def bus_master(self) -> bool:
-        """Whether the function may start DMA."""
+        """Return whether the function may start DMA."""
         return bool(self.config[COMMAND] & CMD_MASTER)
 
     def set_irq(self, level: bool) -> None:
-        """For the card: assert or release the interrupt."""
+        """Assert or release the interrupt; the card calls this."""
         self.level = level
         self._interrupt()
 
@@ -168,13 +168,15 @@ class PciFunction:
             self.on_intx(intx)
 
     def config_read(self, offset: int, size: int) -> int:
-        """Read 1, 2 or 4 bytes; all ones beyond the 256."""
+        """Read 1, 2 or 4 bytes; beyond the 256 bytes of the space they are all ones."""
         if not offset >= 0 or offset + size > CONFIG_SIZE:
             return (1 << 8 * size) - 1
         return int.from_bytes(self.config[offset : offset + size], "little")
 
     def config_write(self, offset: int, size: int, value: int) -> None:
-        """Write 1, 2 or 4 bytes; read-only bits stay, W1C bits clear. Lost beyond the 256."""
+        """Write 1, 2 or 4 bytes; read-only bits stay, W1C bits clear, and writes beyond the 256 bytes are
+        lost.
+        """
         if not offset >= 0 or offset + size > CONFIG_SIZE:
             return
         config, mask = self.config, self.mask
@@ -194,13 +196,15 @@ class PciFunction:
             self.on_write(offset)
 
     def bar(self, index: int) -> int:
-        """The address in a base address register, type bits removed, decoded or not."""
+        """Return the address in a base address register without its type bits, decoded or not."""
         offset = BAR0 + 4 * index
         value = int.from_bytes(self.config[offset : offset + 4], "little")
         return value & (~3 if self.bars[index].kind == "io" else ~15)
 
     def address(self, index: int) -> int | None:
-        """Where region ``index`` is decoded now; None while it is not (disabled, zero, beyond the space)."""
+        """Return where region ``index`` is decoded now; None while it is not (disabled, zero, beyond the
+        space).
+        """
         bar = self.bars[index]
         base = self.bar(index)
         enable, limit = (CMD_IO, IO_LIMIT) if bar.kind == "io" else (CMD_MEMORY, MEMORY_LIMIT)
@@ -209,7 +213,7 @@ class PciFunction:
         return base
 
     def reset(self) -> None:
-        """RST#: configuration back to power-on values, then the card."""
+        """Carry out RST#: configuration back to power-on values, then reset the card."""
         for offset in range(CONFIG_SIZE):
             self.config[offset] &= ~self.mask[offset]
         for offset, value in self.reset_values.items():
@@ -220,14 +224,14 @@ class PciFunction:
         self.on_change()
 
     def snapshot(self) -> dict[str, Any]:
-        """State as JSON-able data, card included."""
+        """Return the state as JSON-able data, card included."""
         state: dict[str, Any] = {"config": pack_bytes(self.config), "level": int(self.level)}
         if self._card is not None:
             state["card"] = self._card.snapshot()
         return state
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from ``snapshot()``'s data."""
+        """Go on from the data of ``snapshot()``. Raises ValueError."""
         config = unpack(state, "config", CONFIG_SIZE)
         if config[VENDOR:COMMAND] != self.config[VENDOR:COMMAND]:  # subsystem ids can come from an EEPROM
             raise ValueError("snapshot: of another PCI device")

@@ -6,7 +6,8 @@
 
 Local memory as the remote DMA sees it: 0x0000 station PROM, 16 words, each byte doubled (a byte-wide read
 sees each twice, by which drivers recognise a 16-bit board): MAC, zeros, 0x57 0x57 in words 14 and 15;
-0x4000-0x7fff packet RAM. The chip's own DMA (transmit, receive) sees the RAM at every address, folded into 16 KiB.
+0x4000-0x7fff packet RAM. The chip's own DMA (transmit, receive) sees the RAM at every address, folded into 16
+KiB.
 
 Ref: Novell NE2000 / National Semiconductor AN-729; DP8390D data sheet; Realtek RTL8029AS specification
 LS009.0.
@@ -28,13 +29,13 @@ SIGNATURE = 0x57  # PROM words 14 and 15 of a 16-bit board
 
 
 def station_prom(mac: bytes) -> bytes:
-    """The 32 bytes of PROM for ``mac`` (6 bytes)."""
+    """Return the 32 bytes of PROM for ``mac`` (6 bytes)."""
     content = mac + bytes(PROM_WORDS - len(mac) - 2) + bytes((SIGNATURE, SIGNATURE))
     return bytes(byte for byte in content for _ in range(2))
 
 
 class Ne2000:
-    """Board common to ISA and PCI: the card contract over one I/O window.
+    """The board logic common to ISA and PCI: the card contract over one I/O window.
 
     ``model``: the name that options use; ``mac``: six bytes. The callables are those of ``card``.
     """
@@ -74,11 +75,11 @@ class Ne2000:
 
     @property
     def counters(self) -> dict[str, int]:
-        """Frames that were lost or refused, by reason."""
+        """Return the numbers of frames that were lost or refused, by reason."""
         return self.chip.counters
 
     def read(self, region: int, offset: int, size: int) -> int:
-        """Bus read."""
+        """Answer a bus read: register, data port or reset port."""
         if offset < r.DATA_PORT:
             if size == 1:
                 return self._readers[self.chip.page | offset]()
@@ -91,7 +92,7 @@ class Ne2000:
         return (1 << 8 * size) - 1
 
     def write(self, region: int, offset: int, size: int, value: int) -> None:
-        """Bus write."""
+        """Carry out a bus write: register or data port."""
         if offset < r.DATA_PORT:
             if size == 1:
                 self._writers[self.chip.page | offset](value & 0xFF)
@@ -110,13 +111,13 @@ class Ne2000:
         return value
 
     def read_block(self, region: int, offset: int, size: int, count: int) -> bytes:
-        """String input; at the data port in one go."""
+        """Answer string input; at the data port the block is moved in one go."""
         if r.DATA_PORT <= offset < r.RESET_PORT:
             return self.remote.read_block(size, count)
         return b"".join(self.read(region, offset, size).to_bytes(size, "little") for _ in range(count))
 
     def write_block(self, region: int, offset: int, size: int, data: bytes) -> None:
-        """String output; at the data port in one go."""
+        """Carry out string output; at the data port the block is moved in one go."""
         if r.DATA_PORT <= offset < r.RESET_PORT:
             self.remote.write_block(size, data)
             return
@@ -124,11 +125,11 @@ class Ne2000:
             self.write(region, offset, size, int.from_bytes(data[index : index + size], "little"))
 
     def tx_ready(self) -> None:
-        """The wire takes frames again."""
+        """Tell the chip that the wire takes frames again."""
         self.chip.tx_ready()
 
     def rx_filter(self) -> RxFilter:
-        """What the receiver lets pass."""
+        """Return what the receiver lets pass."""
         chip = self.chip
         rcr = chip.rcr
         started = bool(chip.cr & r.STA) and not chip.tcr & r.TCR_LB and not rcr & r.RCR_MON
@@ -141,27 +142,27 @@ class Ne2000:
         )
 
     def set_link(self, up: bool) -> None:
-        """The cable was plugged or pulled."""
+        """Tell the chip that the cable was plugged or pulled."""
         self.chip.set_link(up)
 
     def reset(self) -> None:
-        """Hardware reset."""
+        """Reset the chip, as the bus's reset line does."""
         self.chip.reset()
 
     def next_deadline(self) -> int | None:
-        """When ``run`` is due, ns."""
+        """Return when ``run`` is due, in ns."""
         return self.chip.next_deadline()
 
     def run(self, now: int) -> None:
-        """Timers."""
+        """Let the chip's timers expire."""
         self.chip.run(now)
 
     def snapshot(self) -> dict[str, Any]:
-        """State as JSON-able data; the MAC is configuration, not state."""
+        """Return the state as JSON-able data; the MAC is configuration, not state."""
         return {"model": self.model, "chip": self.chip.snapshot()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from ``snapshot()``'s data."""
+        """Go on from the data of ``snapshot()``. Raises ValueError."""
         if not isinstance(state, Mapping) or state.get("model") != self.model:
             raise ValueError(f"snapshot: not of a {self.model}")
         self.chip.restore(section(state, "chip"))

@@ -1,7 +1,8 @@
 """Which method of the DP8390 answers at which page and offset: the data sheet's register table as code.
 
-``readers`` and ``writers`` are lists of 64 callables, indexed by page * 16 + offset; the board looks them up by the
-chip's ``page`` without asking which page is selected. What is not in the table reads 0 and ignores writes.
+``readers`` and ``writers`` are lists of 64 callables, indexed by page * 16 + offset; the board looks them up
+by the chip's ``page`` without asking which page is selected. What is not in the table reads 0 and ignores
+writes.
 
 Ref: DP8390D/NS32490D data sheet, section 10 (register address assignments).
 """
@@ -17,16 +18,16 @@ if TYPE_CHECKING:
 
 
 def nothing() -> int:
-    """A register that does not exist, read."""
+    """Answer the read of a register that does not exist."""
     return 0
 
 
 def ignore(_value: int) -> None:
-    """A register that does not exist, written."""
+    """Ignore the write of a register that does not exist."""
 
 
 def build(chip: Dp8390) -> None:
-    """Fill ``chip.readers`` and ``chip.writers``."""
+    """Fill the tables ``chip.readers`` and ``chip.writers``."""
     for page in range(4):
         chip.install(page, r.CR, lambda: chip.cr, chip.write_cr)
     remote = chip.remote

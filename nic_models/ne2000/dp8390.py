@@ -4,19 +4,21 @@ Data flow. Transmit: the driver puts a packet into local memory (remote DMA), se
 the frame goes to ``tx`` inside that write; where the wire does not take it, TXP stays set until
 ``tx_ready()``. Receive: ``receive`` filters, then writes header, frame and FCS into the ring of 256-byte
 pages PSTART..PSTOP at CURR; the driver reads from its own next-packet pointer and gives pages back by BNRY.
-The boundary is a comparison with BNRY and nothing more: the page after the one that is being written must not be
-BNRY, so CURR never reaches it, and CURR == BNRY always means an empty ring. A value that the pointer never meets
-(0 at the start in ReactOS, PSTOP) is no boundary. One exception: PSTART - 1, which Linux writes whenever the next packet
-is at PSTART, is taken as the ring's last page, for an emulated wire would overwrite the ring in the meantime.
+The boundary is a comparison with BNRY and nothing more: the page after the one that is being written must not
+be BNRY, so CURR never reaches it, and CURR == BNRY always means an empty ring. A value that the pointer never
+meets (0 at the start in ReactOS, PSTOP) is no boundary. One exception: PSTART - 1, which Linux writes
+whenever the next packet is at PSTART, is taken as the ring's last page, for an emulated wire would overwrite
+the ring in the meantime.
 
 Overflow. The wire is lossless: a frame that does not fit is refused (``receive`` answers False) and waits in
-the wire's queue. It is not told as lost: ISR.PRX is set again after ``REMIND_NS``, for a driver that acknowledged it
-with packets left in the ring. If there is still no room after ``overflow_grace`` ns, the frame is lost: CNTR2 counts
-it, ISR.OVW and RST are set and the driver goes through the documented recovery (stop, wait, loopback, start, drain,
-normal). The next frame is held through it; ``rx_ready()`` follows as soon as the chip can take it. A driver that leaves the chip stopped or looped for ``HOLD_LIMIT`` ns with a frame held is
-taken to have closed: the wire is released and what comes is dropped and counted, as it is whenever the chip
-is stopped or looped and no frame is held. Reception goes on when room appears, whether the driver went
-through the recovery or not.
+the wire's queue. It is not told as lost: ISR.PRX is set again after ``REMIND_NS``, for a driver that
+acknowledged it with packets left in the ring. If there is still no room after ``overflow_grace`` ns, the
+frame is lost: CNTR2 counts it, ISR.OVW and RST are set and the driver goes through the documented recovery
+(stop, wait, loopback, start, drain, normal). The next frame is held through it; ``rx_ready()`` follows as
+soon as the chip can take it. A driver that leaves the chip stopped or looped for ``HOLD_LIMIT`` ns with a
+frame held is taken to have closed: the wire is released and what comes is dropped and counted, as it is
+whenever the chip is stopped or looped and no frame is held. Reception goes on when room appears, whether the
+driver went through the recovery or not.
 
 Timers (machine's clock): the overflow grace, the hold limit, and with ``tx_delay`` a packet's time at 10 Mbit/s, after
 which it leaves and PTX is set; STP ends that time at once, for a packet on its way is still sent. Nothing else takes
@@ -61,7 +63,8 @@ Writer = Callable[[int], None]
 
 
 class Dp8390:
-    """The chip. ``page`` (16 times the register page) and ``readers``/``writers`` serve the board's dispatch.
+    """The DP8390 chip. ``page`` (16 times the register page) and ``readers``/``writers`` serve the board's
+    dispatch.
 
     tx, rx_ready, set_irq, now: see ``card``. ``memory``: the board's local memory.
     """
@@ -105,9 +108,9 @@ class Dp8390:
         self.tx_until: int | None = None  # when ``tx_frame``, as it was in memory, leaves
         self.held = 0  # ring pages of the frame that was refused
         self.lost = False  # the frame that was refused is lost: it is dropped when it comes again
-        self.reminded = False  # PRX was set again for it
+        self.reminded = False  # PRX was set again for the held frame
         self.recovering = False  # overflow reported; the driver has not brought the chip back yet
-        self.deadline: int | None = None  # of the held frame: OVW, or giving up
+        self.deadline: int | None = None  # of the held frame: then OVW is set, or the wire is released
         self.readers: list[Reader] = [dispatch.nothing] * 64
         self.writers: list[Writer] = [dispatch.ignore] * 64
         dispatch.build(self)
@@ -225,7 +228,7 @@ class Dp8390:
         self.mode_changed()
 
     def mode_changed(self) -> None:
-        """CR, TCR or RCR may have switched the receiver."""
+        """Work out whether the receiver is on, because CR, TCR or RCR may have switched it."""
         started = bool(self.cr & r.STA) and not self.tcr & r.TCR_LB
         self._receiving = started and not self.rcr & r.RCR_MON
         self._promiscuous = bool(self.rcr & r.RCR_PRO)
@@ -239,15 +242,17 @@ class Dp8390:
                 self.deadline = self.now() + HOLD_LIMIT
 
     def _recovery_ends(self) -> None:
-        """The driver is through with it when the chip runs, not looped, and OVW is acknowledged."""
+        """End the recovery if the driver is through with it: the chip runs, not looped, and OVW is
+        acknowledged.
+        """
         if self.cr & r.STA and not self.isr & r.ISR_OVW and not self.tcr & r.TCR_LB:
             self.recovering = False
             if self.held and self.deadline is None:
                 self.deadline = self.now() + self._patience()
 
     def _send_packet(self) -> None:
-        """CR.RD = 011: set the remote DMA up for the packet at BNRY. Needs DCR.AR; nothing to send does
-        nothing.
+        """Set the remote DMA up for the packet at BNRY (CR.RD = 011). This needs DCR.AR; an empty ring has no
+        effect.
         """
         if (
             not self.dcr & r.DCR_AR
@@ -320,7 +325,7 @@ class Dp8390:
         self.interrupt()
 
     def tx_ready(self) -> None:
-        """The wire takes frames again."""
+        """Offer the waiting frame again, because the wire takes frames again."""
         frame = self.tx_frame
         if frame is not None and self.tx_until is None and self.tx(frame):
             self.tx_frame = None
@@ -337,7 +342,7 @@ class Dp8390:
     # -- receive ---------------------------------------------------------------------------------------------
 
     def receive(self, frame: bytes, vnet: bytes = b"") -> bool:
-        """A good frame from the wire, without FCS; a short one is padded as a sender would have done."""
+        """Take a good frame from the wire, without FCS; a short one is padded as a sender would have done."""
         size = len(frame)
         if size < MIN_FRAME:
             frame = pad(frame)
@@ -355,7 +360,9 @@ class Dp8390:
         return self._store(frame, size, r.RSR_PRX)
 
     def receive_raw(self, frame: bytes, *, crc_error: bool = False, alignment_error: bool = False) -> bool:
-        """A frame as a faulty wire brings it: not padded, with errors. Runts and errors meet AR and SEP."""
+        """Take a frame as a faulty wire brings it: not padded, with errors. AR and SEP decide about runts and
+        errors.
+        """
         if not self._receiving:
             return self._not_receiving(frame)
         if len(frame) < 6 or (len(frame) < MIN_FRAME and not self.rcr & r.RCR_AR):
@@ -378,7 +385,7 @@ class Dp8390:
         return True
 
     def _accepts(self, frame: bytes) -> bool:
-        """The address filter: AB, AM with MAR, PRO, PAR."""
+        """Apply the address filter: AB, AM with MAR, PRO, PAR."""
         if not frame[:1]:
             return False
         if not frame[0] & 1:
@@ -410,7 +417,7 @@ class Dp8390:
         return True
 
     def _store(self, frame: bytes, size: int, status: int) -> bool:
-        """Header, frame and FCS into the ring. False: no room yet."""
+        """Write header, frame and FCS into the ring. False means: there is no room yet."""
         pages = (size + 8 + 255) >> 8
         curr = self.curr
         pstop = self.pstop
@@ -449,7 +456,9 @@ class Dp8390:
         return True
 
     def _store_outside(self, frame: bytes, size: int, status: int, room: int) -> bool:
-        """A frame where CURR is outside PSTART..PSTOP: page by page, until the pointer happens to be PSTOP."""
+        """Store a frame where CURR is outside PSTART..PSTOP: page by page, until the pointer happens to be
+        PSTOP.
+        """
         pages = (size + 8 + 255) >> 8
         if size > MAX_FRAME:
             self._count("oversize")
@@ -469,12 +478,12 @@ class Dp8390:
         return True
 
     def _after(self, page: int) -> int:
-        """The page that the chip writes next: PSTOP, if it is ever met, leads back to PSTART."""
+        """Return the page that the chip writes next: PSTOP, if it is ever met, leads back to PSTART."""
         page = page + 1 & 0xFF
         return self.pstart if page == self.pstop else page
 
     def _stored(self, end: int, following: int, status: int) -> None:
-        """A packet is in memory: the pointers move, PRX if it was a good one."""
+        """Move the pointers behind a packet that is in memory; set PRX if it was a good one."""
         self.clda = end & 0xFFFF
         self.curr = following
         self.held = 0
@@ -486,7 +495,7 @@ class Dp8390:
                 self.interrupt()
 
     def _hold(self, pages: int) -> bool:
-        """No room for a frame of ``pages``: it waits, or it is lost."""
+        """Refuse a frame of ``pages`` pages that has no room: it waits, or it is lost."""
         if self.lost:
             return self._drop_lost()
         if not self.held:
@@ -500,12 +509,12 @@ class Dp8390:
         return False
 
     def _patience(self) -> int:
-        """How long a frame waits before something is said."""
+        """Return how long a frame waits before the driver is told."""
         self.reminded = self.overflow_grace <= REMIND_NS
         return self.overflow_grace if self.reminded else REMIND_NS
 
     def _overflow(self) -> None:
-        """The frame that was refused is lost; the driver is told."""
+        """Give up the frame that was refused and tell the driver."""
         self.deadline = None
         self._count("overflow")
         self.held = 0
@@ -515,12 +524,12 @@ class Dp8390:
         self.interrupt()
 
     def _drop_lost(self) -> bool:
-        """The lost frame has come again: off the wire with it."""
+        """Drop the frame that was given up, which the wire has offered again."""
         self.lost = False
         return True
 
     def _free_pages(self) -> int:
-        """Pages from CURR on until the next one is BNRY, NO_BOUNDARY if none ever is."""
+        """Count the pages from CURR on until the next one is BNRY; NO_BOUNDARY if none ever is."""
         pstart, pstop, bnry, page = self.pstart, self.pstop, self.bnry, self.curr
         if pstart <= page < pstop and pstart - 1 <= bnry < pstop:
             room = bnry - page
@@ -532,7 +541,7 @@ class Dp8390:
         return NO_BOUNDARY
 
     def _room_made(self) -> None:
-        """BNRY moved or the receiver came back: end the overflow, and the hold if the held frame fits."""
+        """End the overflow, and the hold if the held frame fits: BNRY moved or the receiver came back."""
         if not self.cr & r.STA:
             return
         if self._free_pages() <= self.held:
@@ -556,7 +565,7 @@ class Dp8390:
     # -- owner -----------------------------------------------------------------------------------------------
 
     def set_link(self, up: bool) -> None:
-        """The cable was plugged or pulled: without it transmits lose the carrier."""
+        """Learn that the cable was plugged or pulled; without it transmits lose the carrier."""
         self.link = up
         if not up and self.tx_frame is not None and self.tx_until is None:
             self.tx_frame = None
@@ -564,7 +573,9 @@ class Dp8390:
             self._transmitted(r.TSR_PTX | r.TSR_ONE | r.TSR_CRS)
 
     def reset(self) -> None:
-        """RESET pin: stopped, interrupts masked, loopback bits cleared; pointers and memory stay."""
+        """Carry out the RESET pin: stopped, interrupts masked, loopback bits cleared; pointers and memory
+        stay.
+        """
         self.cr = r.RD_ABORT | r.STP
         self.page = 0
         self.isr = r.ISR_RST
@@ -610,9 +621,9 @@ class Dp8390:
             self._release()
 
     def snapshot(self) -> dict[str, Any]:
-        """State as JSON-able data (deadlines are absolute)."""
+        """Return the state as JSON-able data (deadlines are absolute)."""
         return state_of.save(self)
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from ``snapshot()``'s data. Raises ValueError, then nothing has changed."""
+        """Go on from the data of ``snapshot()``. Raises ValueError; then nothing has changed."""
         state_of.load(self, state)

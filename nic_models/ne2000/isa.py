@@ -13,6 +13,6 @@ DEFAULTS = ((0x300, 9), (0x320, 10), (0x340, 11), (0x360, 3), (0x280, 4), (0x380
 
 
 class Ne2000Isa(Ne2000):
-    """The ISA board. Where it sits (iobase, irq) is the machine's business."""
+    """The ISA board. Its place (iobase, irq) is kept by the machine."""
 
     model = "ne2k_isa"

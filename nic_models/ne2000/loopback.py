@@ -49,14 +49,16 @@ class Fifo:
         self.position = 0
 
     def read(self) -> int:
-        """The next byte."""
+        """Return the next byte and advance."""
         value = self.cells[self.position]
         self.position = (self.position + 1) % FIFO_BYTES
         return value
 
 
 def looped(buffer: bytes, dcr: int, tcr: int) -> tuple[bytes, bool]:
-    """The packet that comes back for a transmit ``buffer``, with CRC, and whether its CRC reads as good."""
+    """Return the packet that comes back for a transmit ``buffer``, with CRC, and whether its CRC reads as
+    good.
+    """
     if dcr & r.DCR_WTS:
         buffer = buffer[0 if dcr & r.DCR_BOS else 1 :: 2]
     if tcr & r.TCR_CRC:  # software appended the CRC

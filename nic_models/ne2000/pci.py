@@ -88,18 +88,18 @@ class Ne2000Pci(Ne2000):
             self.config3 = value & _CONFIG3_WRITABLE
 
     def reset(self) -> None:
-        """RST#: the chip, and the configuration registers as the EEPROM has them."""
+        """Carry out RST#: reset the chip, and load the configuration registers from the EEPROM."""
         super().reset()
         self.eem = self.config2 = self.config3 = 0
         self.eeprom.drive(0, 0, 0)
 
     def snapshot(self) -> dict[str, Any]:
-        """State as JSON-able data."""
+        """Return the state as JSON-able data, EEPROM included."""
         own = {"eem": self.eem, "config2": self.config2, "config3": self.config3}
         return super().snapshot() | {"eeprom": self.eeprom.snapshot(), "own": own}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from ``snapshot()``'s data."""
+        """Go on from the data of ``snapshot()``. Raises ValueError."""
         own = section(state, "own")
         values = [number(own, name, 0xFF) for name in ("eem", "config2", "config3")]
         super().restore(state)

@@ -2,14 +2,14 @@
 
 A driver sets RSAR (start) and RBCR (count), issues remote read or write by CR.RD, and moves the bytes through
 the data port; at count zero ISR.RDC is set. The address goes from PSTOP to PSTART by itself, so that a packet
-that is wrapped round the end of the ring is read in one run. CRDA shows where the channel is: in a remote read one byte
-(word mode: word) ahead of the data port, for that is fetched before the driver asks. In word mode A0 is low: an odd RSAR
-means the word that it lies in. Reads beyond the count, or without the command,
+that is wrapped round the end of the ring is read in one run. CRDA shows where the channel is: in a remote
+read one byte (word mode: word) ahead of the data port, for that is fetched before the driver asks. In word
+mode A0 is low: an odd RSAR means the word that it lies in. Reads beyond the count, or without the command,
 give all ones; such writes are lost.
 
 Local memory is the board's: 64 KiB of addresses in which A15 is not decoded; the lower half of the 32 KiB is
-the station PROM (read only), the upper half 16 KiB of RAM. The chip's own (local) DMA, of which the board decodes 14
-address lines, sees nothing but the RAM: ``fetch`` and ``store``.
+the station PROM (read only), the upper half 16 KiB of RAM. The chip's own (local) DMA, of which the board
+decodes 14 address lines, sees nothing but the RAM: ``fetch`` and ``store``.
 
 Ref: DP8390D/NS32490D data sheet, sections 6 (DMA) and 9 (remote DMA); NE2000 board (address decoding).
 """
@@ -37,7 +37,7 @@ class LocalMemory:
         self.cells = bytearray(b"\xff" * RAM_BASE + bytes(SPACE - RAM_BASE))
 
     def read(self, address: int, length: int) -> bytes:
-        """``length`` bytes from ``address`` on, folded into what the board decodes."""
+        """Return ``length`` bytes from ``address`` on, folded into what the board decodes."""
         start = address & _FOLD
         if start + length <= SPACE:
             return bytes(self.cells[start : start + length])
@@ -66,7 +66,7 @@ class LocalMemory:
             view = view[chunk:]
 
     def fetch(self, address: int, length: int) -> bytes:
-        """``length`` bytes of RAM as the local DMA reads them."""
+        """Return ``length`` bytes of RAM as the local DMA reads them."""
         start = RAM_BASE | address & _LOCAL
         if start + length <= SPACE:
             return bytes(self.cells[start : start + length])
@@ -86,7 +86,7 @@ class LocalMemory:
 
 
 class RemoteDma:
-    """RSAR, RBCR, CRDA and the data port. ``done`` is called when the count reaches zero."""
+    """RSAR, RBCR, CRDA and the data port as one channel. ``done`` is called when the count reaches zero."""
 
     __slots__ = (
         "address",
@@ -111,15 +111,15 @@ class RemoteDma:
         self.wrap_from = self.wrap_to = 0  # PSTOP and PSTART as addresses
 
     def set_start(self, value: int) -> None:
-        """RSAR written."""
+        """Set the start address, because RSAR was written."""
         self.start = self.address = value
 
     def set_count(self, value: int) -> None:
-        """RBCR written."""
+        """Set the byte count, because RBCR was written."""
         self.count = self.left = value
 
     def issue(self, command: int) -> None:
-        """CR.RD written with the chip started: begin, go on, or abort."""
+        """Begin, go on with or abort a transfer: CR.RD was written with the chip started."""
         if command in (r.RD_READ, r.RD_WRITE) and (command != self.command or not self.left):
             self.address = self.start
             self.left = self.count
@@ -130,19 +130,19 @@ class RemoteDma:
         self.command = command
 
     def abort(self) -> None:
-        """CR.RD = 1xx: the transfer ends; CRDA stays where it was."""
+        """End the transfer (CR.RD = 1xx); CRDA stays where it was."""
         self.address = self.current()
         self.command = r.RD_ABORT
 
     def current(self) -> int:
-        """CRDA."""
+        """Return the value of CRDA."""
         if self.command != r.RD_READ or not self.left:
             return self.address
         ahead = self.address + (2 if self.wide else 1)
         return self.wrap_to if ahead == self.wrap_from else ahead & 0xFFFF
 
     def send_packet(self, start: int, count: int) -> None:
-        """The send-packet command: a remote read of one packet of the ring."""
+        """Begin the send-packet command: a remote read of one packet of the ring."""
         self.set_start(start)
         self.set_count(count)
         self.command = r.RD_READ
@@ -150,25 +150,25 @@ class RemoteDma:
             self.done()
 
     def read(self, size: int) -> int:
-        """One bus read of ``size`` bytes at the data port."""
+        """Answer one bus read of ``size`` bytes at the data port."""
         if size == 1 and self.wide:  # a byte access still takes a word from the channel
             return self.take(2)[0]
         return int.from_bytes(self.take(size), "little")
 
     def write(self, size: int, value: int) -> None:
-        """One bus write of ``size`` bytes at the data port."""
+        """Carry out one bus write of ``size`` bytes at the data port."""
         if size == 1 and self.wide:
             size = 2
         self.put((value & ((1 << (size * 8)) - 1)).to_bytes(size, "little"))
 
     def read_block(self, size: int, count: int) -> bytes:
-        """``count`` bus reads of ``size`` bytes in one go."""
+        """Answer ``count`` bus reads of ``size`` bytes in one go."""
         if size == 1 and self.wide:
             return self.take(2 * count)[::2]
         return self.take(size * count)
 
     def write_block(self, size: int, data: bytes) -> None:
-        """``len(data) // size`` bus writes in one go."""
+        """Carry out ``len(data) // size`` bus writes in one go."""
         if size == 1 and self.wide:
             wide = bytearray(2 * len(data))
             wide[::2] = data
@@ -176,7 +176,7 @@ class RemoteDma:
         self.put(data)
 
     def take(self, length: int) -> bytes:
-        """The next ``length`` bytes of a remote read."""
+        """Return the next ``length`` bytes of a remote read."""
         left = self.left
         if self.command != r.RD_READ or not left:
             return b"\xff" * length
@@ -197,7 +197,7 @@ class RemoteDma:
         return data
 
     def put(self, data: bytes) -> None:
-        """The next bytes of a remote write."""
+        """Store the next bytes of a remote write."""
         left = self.left
         if self.command != r.RD_WRITE or not left:
             return
@@ -234,7 +234,7 @@ class RemoteDma:
         return pieces
 
     def snapshot(self) -> dict[str, Any]:
-        """State as JSON-able data."""
+        """Return the state as JSON-able data."""
         return {
             "start": self.start,
             "count": self.count,
@@ -244,6 +244,6 @@ class RemoteDma:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from ``snapshot()``'s data."""
+        """Go on from the data of ``snapshot()``. Raises ValueError."""
         values = [number(state, name, 0xFFFF) for name in ("start", "count", "address", "left", "command")]
         self.start, self.count, self.address, self.left, self.command = values

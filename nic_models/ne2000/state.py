@@ -1,4 +1,6 @@
-"""Snapshots of the DP8390: every register, the packet RAM, a transfer or transmit in the middle, a held frame."""
+"""Snapshots of the DP8390: every register, the packet RAM, a transfer or transmit in the middle, a held
+frame.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ _REGISTERS = dict.fromkeys(
 
 
 def save(chip: Dp8390) -> dict[str, Any]:
-    """State as JSON-able data (``now`` is not part of it; deadlines are absolute)."""
+    """Return the state as JSON-able data (``now`` is not part of it; deadlines are absolute)."""
     return {
         "registers": {name: getattr(chip, name) for name in _REGISTERS},
         "tally": list(chip.tally),
@@ -46,7 +48,7 @@ def save(chip: Dp8390) -> dict[str, Any]:
 
 
 def load(chip: Dp8390, state: Mapping[str, Any]) -> None:
-    """Go on from ``snapshot()``'s data. Raises ValueError, then nothing has changed."""
+    """Go on from the data of ``snapshot()``. Raises ValueError; then nothing has changed."""
     registers = section(state, "registers")
     values = {name: number(registers, name, limit) for name, limit in _REGISTERS.items()}
     tally = state.get("tally")

@@ -18,14 +18,14 @@ from . import registers as r
 
 @dataclass(frozen=True, slots=True)
 class Register:
-    """One register. ``bits``: names of bits 0..7; ``fields``: name to (lowest bit, width)."""
+    """The description of one register. ``bits``: names of bits 0..7; ``fields``: name to (lowest bit, width)."""
 
     name: str
     bits: tuple[str, ...] = ()
     fields: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     def describe(self, value: int) -> str:
-        """``NAME = 0xVV (FIELD=n, BIT=1, ...)``, highest bit first, bits that are 0 left out."""
+        """Format ``NAME = 0xVV (FIELD=n, BIT=1, ...)``, highest bit first; bits that are 0 are left out."""
         parts = []
         for name, (low, width) in self.fields.items():
             content = value >> low & (1 << width) - 1
@@ -94,20 +94,22 @@ DP8390: RegisterMap = _dp8390()
 
 
 def describe(table: RegisterMap, page: int, offset: int, written: bool, value: int) -> str:
-    """One access in words."""
+    """Format one register access as text."""
     register = table.get((page, offset, written))
     return register.describe(value) if register else f"page {page} offset {offset:#04x} = {value:#04x}"
 
 
 class Trace:
-    """Lines for the accesses to one NE2000: ``out("ISR <- 0x40 (RDC=1)")`` for writes, ``=`` for reads."""
+    """Writes a line for each access to one NE2000: ``out("ISR <- 0x40 (RDC=1)")`` for writes, ``=`` for
+    reads.
+    """
 
     def __init__(self, out: Callable[[str], None]) -> None:
         self.out = out
         self.page = 0
 
     def access(self, offset: int, size: int, written: bool, value: int) -> None:
-        """One access at ``offset`` of the I/O window."""
+        """Report one access at ``offset`` of the I/O window."""
         if offset >= r.BOARD_PORTS:
             text = f"offset {offset:#04x} = {value:#0{2 * size + 2}x}"
         elif offset >= r.RESET_PORT:

@@ -21,7 +21,7 @@ _EXTENDED, _OP_WRITE, _OP_READ, _OP_ERASE = range(4)
 
 
 class Eeprom93C46:
-    """``words``: the content, up to 64 numbers; the rest is 0xffff (erased)."""
+    """A 93C46. ``words`` is the content, up to 64 numbers; the rest is 0xffff (erased)."""
 
     __slots__ = (
         "_address",
@@ -46,7 +46,7 @@ class Eeprom93C46:
         self._bits = self._count = self._address = self._shift = self._command = 0
 
     def drive(self, cs: int, sk: int, di: int) -> int:
-        """Set the three inputs (0 or 1); the level of DO."""
+        """Set the three inputs (0 or 1) and return the level of DO."""
         if cs and not self.cs:
             self._state = _IDLE
             self.do = 1
@@ -97,7 +97,7 @@ class Eeprom93C46:
                 self.writable = kind == 3
 
     def _finish(self) -> None:
-        """CS fell: a complete write or erase happens now."""
+        """Carry out a complete write or erase, because CS fell."""
         if self._state == _DONE and self.writable:
             kind = self._address >> 4
             if self._command == _OP_WRITE:
@@ -111,14 +111,14 @@ class Eeprom93C46:
         self._state = _IDLE
 
     def snapshot(self) -> dict[str, Any]:
-        """State as JSON-able data."""
+        """Return the state as JSON-able data."""
         return {name.lstrip("_"): getattr(self, name) for name in self.__slots__ if name != "words"} | {
             "writable": int(self.writable),
             "words": list(self.words),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from ``snapshot()``'s data."""
+        """Go on from the data of ``snapshot()``. Raises ValueError."""
         words = state.get("words") if isinstance(state, Mapping) else None
         if not isinstance(words, list) or len(words) != WORDS:
             raise ValueError("snapshot: EEPROM is not 64 words")

@@ -61,7 +61,7 @@ def _ignore(_up: bool) -> None:
 
 
 class Phy:
-    """One PHY.
+    """A PHY has seven registers and one link.
 
     now       nanoseconds of the machine's clock
     on_link   called with the new state at each change of ``link``
@@ -100,7 +100,7 @@ class Phy:
     # registers
 
     def read(self, register: int) -> int:
-        """Value of register 0..31; those that are not there read 0."""
+        """Return the value of register 0..31; registers that do not exist read 0."""
         if register == BMCR:
             return self.bmcr
         if register == BMSR:
@@ -116,14 +116,14 @@ class Phy:
         return 0
 
     def write(self, register: int, value: int) -> None:
-        """Write register 0..31; read-only ones ignore it."""
+        """Write register 0..31; read-only registers ignore it."""
         if register == BMCR:
             self.write_bmcr(value)
         elif register == ANAR:
             self.anar = value & ANAR_WRITABLE
 
     def read_bmsr(self) -> int:
-        """BMSR; a latched loss of link is shown once."""
+        """Return BMSR; a latched loss of link is shown once."""
         value = BMSR_ABILITIES
         if self.complete():
             value |= BMSR_AN_COMPLETE
@@ -133,7 +133,7 @@ class Phy:
         return value
 
     def write_bmcr(self, value: int) -> None:
-        """BMCR: reset and restart act and clear themselves, the rest is stored."""
+        """Write BMCR: reset and restart act and clear themselves, the rest is stored."""
         if value & self.writable & BMCR_RESET:
             self.reset()
             self._negotiate()
@@ -150,48 +150,48 @@ class Phy:
             self._settle()
 
     def anlpar(self) -> int:
-        """What the partner advertised in the last negotiation; 0 before its end."""
+        """Return what the partner advertised in the last negotiation; 0 before its end."""
         return self.partner | AN_ACK if self.complete() else 0
 
     # link
 
     def complete(self) -> bool:
-        """Auto-negotiation is enabled and has ended."""
+        """Return whether auto-negotiation is enabled and has ended."""
         return bool(self.bmcr & BMCR_ANE) and self.link
 
     def speed100(self) -> bool:
-        """Whether the link runs (or would run) at 100 Mbit/s."""
+        """Return whether the link runs (or would run) at 100 Mbit/s."""
         if self.bmcr & BMCR_ANE:
             return bool(self.anar & self.partner & (AN_100FULL | AN_100))
         return bool(self.bmcr & BMCR_SPEED100)
 
     def full_duplex(self) -> bool:
-        """Whether the link is full duplex."""
+        """Return whether the link is full duplex."""
         if self.bmcr & BMCR_ANE:
             common = self.anar & self.partner
             return bool(common & AN_100FULL) or (not common & AN_100 and bool(common & AN_10FULL))
         return bool(self.bmcr & BMCR_FULL)
 
     def pause(self) -> bool:
-        """Whether both ends agreed on PAUSE frames."""
+        """Return whether both ends agreed on PAUSE frames."""
         return self.complete() and bool(self.anar & self.partner & AN_PAUSE) and self.full_duplex()
 
     def set_cable(self, up: bool) -> None:
-        """Plug or pull the cable."""
+        """Plug the cable, or pull it."""
         self.cable = up
         if not up:
             self.deadline = None
         self._settle()
 
     def reset(self) -> None:
-        """Registers to their power-on values; the link is as the cable is."""
+        """Set the registers to their power-on values; the link is as the cable is."""
         self.bmcr = self.power_on
         self.anar = AN_ALL
         self.deadline = None
         self._settle()
 
     def run(self, now: int) -> None:
-        """End a negotiation whose time has come."""
+        """End a negotiation that is due at ``now``."""
         if self.deadline is not None and now >= self.deadline:
             self.deadline = None
             self._settle()
@@ -213,11 +213,11 @@ class Phy:
     # state
 
     def snapshot(self) -> dict[str, Any]:
-        """JSON-able state."""
+        """Return the state as JSON-able data."""
         return {name: getattr(self, name) for name in _STATE}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from ``snapshot()``'s data; ``on_link`` is not called."""
+        """Go on from the data of ``snapshot()``; ``on_link`` is not called."""
         if set(state) != set(_STATE):
             raise ValueError("not a snapshot of a PHY")
         for name in _STATE:

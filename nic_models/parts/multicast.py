@@ -15,17 +15,17 @@ _REVERSED = tuple(int(f"{n:06b}"[::-1], 2) for n in range(64))
 
 
 def hash_be(address: bytes) -> int:
-    """Bit number 0..63 for a 6-byte multicast address, DP8390 and RTL8139 style."""
+    """Return the bit number 0..63 for a 6-byte multicast address, DP8390 and RTL8139 style."""
     return _REVERSED[~crc32(address) & 0x3F]
 
 
 def hash_le(address: bytes) -> int:
-    """Bit number 0..63 for a 6-byte multicast address, Am79C970A style."""
+    """Return the bit number 0..63 for a 6-byte multicast address, Am79C970A style."""
     return (~crc32(address) & 0xFFFFFFFF) >> 26
 
 
 def filter_with(addresses: list[bytes], hash_bit: int | None = None) -> bytes:
-    """The eight MAR bytes that let ``addresses`` pass (``hash_be``); ``hash_bit`` sets one bit more."""
+    """Return the eight MAR bytes that let ``addresses`` pass (``hash_be``); ``hash_bit`` sets one bit more."""
     bits = 0
     for address in addresses:
         bits |= 1 << hash_be(address)

@@ -13,7 +13,7 @@ _ZEROS = tuple(bytes(MIN_FRAME - n) for n in range(MIN_FRAME + 1))
 
 
 def pad(frame: bytes) -> bytes:
-    """``frame`` with zeros up to 60 bytes."""
+    """Return ``frame`` filled with zeros up to 60 bytes."""
     size = len(frame)
     return frame + _ZEROS[size] if size < MIN_FRAME else frame
 

@@ -18,12 +18,12 @@ _Entry = tuple[int, int, Reader, Writer]  # first byte, width
 
 
 def zero() -> int:
-    """Reader of what is not there."""
+    """Answer the read of a register that does not exist."""
     return 0
 
 
 def ignore(_value: int, _mask: int) -> None:
-    """Writer of what is not there or read-only."""
+    """Ignore the write of a register that does not exist or is read-only."""
 
 
 class RegisterFile:
@@ -37,7 +37,7 @@ class RegisterFile:
         self.writers: dict[int, list[Writer]] = {}
 
     def add(self, offset: int, width: int, reader: Reader | None, writer: Writer | None) -> None:
-        """A register of ``width`` bytes. Raises ValueError where one is already."""
+        """Add a register of ``width`` bytes. Raises ValueError where one is already."""
         entry = (offset, width, reader or zero, writer or ignore)
         for byte in range(offset, offset + width):
             if byte in self.registers or byte >= self.size:
@@ -45,7 +45,7 @@ class RegisterFile:
             self.registers[byte] = entry
 
     def build(self) -> None:
-        """Make the tables."""
+        """Make the tables of readers and writers."""
         for width in (1, 2, 4):
             self.readers[width] = [self._reader(offset, width) for offset in range(self.size)]
             self.writers[width] = [self._writer(offset, width) for offset in range(self.size)]

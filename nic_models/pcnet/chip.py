@@ -10,10 +10,10 @@ with its FCS. It answers False while that is occupied or the chip is suspended; 
 While the receiver is off, frames are gone, as on a real wire. What happens without a receive descriptor is
 told in ``rings``.
 
-Resets. H_RESET (``reset``): everything. S_RESET (the driver reads RESET): CSRs; BCRs stay, the I/O mode
-too. STOP: ends all activity, CSR0 reads 0004, ring positions stay until STRT: without INIT it loads both with their
-bases ("Re-Initialization"; 9front starts so). SPND keeps them. CSR8-15 are also open between INIT and STRT, where
-MINIX sets its filter. Undefined after power-on is 0 here.
+Resets. H_RESET (``reset``): everything. S_RESET (the driver reads RESET): CSRs; BCRs stay, the I/O mode too.
+STOP: ends all activity, CSR0 reads 0004, ring positions stay until STRT: without INIT it loads both with
+their bases ("Re-Initialization"; 9front starts so). SPND keeps them. CSR8-15 are also open between INIT and
+STRT, where MINIX sets its filter. Undefined after power-on is 0 here.
 
 Interrupts. INTR is the or of the sources that CSR3, CSR4 and CSR5 let through; the pin follows INTR and
 IENA, SINT and SLPINT whatever IENA says.
@@ -62,14 +62,14 @@ PHY_IDENT = (0x0022, 0x561B)  # Am79C874
 
 
 def address_prom(mac: bytes) -> bytearray:
-    """The 16 bytes of the address PROM: MAC, hardware id 0x11, checksum in bytes 12 and 13, "WW"."""
+    """Return the 16 bytes of the address PROM: MAC, hardware id 0x11, checksum in bytes 12 and 13, "WW"."""
     prom = bytearray(mac + bytes((0, 0, 0, 0x11, 0, 0, 0, 0)) + b"WW")
     prom[12:14] = (sum(prom) & 0xFFFF).to_bytes(2, "little")
     return prom
 
 
 class Pcnet:
-    """The chip. ``rap``, ``csr`` and ``bcr`` are its address port and register files.
+    """The Am79C970A chip. ``rap``, ``csr`` and ``bcr`` are its address port and register files.
 
     mac: six bytes. tx, rx_ready, set_irq, now: see ``card``.
     """
@@ -111,7 +111,7 @@ class Pcnet:
     # -- resets ----------------------------------------------------------------------------------------
 
     def reset(self) -> None:
-        """H_RESET."""
+        """Carry out H_RESET: every register gets its reset value."""
         self._halt()
         self.csr[:] = [0] * len(self.csr)
         self.bcr[:] = [0] * len(self.bcr)
@@ -125,7 +125,7 @@ class Pcnet:
         self.soft_reset()
 
     def soft_reset(self) -> None:
-        """S_RESET: the driver read the RESET register."""
+        """Carry out S_RESET: the driver read the RESET register."""
         csr = self.csr
         self.rap = 0
         self._halt()
@@ -142,7 +142,7 @@ class Pcnet:
         self.wake()
 
     def stop(self) -> None:
-        """STOP: all activity ends, abruptly."""
+        """Carry out STOP: all activity ends, abruptly."""
         csr = self.csr
         self._halt()
         csr[0] = r.STOP
@@ -163,30 +163,32 @@ class Pcnet:
         self.dma_pending = self.demanded = False
 
     def bus_fault(self) -> None:
-        """Nobody answered the bus master: SINT, and the rest as after STOP."""
+        """Stop the chip with SINT set, because nothing answered the bus master."""
         self.count("bus_fault")
         self.stop()
         self.csr[5] |= r.SINT
         self.update_irq()
 
     def not_granted(self) -> None:
-        """The chip wanted the bus and did not get it."""
+        """Set MERR, because the chip wanted the bus and did not get it."""
         self.count("bus_not_granted")
         self.csr[0] |= r.MERR
         self.update_irq()
 
     def granted(self) -> bool:
-        """Whether the chip can be bus master."""
+        """Return whether the chip can be bus master."""
         return True
 
     # -- registers -------------------------------------------------------------------------------------
 
     def open_(self) -> bool:
-        """Whether the registers are accessible that only a stopped or suspended chip lets be written."""
+        """Return whether the registers are accessible that can be written only while the chip is stopped or
+        suspended.
+        """
         return bool(self.csr[0] & r.STOP or self.csr[5] & r.SPND)
 
     def csr_read(self, index: int) -> int:
-        """The CSR that RAP chooses."""
+        """Read CSR ``index``, the one that RAP chooses."""
         csr = self.csr
         if index == 0:
             value = csr[0]
@@ -277,7 +279,7 @@ class Pcnet:
         self.update_irq()
 
     def bcr_read(self, index: int) -> int:
-        """The BCR that RAP chooses."""
+        """Read BCR ``index``, the one that RAP chooses."""
         bcr = self.bcr
         if r.LNKST <= index <= r.LED3:
             value = bcr[index]
@@ -289,7 +291,7 @@ class Pcnet:
         return bcr[index] if index < len(bcr) else 0
 
     def bcr_write(self, index: int, value: int) -> None:
-        """Write the BCR that RAP chooses."""
+        """Write BCR ``index``, the one that RAP chooses."""
         bcr = self.bcr
         if index in r.BCR_ALWAYS:
             mask = r.BCR_ALWAYS[index]
@@ -305,13 +307,13 @@ class Pcnet:
                 self.set_latency(value)
 
     def set_latency(self, value: int) -> None:
-        """BCR22: MAX_LAT and MIN_GNT."""
+        """Store BCR22: MAX_LAT and MIN_GNT."""
         self.bcr[r.PCILAT] = value
 
     # -- start, interrupts -----------------------------------------------------------------------------
 
     def initialized(self, mode: int) -> None:
-        """The initialization block has been read: its MODE; the other fields are in their CSRs."""
+        """Take MODE from the initialization block that has been read; the other fields are in their CSRs."""
         self.csr[15] = mode
         self.filter.load(self.csr)
         self.csr[0] |= r.IDON
@@ -329,7 +331,7 @@ class Pcnet:
         self.arm()
 
     def underflow(self) -> None:
-        """A transmit chain had no end: the transmitter goes off unless DXSUFLO."""
+        """Report a transmit chain without an end: the transmitter goes off unless DXSUFLO."""
         self.count("tx_no_next_buffer")
         if not self.csr[3] & r.DXSUFLO:
             self.csr[0] &= ~r.TXON
@@ -340,14 +342,14 @@ class Pcnet:
             self.csr[4] |= r.MFCO if index == r.MFC else r.RCVCCO
 
     def missed(self) -> None:
-        """A frame was lost for want of a receive descriptor."""
+        """Report a frame that was lost for want of a receive descriptor."""
         self.count("rx_missed")
         self._increment(r.MFC)
         self.csr[0] |= r.MISS
         self.update_irq()
 
     def update_irq(self) -> None:
-        """INTR and the interrupt pin from status, masks and enables."""
+        """Set INTR and the interrupt pin from status, masks and enables."""
         csr = self.csr
         csr0, csr4, csr5 = csr[0], csr[4], csr[5]
         forced = csr5 >> 1 & csr5 & r.CSR5_ENABLES_ALWAYS
@@ -374,24 +376,24 @@ class Pcnet:
     # -- wire ------------------------------------------------------------------------------------------
 
     def link_pass(self) -> bool:
-        """What the transceiver says of the link; DLNKTST makes it say yes."""
+        """Return what the transceiver says of the link; DLNKTST makes it say yes."""
         return self.phy.cable or bool(self.csr[15] & r.DLNKTST)
 
     def loops_inside(self) -> bool:
-        """Loopback that does not reach the wire."""
+        """Return whether loopback is on that does not reach the wire."""
         mode = self.csr[15]
         return bool(mode & r.LOOP) and bool(mode & r.INTL or self.bcr[r.MC] & r.TMAULOOP)
 
     def rx_filter(self) -> RxFilter:
-        """What the receiver lets pass."""
+        """Return what the receiver lets pass."""
         return self.filter.rx_filter(bool(self.csr[0] & r.RXON))
 
     def set_link(self, up: bool) -> None:
-        """The cable was plugged or pulled."""
+        """Learn that the cable was plugged or pulled."""
         self.phy.set_cable(up)
 
     def receive(self, frame: bytes, vnet: bytes = b"") -> bool:
-        """A frame from the wire, without FCS. False: not now; ``rx_ready`` follows."""
+        """Take a frame from the wire, without FCS. False means: not now; ``rx_ready`` follows."""
         csr = self.csr
         if not csr[0] & r.RXON:
             self.count("rx_off")
@@ -422,7 +424,9 @@ class Pcnet:
         return True
 
     def looped(self, image: bytes, good: bool) -> None:
-        """A frame from our own transmitter; ``good``: its FCS, in its last four bytes, is right."""
+        """Take a frame from our own transmitter; ``good`` says whether its FCS, the last four bytes, is
+        right.
+        """
         if not self.csr[0] & r.RXON:
             self.count("rx_off")
         elif self.rings.rx.fifo is not None:
@@ -441,14 +445,14 @@ class Pcnet:
         self.dma_pending = True
 
     def tx_ready(self) -> None:
-        """The wire takes frames again."""
+        """Look at the transmit ring again, because the wire takes frames again."""
         self.blocked = False
         if self.rings.tx.wire is not None:
             self.rings.tx.poll = True
         self._kick()
 
     def wake(self) -> None:
-        """Tell the wire that a frame can come, if it was refused one and it can."""
+        """Tell the wire that a frame can come, if one was refused and there is room now."""
         if (
             self.refused
             and self.rings.rx.fifo is None
@@ -461,11 +465,11 @@ class Pcnet:
     # -- engine and timers -----------------------------------------------------------------------------
 
     def dma(self) -> Engine:
-        """The engine for what is pending now."""
+        """Return the engine for what is pending now."""
         return self.rings.engine()
 
     def postpone(self) -> None:
-        """The engine stopped at its limit: go on soon."""
+        """Schedule the next run soon, because the engine stopped at its limit."""
         self.poll_at = min(self.poll_at, self.now() + POLL_MIN_NS)
 
     def kick(self) -> None:
@@ -491,11 +495,11 @@ class Pcnet:
         return bool(csr0 & r.TXON and (self.rings.tx.poll or not csr4 & r.DPOLL)) and not self.blocked
 
     def arm(self) -> None:
-        """Start a poll interval."""
+        """Start a poll interval from now."""
         self.poll_at = self.now() + self._poll_ns()
 
     def next_deadline(self) -> int | None:
-        """When ``run`` is due: the poll, the end of a wait for a descriptor, a negotiation."""
+        """Return when ``run`` is due: the poll, the end of a wait for a descriptor, a negotiation."""
         soonest = self.poll_at if self._polling() else None
         for due in (self.rings.rx.hold_until, self.phy.deadline, self.rings.tx.until):
             if due is not None and (soonest is None or due < soonest):
@@ -503,7 +507,7 @@ class Pcnet:
         return soonest
 
     def run(self, now: int) -> None:
-        """Let the timers expire."""
+        """Let those timers expire that are due at ``now``."""
         self.phy.run(now)
         self.rings.rx.expire(now)
         self.rings.tx.run(now)
@@ -516,11 +520,11 @@ class Pcnet:
     # -- state -------------------------------------------------------------------------------------------
 
     def snapshot(self) -> dict[str, Any]:
-        """State as JSON-able data."""
+        """Return the state as JSON-able data."""
         return save(self)
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from ``snapshot()``'s data. Raises ValueError if it is not such data."""
+        """Go on from the data of ``snapshot()``. Raises ValueError if it is not such data."""
         load(self, state)
         self.filter.load(self.csr)
         self.irq = False

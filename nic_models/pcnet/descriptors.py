@@ -1,9 +1,9 @@
 """Descriptors of the Am79C970A on the bus: four software styles read into one form, and posted writes.
 
-The engine posts what it writes back to descriptors; ``rings`` writes it out after each step. A write is forgotten
-when it has gone out: a run that is cut off before (snapshot) writes it again when the engine is started anew. Status and
-count of a descriptor are one write of eight bytes, and come after the data, so that a guest which watches OWN sees a
-finished descriptor.
+The engine posts what it writes back to descriptors; ``rings`` writes it out after each step. A write is
+forgotten when it has gone out: a run that is cut off before (snapshot) writes it again when the engine is
+started anew. Status and count of a descriptor are one write of eight bytes, and come after the data, so that
+a guest which watches OWN sees a finished descriptor.
 
 BSWP (CSR3) swaps the bytes of buffer accesses within their 32-bit words, never those of descriptors.
 
@@ -39,7 +39,7 @@ Action = Generator[Op, Any, None]
 
 
 class Fault(Exception):
-    """Nothing answered on the bus. Never leaves the engine."""
+    """Nothing answered on the bus. This exception never leaves the engine."""
 
 
 class Bus:
@@ -53,29 +53,29 @@ class Bus:
         self.budget = 0
 
     def clear(self) -> None:
-        """Forget what is posted."""
+        """Forget the writes that are posted."""
         self.posted.clear()
         self.event = 0
 
     def style(self) -> int:
-        """SWSTYLE, 0 to 3."""
+        """Return SWSTYLE, a number from 0 to 3."""
         return self.bcr[r.SWS] & 0xFF
 
     def size(self) -> int:
-        """Bytes of a descriptor."""
+        """Return the size of a descriptor in bytes."""
         return 16 if self.bcr[r.SWS] & 0xFF else 8
 
     def upper(self) -> int:
-        """Address bits 31-24 of 16-bit software structures."""
+        """Return address bits 31-24 of 16-bit software structures."""
         return 0 if self.bcr[r.SWS] & r.SSIZE32 else (self.csr[2] & 0xFF00) << 16
 
     def address(self, base: int, index: int) -> int:
-        """Address of descriptor ``index`` of the ring whose base is in CSR ``base``."""
+        """Return the address of descriptor ``index`` of the ring whose base is in CSR ``base``."""
         csr = self.csr
         return (csr[base] | csr[base + 1] << 16) + index * (16 if self.bcr[r.SWS] & 0xFF else 8) & ADDRESS
 
     def decode(self, data: bytes) -> Descriptor:
-        """A descriptor that was read. Raises Fault."""
+        """Decode the bytes of a descriptor. Raises Fault if they are all ones."""
         self.budget -= 1
         if len(data) == 16:
             first, second, third, _ = _LONG.unpack(data)
@@ -90,14 +90,14 @@ class Bus:
         return low | (high & 0xFF) << 16 | self.upper(), high & 0xFF00, count, other
 
     def read_swapped(self, address: int, length: int) -> Generator[Op, Any, bytes]:
-        """Big-endian mode: buffer bytes come from the other end of their 32-bit words."""
+        """Read in big-endian mode: buffer bytes come from the other end of their 32-bit words."""
         start = address & ~3
         size = address - start + length + 3 & ~3
         data = yield ("read", start, size)
         return _swap(data)[address - start : address - start + length]
 
     def write_swapped(self, address: int, data: bytes) -> Action:
-        """Big-endian mode: whole words in one write, bytes of others one by one."""
+        """Write in big-endian mode: whole words in one write, bytes of other words one by one."""
         head = min(-address & 3, len(data))
         tail = len(data) - head & 3
         for index in (*range(head), *range(len(data) - tail, len(data))):
@@ -126,7 +126,7 @@ class Bus:
 
 
 def _swap(data: bytes) -> bytes:
-    """The bytes of each 32-bit word the other way round."""
+    """Reverse the bytes of each 32-bit word."""
     swapped = bytearray(len(data))
     for index in range(4):
         swapped[index::4] = data[3 - index :: 4]

@@ -40,7 +40,7 @@ STATUS_MASTER_ABORT = 0x20  # upper byte of the status register
 
 
 class PcnetPci(Pcnet):
-    """The card contract over both windows."""
+    """The card contract over the I/O window and the memory window."""
 
     def __init__(
         self,
@@ -54,37 +54,37 @@ class PcnetPci(Pcnet):
         super().__init__(mac, tx, rx_ready, set_irq, now)
 
     def attach(self, function: PciFunction) -> None:
-        """The function whose card this is."""
+        """Remember the function that this card is behind."""
         self.function = function
 
     def granted(self) -> bool:
-        """Whether the bus master bit is set."""
+        """Return whether the bus master bit is set."""
         return self.function is None or self.function.bus_master
 
     def bus_fault(self) -> None:
-        """As the chip; a master abort shows in the PCI status register."""
+        """Stop the chip, and set master abort in the PCI status register."""
         if self.function is not None:
             self.function.config[STATUS + 1] |= STATUS_MASTER_ABORT
         super().bus_fault()
 
     def set_latency(self, value: int) -> None:
-        """BCR22 is the same as MIN_GNT and MAX_LAT in configuration space."""
+        """Store BCR22 also as MIN_GNT and MAX_LAT of the configuration space, because they are one register."""
         super().set_latency(value)
         if self.function is not None:
             self.function.config[MIN_GNT], self.function.config[MAX_LAT] = value & 0xFF, value >> 8
 
     def reset(self) -> None:
-        """H_RESET."""
+        """Carry out H_RESET, and reset MIN_GNT and MAX_LAT."""
         super().reset()
         self.set_latency(r.BCR_RESET[r.PCILAT])
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from ``snapshot()``'s data."""
+        """Go on from the data of ``snapshot()``. Raises ValueError."""
         super().restore(state)
         self.set_latency(self.bcr[r.PCILAT])
 
     def read(self, region: int, offset: int, size: int) -> int:
-        """Bus read."""
+        """Answer a bus read as the I/O mode decodes it."""
         if offset < r.APROM_BYTES:
             return int.from_bytes(self.aprom[offset : offset + size], "little")
         if self.bcr[r.BSBC] & r.DWIO:
@@ -112,7 +112,7 @@ class PcnetPci(Pcnet):
         return (1 << 8 * size) - 1
 
     def write(self, region: int, offset: int, size: int, value: int) -> None:
-        """Bus write."""
+        """Carry out a bus write as the I/O mode decodes it."""
         if offset < r.APROM_BYTES:
             if self.bcr[r.MC] & r.APROMWE:
                 end = min(offset + size, r.APROM_BYTES)
@@ -138,10 +138,10 @@ class PcnetPci(Pcnet):
                 self.bcr_write(self.rap, value)
 
     def read_block(self, region: int, offset: int, size: int, count: int) -> bytes:
-        """String input: nothing here is a data port."""
+        """Answer string input by single reads, because there is no data port."""
         return b"".join(self.read(region, offset, size).to_bytes(size, "little") for _ in range(count))
 
     def write_block(self, region: int, offset: int, size: int, data: bytes) -> None:
-        """String output."""
+        """Carry out string output by single writes of ``size`` bytes."""
         for index in range(0, len(data) - size + 1, size):
             self.write(region, offset, size, int.from_bytes(data[index : index + size], "little"))

@@ -42,7 +42,7 @@ _SHORTEST = 46  # an 802.3 length from here on means no pad
 
 
 class Receiver:
-    """Position in the ring, and the frame in the FIFO."""
+    """The receiver holds the position in the receive ring, and the frame in the FIFO."""
 
     def __init__(self, chip: Pcnet, bus: Bus) -> None:
         self.chip = chip
@@ -50,34 +50,34 @@ class Receiver:
         self.reset()
 
     def reset(self) -> None:
-        """As after power-on."""
+        """Set the state that the receiver has after power-on."""
         self.index = 0
-        self.last: Descriptor = NONE  # read last, for CSR18, 40, 41
+        self.last: Descriptor = NONE  # the descriptor read last, for CSR18, 40, 41
         self.absent = False  # the driver left a frame waiting for HOLD_NS
         self.halt()
 
     def halt(self) -> None:
-        """STOP: the FIFO is empty, the position stays."""
+        """Empty the FIFO at STOP; the position in the ring stays."""
         self.fifo: bytes | None = None  # a frame as it will be in memory
-        self.status = 0  # its RMD1 bits
-        self.count = 0  # its MCNT
-        self.done = 0  # bytes of it in memory
-        self.used = 0  # descriptors that it has used
+        self.status = 0  # the frame's RMD1 bits
+        self.count = 0  # the frame's MCNT
+        self.done = 0  # bytes of the frame that are in memory
+        self.used = 0  # descriptors that the frame has used
         self.skipped = 0  # descriptors that the LAPP search has passed
-        self.looped = False  # it came from our own transmitter
+        self.looped = False  # the frame came from our own transmitter
         self.hold_until: int | None = None  # while a frame waits for a descriptor: RINT, then its loss
-        self.warned = False  # RINT was set for it
+        self.warned = False  # RINT was set for the waiting frame
 
     def length(self) -> int:
-        """Descriptors of the ring, 1..65536 (CSR76 is two's complement)."""
+        """Return the number of descriptors of the ring, 1..65536 (CSR76 is two's complement)."""
         return -self.chip.csr[r.RCVRL] & 0xFFFF or 0x10000
 
     def address(self, ahead: int = 0) -> int:
-        """Address of the current descriptor, or of one ``ahead`` of it."""
+        """Return the address of the current descriptor, or of one ``ahead`` of it."""
         return self.bus.address(r.BADR, (self.index + ahead) % self.length())
 
     def store(self, image: bytes, status: int, looped: bool) -> None:
-        """A frame that passed the filter, FCS at its end, into the FIFO."""
+        """Put a frame that passed the filter, FCS at its end, into the FIFO."""
         csr = self.chip.csr
         if csr[4] & r.ASTRP_RCV and len(image) >= MIN_FRAME:
             length = image[12] << 8 | image[13]
@@ -90,7 +90,7 @@ class Receiver:
         self.looped = looped
 
     def step(self) -> Step:
-        """The frame in the FIFO into one buffer. False: it stays there (no descriptor)."""
+        """Move the frame in the FIFO into one buffer. False means that it stays there (no descriptor)."""
         chip, bus = self.chip, self.bus
         image = self.fifo
         if image is None or not chip.csr[0] & r.RXON:
@@ -147,7 +147,7 @@ class Receiver:
         return True
 
     def _skip(self, address: int, status: int, length: int) -> bool:
-        """LAPP: past a descriptor that no frame starts at. After a round of the ring there is none."""
+        """Go past a descriptor that no frame starts at (LAPP). After a round of the ring there is none."""
         if self.skipped >= min(length, LAPP_SEARCH):
             self.skipped = 0
             return self._dry()
@@ -158,7 +158,7 @@ class Receiver:
         return True
 
     def _dry(self) -> bool:
-        """No descriptor: hold the frame, or lose it. True: lost."""
+        """Hold the frame, or lose it, because there is no descriptor. True means that it is lost."""
         chip = self.chip
         if self.looped or self.absent or self.done:
             self.lose()
@@ -170,7 +170,7 @@ class Receiver:
         return False
 
     def lose(self) -> None:
-        """The frame in the FIFO is missed."""
+        """Drop the frame in the FIFO and report it as missed."""
         self.fifo = None
         self.done = 0
         self.hold_until = None
@@ -178,7 +178,7 @@ class Receiver:
         self.chip.wake()
 
     def expire(self, now: int) -> None:
-        """Say that a frame waits, or give it up."""
+        """Tell the driver that a frame waits, or give the frame up."""
         if self.hold_until is None or now < self.hold_until:
             return
         if not self.warned and now < self.hold_until + HOLD_NS - MISS_NS:

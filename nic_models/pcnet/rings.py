@@ -31,7 +31,7 @@ KICK_DESCRIPTORS = 1024
 
 
 class Rings:
-    """Both rings and the engine."""
+    """The receive ring, the transmit ring and the engine that serves them."""
 
     def __init__(self, chip: Pcnet) -> None:
         self.chip = chip
@@ -42,13 +42,13 @@ class Rings:
         self.init = self.suspend = False
 
     def reset(self) -> None:
-        """As after power-on."""
+        """Set the state that both rings have after power-on."""
         self.halt()
         self.rx.reset()
         self.tx.reset()
 
     def halt(self) -> None:
-        """STOP: requests and FIFOs are gone, positions stay."""
+        """Drop requests and FIFOs at STOP; the positions in the rings stay."""
         if self.running is not None and not self.running.gi_running:
             self.running.close()
         self.running = None
@@ -58,17 +58,17 @@ class Rings:
         self.tx.halt()
 
     def rewind(self) -> None:
-        """STRT after STOP: both rings begin at their bases."""
+        """Set both rings to their bases, for STRT after STOP."""
         self.rx.index = self.tx.index = 0
         self.rx.absent = False
 
     def engine(self) -> Engine:
-        """Work off everything that is pending."""
+        """Return a new engine that works off everything that is pending."""
         self.running = engine = self._run()
         return engine
 
     def wanted(self) -> bool:
-        """Whether an engine has something to do."""
+        """Return whether an engine has something to do."""
         if self.init or self.suspend or self.bus.posted:
             return True
         csr0 = self.chip.csr[0]
@@ -169,12 +169,12 @@ class Rings:
         csr[r.XMTRC] = _counter(tx.index, tx.length())
 
     def set_counter(self, register: int, value: int) -> None:
-        """Write CSR72 or CSR74."""
+        """Move a ring to the place that a write to CSR72 or CSR74 means."""
         ring = self.rx if register == r.RCVRC else self.tx
         length = ring.length()
         ring.index = length - 1 if not value else min(value + length & 0xFFFF, length - 1)
 
 
 def _counter(index: int, length: int) -> int:
-    """CSR72, CSR74: minus the length at the first descriptor, counting up, zero at the last."""
+    """Return CSR72 or CSR74: minus the length at the first descriptor, counting up, zero at the last."""
     return 0 if index and index >= length - 1 else index - length & 0xFFFF

@@ -22,7 +22,7 @@ _LAST = 1 << 63
 
 
 def save(chip: Pcnet) -> dict[str, Any]:
-    """The whole state of ``chip``."""
+    """Return the whole state of ``chip`` as JSON-able data."""
     return {
         "model": chip.model,
         "csr": chip.csr[:CSRS],

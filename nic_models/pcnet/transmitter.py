@@ -44,7 +44,7 @@ _CLEARED = 0xFFFF & ~(r.D_OWN | r.D_ERR | r.T_MORE | r.T_ONE | r.T_DEF | r.T_BPE
 
 
 class Transmitter:
-    """Position in the ring, and the frame on its way."""
+    """The transmitter holds the position in the transmit ring, and the frame on its way."""
 
     def __init__(self, chip: Pcnet, bus: Bus) -> None:
         self.chip = chip
@@ -52,14 +52,14 @@ class Transmitter:
         self.reset()
 
     def reset(self) -> None:
-        """As after power-on."""
+        """Set the state that the transmitter has after power-on."""
         self.index = 0
-        self.last: Descriptor = NONE  # read last, for CSR20, 42, 43
+        self.last: Descriptor = NONE  # the descriptor read last, for CSR20, 42, 43
         self.previous: tuple[int, int, int] = (0, 0, 0)  # address, BCNT, status: CSR60-63
         self.halt()
 
     def halt(self) -> None:
-        """STOP: the frame on its way is gone, the position stays."""
+        """Drop the frame on its way at STOP; the position in the ring stays."""
         self.poll = False  # look at the ring
         self.chain: bytes | None = None  # data of descriptors that were given back
         self.chain_status = 0  # status of the first of them
@@ -71,15 +71,15 @@ class Transmitter:
         self.result: tuple[int, int, int, int] = (0, 0, 0, 0)
 
     def length(self) -> int:
-        """Descriptors of the ring, 1..65536 (CSR78 is two's complement)."""
+        """Return the number of descriptors of the ring, 1..65536 (CSR78 is two's complement)."""
         return -self.chip.csr[r.XMTRL] & 0xFFFF or 0x10000
 
     def address(self, ahead: int = 0) -> int:
-        """Address of the current descriptor, or of one ``ahead`` of it."""
+        """Return the address of the current descriptor, or of one ``ahead`` of it."""
         return self.bus.address(r.BADX, (self.index + ahead) % self.length())
 
     def step(self) -> Step:
-        """One descriptor. False: nothing more to do now."""
+        """Work off one descriptor. False means that there is nothing more to do now."""
         chip, bus = self.chip, self.bus
         if self.wire is not None:
             self.due = False
@@ -147,7 +147,9 @@ class Transmitter:
             self.chip.kick()
 
     def _finish(self, data: bytes, status: int) -> tuple[int, bytes | None]:
-        """Pad, FCS, loopback, state of the wire: TMD2 flags, and the frame for the wire if there is one."""
+        """Apply padding, FCS, loopback and link state; return TMD2 flags, and the frame for the wire if there
+        is one.
+        """
         chip = self.chip
         mode = chip.csr[15]
         internal = bool(mode & r.LOOP) and chip.loops_inside()

@@ -6,12 +6,12 @@
     timer.py          TCTR                        tally.py          counters
     pci.py            the PCI function            ../parts/         mii.py, eeprom.py: PHY, 93C46
 
-Registers answer byte, word and dword accesses at any offset (``parts/register_file.py``); the I/O and the memory
-window are the same.
+Registers answer byte, word and dword accesses at any offset (``parts/register_file.py``); the I/O and the
+memory window are the same.
 
 Engine. Nothing moves inside an access: what is to be done sets ``dma_pending``; ``dma()`` then yields reads
-and writes (``bus/dma.py``). One step is: read all that is needed, then change state at once and post writes; a
-posted write stays in ``posted`` until it is done, and its consequence (an interrupt bit, CBR, DTCCR.Cmd)
+and writes (``bus/dma.py``). One step is: read all that is needed, then change state at once and post writes;
+a posted write stays in ``posted`` until it is done, and its consequence (an interrupt bit, CBR, DTCCR.Cmd)
 follows it. So a snapshot between any two operations is complete, and a reset in the middle leaves nothing
 behind (``epoch``). Work per run is bounded: 16 received frames, 4 + 2 x 64 transmit descriptors per kick.
 Without bus mastering the engine waits.
@@ -53,7 +53,7 @@ _IRQ, _CBR, _DUMPED, _EARLY, _PART = range(5)  # what follows a posted write
 
 
 class Rtl8139:
-    """The chip with its EEPROM and PHY: the card contract, but for PCI.
+    """The chip with its EEPROM and PHY: the card contract except for PCI.
 
     mac, tx, rx_ready, set_irq, now: see ``card``. ``revision`` 0x20 is the C+, 0x10 the plain C without C+
     registers.
@@ -105,7 +105,7 @@ class Rtl8139:
         self.receive = self.rx.receive
 
     def _clear(self) -> None:
-        """Registers that CR.RST clears."""
+        """Clear the registers that CR.RST clears."""
         self.command = self.tcr = self.rcr = self.imr = self.isr = self.tdokla = 0
 
     def _register(self) -> None:
@@ -146,38 +146,38 @@ class Rtl8139:
     # bus
 
     def read(self, region: int, offset: int, size: int) -> int:
-        """Bus read; both regions are the same registers."""
+        """Answer a bus read; both regions have the same registers."""
         return self._readers[size][offset]()
 
     def write(self, region: int, offset: int, size: int, value: int) -> None:
-        """Bus write."""
+        """Carry out a bus write of ``size`` bytes at ``offset``."""
         self._writers[size][offset](value, MASKS[size])
 
     def read_block(self, region: int, offset: int, size: int, count: int) -> bytes:
-        """String input."""
+        """Answer string input with ``count`` reads of ``size`` bytes."""
         reader = self._readers[size][offset]
         return b"".join(reader().to_bytes(size, "little") for _ in range(count))
 
     def write_block(self, region: int, offset: int, size: int, data: bytes) -> None:
-        """String output."""
+        """Carry out string output by single writes of ``size`` bytes."""
         writer, mask = self._writers[size][offset], MASKS[size]
         for index in range(0, len(data) - size + 1, size):
             writer(int.from_bytes(data[index : index + size], "little"), mask)
 
     def tx_ready(self) -> None:
-        """The wire takes frames again."""
+        """Offer the waiting frame again, because the wire takes frames again."""
         self.out.retry()
 
     def rx_filter(self) -> RxFilter:
-        """What the receiver lets pass."""
+        """Return what the receiver lets pass."""
         return self.rx.rx_filter()
 
     def set_link(self, up: bool) -> None:
-        """The cable was plugged or pulled."""
+        """Tell the PHY that the cable was plugged or pulled."""
         self.phy.set_cable(up)
 
     def set_bus_master(self, on: bool) -> None:
-        """The PCI command register allows DMA, or no longer does."""
+        """Learn whether the PCI command register allows DMA."""
         self.bus_master = on
         if on:
             self.kick()
@@ -188,17 +188,17 @@ class Rtl8139:
     # reset
 
     def reset(self) -> None:
-        """RST#: as after power-on."""
+        """Carry out RST#: everything is as after power-on."""
         self.power_on()
 
     def power_on(self) -> None:
-        """RST# and 9346CR auto-load: everything to its default, configuration from the EEPROM."""
+        """Carry out RST# and 9346CR auto-load: everything to its default, configuration from the EEPROM."""
         self.rx.mar = 0
         self.config.load()
         self.soft_reset()
 
     def soft_reset(self) -> None:
-        """CR.RST."""
+        """Carry out the software reset that CR.RST asks for."""
         self.epoch += 1
         self.posted.clear()
         self.dma_pending = False
@@ -213,7 +213,7 @@ class Rtl8139:
     # interrupts
 
     def interrupt(self, bits: int) -> None:
-        """Set bits of ISR."""
+        """Set ``bits`` of ISR and update the interrupt."""
         self.isr |= bits
         self._update_irq()
 
@@ -263,7 +263,7 @@ class Rtl8139:
             self.rx.restart()
             self.cplus.restart_rx()
         if changed & r.CR_TE:
-            self.epoch += 1  # a step in the middle is none any more
+            self.epoch += 1  # the engine's step that is under way ends
             self.out.restart()
             self.cplus.restart_tx()
         if self.command & r.CR_TE:
@@ -347,34 +347,40 @@ class Rtl8139:
     # engine
 
     def kick(self) -> None:
-        """There may be work for the engine."""
+        """Ask for a run of the engine, because there may be work for it."""
         self.dma_pending = self.bus_master
 
     def post(self, address: int, data: bytes, bits: int) -> None:
-        """Write ``data``, then set ``bits`` of ISR."""
+        """Post a write of ``data`` after which ``bits`` of ISR are set."""
         self.posted.append((address, data, _IRQ, bits))
         self.dma_pending = self.bus_master
 
     def post_ring(self, address: int, data: bytes, cbr: int) -> None:
-        """Write the end of a packet into the receive ring, then move CBR and interrupt."""
+        """Post the write of the end of a packet into the receive ring; then CBR moves and the chip
+        interrupts.
+        """
         self.posted.append((address, data, _CBR, cbr))
 
     def post_part(self, address: int, data: bytes) -> None:
-        """Write a piece of a packet into the receive ring."""
+        """Post the write of a piece of a packet into the receive ring."""
         self.posted.append((address, data, _PART, 0))
 
     def post_early(self, address: int, data: bytes, cbr: int) -> None:
-        """Write the first part of a packet into the receive ring, then move CBR and interrupt."""
+        """Post the write of the first part of a packet into the receive ring; then CBR moves and the chip
+        interrupts.
+        """
         self.posted.append((address, data, _EARLY, cbr))
 
     def abandon_packet(self) -> None:
-        """The ring that a posted packet was for is no more; the engine begins its present step again."""
+        """Begin the engine's present step again, because the ring that a posted packet was for is gone."""
         if self.posted:
             self.epoch += 1
             self.posted = deque(write for write in self.posted if write[2] not in (_CBR, _EARLY, _PART))
 
     def dma(self) -> Engine:
-        """See ``dma.BusMaster``."""
+        """Run the DMA engine: posted writes, received frames and transmit descriptors, as ``dma.BusMaster``
+        asks.
+        """
         out, rx, cplus = self.out, self.rx, self.cplus
         while self.bus_master:
             posted = self.posted
@@ -419,7 +425,7 @@ class Rtl8139:
     # timers
 
     def next_deadline(self) -> int | None:
-        """When ``run`` is due, ns of the machine's clock."""
+        """Return when ``run`` is due, in ns of the machine's clock."""
         soonest: int | None = self.timer.due
         for due in (self.phy.deadline, self.cplus.retry, self.rx.again, self.rx.give_up, self.out.until):
             if due is not None and (soonest is None or due < soonest):
@@ -427,7 +433,7 @@ class Rtl8139:
         return soonest
 
     def run(self, now: int) -> None:
-        """Let timers expire."""
+        """Let those timers expire that are due at ``now``."""
         self.timer.run(now)
         self.phy.run(now)
         self.out.run(now)
@@ -438,12 +444,12 @@ class Rtl8139:
 
     @property
     def counters(self) -> dict[str, int]:
-        """Frames that went nowhere, by direction and reason."""
+        """Return the numbers of frames that went nowhere, by direction and reason."""
         counts = {f"tx {reason}": count for reason, count in self.out.drops.items()}
         return counts | {f"rx {reason}": count for reason, count in self.rx.drops.items()}
 
     def snapshot(self) -> dict[str, Any]:
-        """The whole state as JSON-able data; good between any two DMA operations."""
+        """Return the whole state as JSON-able data; it is good between any two DMA operations."""
         return {
             "model": self.model,
             "revision": self.revision,
@@ -469,7 +475,7 @@ class Rtl8139:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from ``snapshot()``'s data. Raises ValueError."""
+        """Go on from the data of ``snapshot()``. Raises ValueError."""
         if not isinstance(state, Mapping) or state.get("model") != self.model:
             raise ValueError(f"snapshot: not of a {self.model}")
         if number(state, "revision", 0xFF) != self.revision:

@@ -32,7 +32,7 @@ _STORE = r.WAKEUP_END - r.WAKEUP
 
 
 class Config:
-    """EEPROM, PHY and configuration registers of one chip."""
+    """The EEPROM, PHY and configuration registers of one chip."""
 
     __slots__ = (*_BYTES, *_WORDS, "chip", "eeprom", "parms", "phy", "store")
 
@@ -46,7 +46,7 @@ class Config:
         self.load()
 
     def load(self) -> None:
-        """Power-on and auto-load: everything from the EEPROM."""
+        """Load everything from the EEPROM, at power-on and auto-load."""
         words = self.eeprom.words
         valid = words[0] == r.EEPROM_ID
         self.cr9346 = 0
@@ -67,12 +67,12 @@ class Config:
         self.chip.idr = address if valid else b"\xff" * 6
 
     def subsystem(self) -> tuple[int, int]:
-        """Subsystem vendor and device of the PCI header."""
+        """Return subsystem vendor and device of the PCI header."""
         words = self.eeprom.words
         return (words[3], words[4]) if words[0] == r.EEPROM_ID else (r.VENDOR_ID, r.DEVICE_ID)
 
     def latencies(self) -> tuple[int, int]:
-        """MNGNT and MXLAT of the PCI header."""
+        """Return MNGNT and MXLAT of the PCI header."""
         words = self.eeprom.words
         if words[0] != r.EEPROM_ID:
             return r.MNGNT_DEFAULT, r.MXLAT_DEFAULT
@@ -103,17 +103,17 @@ class Config:
     # 9346CR and Config
 
     def unlocked(self) -> bool:
-        """9346CR allows writing the configuration."""
+        """Return whether 9346CR allows writing the configuration."""
         return self.cr9346 & r.EEM == r.EEM_CONFIG
 
     def read_9346(self) -> int:
-        """9346CR; EEDO is the EEPROM's output in programming mode."""
+        """Read 9346CR; EEDO is the EEPROM's output in programming mode."""
         if self.cr9346 & r.EEM == r.EEM_PROGRAM:
             return self.cr9346 | (self.eeprom.do if self.cr9346 & r.EECS else 0)
         return self.cr9346
 
     def write_9346(self, value: int, mask: int) -> None:
-        """9346CR."""
+        """Write 9346CR: drive the EEPROM, start auto-load, or store the mode."""
         mode = value & r.EEM
         if mode == r.EEM_AUTOLOAD:
             self.eeprom.drive(0, 0, 0)
@@ -126,33 +126,33 @@ class Config:
         self.cr9346 = value & r.CR9346_WRITABLE
 
     def write_config0(self, value: int, mask: int) -> None:
-        """Config0: boot ROM size."""
+        """Write Config0, the boot ROM size, if it is unlocked."""
         if self.unlocked():
             self.config0 = self.config0 & ~r.CONFIG0_WRITABLE | value & r.CONFIG0_WRITABLE
 
     def write_config1(self, value: int, mask: int) -> None:
-        """Config1: LEDs, driver loaded, LWAKE, VPD, power management."""
+        """Write Config1, if it is unlocked: LEDs, driver loaded, LWAKE, VPD, power management."""
         if self.unlocked():
             self.config1 = self.config1 & ~r.CONFIG1_WRITABLE | value & r.CONFIG1_WRITABLE
 
     def write_config3(self, value: int, mask: int) -> None:
-        """Config3: PHY parameters, magic packet, link wake-up."""
+        """Write Config3, if it is unlocked: PHY parameters, magic packet, link wake-up."""
         if self.unlocked():
             self.config3 = self.config3 & ~r.CONFIG3_WRITABLE | value & r.CONFIG3_WRITABLE
 
     def write_config4(self, value: int, mask: int) -> None:
-        """Config4: receive FIFO, wake-up."""
+        """Write Config4, if it is unlocked: receive FIFO, wake-up."""
         if self.unlocked():
             self.config4 = self.config4 & ~r.CONFIG4_WRITABLE | value & r.CONFIG4_WRITABLE
 
     def write_config5(self, value: int, mask: int) -> None:
-        """Config5: not locked."""
+        """Write Config5, which is never locked."""
         self.config5 = value & r.CONFIG5_WRITABLE
 
     # media
 
     def read_msr(self) -> int:
-        """MSR."""
+        """Read MSR: flow control, link and speed."""
         phy = self.phy
         value = self.txfce | r.MSR_AUX
         if not phy.link:
@@ -162,15 +162,15 @@ class Config:
         return value
 
     def write_msr(self, value: int, mask: int) -> None:
-        """MSR: only TXFCE."""
+        """Write MSR, of which only TXFCE can be written."""
         self.txfce = self.txfce & ~r.MSR_TXFCE | value & r.MSR_TXFCE
 
     def write_mulint(self, value: int, mask: int) -> None:
-        """MULINT: see ``receiver``."""
+        """Write MULINT, the early interrupt threshold that ``receiver`` uses."""
         self.mulint = (self.mulint & ~mask | value & mask) & 0x0FFF
 
     def write_bmcr(self, value: int, mask: int) -> None:
-        """BMCR; what 9346CR locks keeps its value."""
+        """Write BMCR; bits that 9346CR locks keep their values."""
         phy = self.phy
         value = phy.bmcr & ~mask | value & mask
         if not self.unlocked():
@@ -178,22 +178,22 @@ class Config:
         phy.write_bmcr(value)
 
     def write_anar(self, value: int, mask: int) -> None:
-        """ANAR: for the next negotiation."""
+        """Write ANAR, which counts for the next negotiation."""
         self.phy.write(ANAR, self.phy.anar & ~mask | value & mask)
 
     def read_disconnects(self) -> int:
-        """DIS: cleared by reading."""
+        """Read DIS, which is cleared by reading."""
         value, self.disconnects = self.disconnects, 0
         return value
 
     def read_cscr(self) -> int:
-        """CSCR: with the connection status; that the link has changed is shown once."""
+        """Read CSCR with the connection status; that the link has changed is shown once."""
         value = self.cscr | (r.CSCR_CONNECTED if self.phy.link else 0)
         self.cscr &= ~r.CSCR_CHANGED
         return value
 
     def write_cscr(self, value: int, mask: int) -> None:
-        """CSCR: stored."""
+        """Write CSCR, which is only stored."""
         mask &= r.CSCR_WRITABLE
         self.cscr = self.cscr & ~mask | value & mask
 
@@ -220,7 +220,7 @@ class Config:
     # state
 
     def snapshot(self) -> dict[str, Any]:
-        """JSON-able state."""
+        """Return the state as JSON-able data."""
         state: dict[str, Any] = {name: getattr(self, name) for name in (*_BYTES, *_WORDS)}
         return state | {
             "parms": list(self.parms),
@@ -230,7 +230,7 @@ class Config:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from ``snapshot()``'s data."""
+        """Go on from the data of ``snapshot()``. Raises ValueError."""
         parms = state.get("parms")
         if not isinstance(parms, list) or len(parms) != len(self.parms):
             raise ValueError("snapshot: parms is not three numbers")

@@ -7,10 +7,11 @@ buffer.
 Transmit: TPPoll starts a ring. Each step reads one descriptor and its buffer, gives the descriptor back, and
 at LS sends what was collected; at a descriptor that is the driver's the ring stops with TDU. High priority
 goes first. Receive: the descriptors that one frame needs are read first, then buffers, then status words (the
-first descriptor last) are written. When one of them is the driver's, RDU is set, the frame stays in the FIFO and the
-wire is held. The frame is lost, and MPC counts it, when no descriptor came for ``HOLD_NS``. There is no doorbell for receive buffers: the chip looks again at each write
-to ISR, IMR, CR, C+CR, RDSAR or TPPoll, and after ``RETRY_NS``, doubled up to ``RETRY_LONGEST_NS``; then RDU
-is set again too, as the next frame of a real wire would, for a driver whose acknowledgement came late.
+first descriptor last) are written. When one of them is the driver's, RDU is set, the frame stays in the FIFO
+and the wire is held. The frame is lost, and MPC counts it, when no descriptor came for ``HOLD_NS``. There is
+no doorbell for receive buffers: the chip looks again at each write to ISR, IMR, CR, C+CR, RDSAR or TPPoll,
+and after ``RETRY_NS``, doubled up to ``RETRY_LONGEST_NS``; then RDU is set again too, as the next frame of a
+real wire would, for a driver whose acknowledgement came late.
 
 Limits: one TPPoll handles at most 64 descriptors a ring, so a ring that never ends, or whose write-back is
 lost, costs a bounded amount of work; a frame is at most ``LONGEST`` bytes, without large send ``MAX_WIRE``; a
@@ -49,7 +50,7 @@ _KEEP = r.D_EOR | r.D_FS | r.D_LS | r.TD_LENGTH  # what a transmit status word k
 
 
 class TxRing:
-    """One transmit ring."""
+    """A transmit ring collects the frames of one priority, normal or high."""
 
     __slots__ = ("base", "budget", "first", "frame", "index", "overlong")
 
@@ -57,19 +58,19 @@ class TxRing:
         self.reset()
 
     def reset(self) -> None:
-        """No ring."""
+        """Forget the ring's address and position."""
         self.base = 0
         self.rewind()
 
     def rewind(self) -> None:
-        """Back to the first descriptor, nothing collected."""
+        """Go back to the first descriptor; what was collected is dropped."""
         self.index = self.budget = 0
         self.frame: bytearray | None = None  # what was collected since FS
         self.first = (0, 0)  # words of the FS descriptor
         self.overlong = False
 
     def snapshot(self) -> dict[str, Any]:
-        """JSON-able state."""
+        """Return the state as JSON-able data."""
         return {
             "base": self.base,
             "index": self.index,
@@ -81,7 +82,7 @@ class TxRing:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from ``snapshot()``'s data."""
+        """Go on from the data of ``snapshot()``. Raises ValueError."""
         first = state.get("first")
         if not isinstance(first, list) or len(first) != 2:
             raise ValueError("snapshot: first is not two words")
@@ -96,7 +97,7 @@ class TxRing:
 
 
 class Cplus:
-    """C+ registers and both directions."""
+    """This part has the C+ registers and the C+ rings of both directions."""
 
     __slots__ = (
         "chip",
@@ -121,14 +122,14 @@ class Cplus:
         self.reset()
 
     def reset(self) -> None:
-        """Software reset: C+ mode is off."""
+        """Carry out a software reset: C+ mode is off."""
         self.cpcr = self.ettr = self.dtccr = self.rdsar = self.rx_index = 0
         self.normal.reset()
         self.high.reset()
         self.settle()
 
     def settle(self) -> None:
-        """No frame waits for a descriptor."""
+        """Stop waiting: no frame needs a descriptor now."""
         self.counted = False  # RDU was told of the frame that waits
         self.give_up: int | None = None  # when that frame is lost
         self.remind = False  # it is the timer that looks again
@@ -138,11 +139,11 @@ class Cplus:
     # registers
 
     def active(self) -> bool:
-        """Whether 0x10-0x2f are the C+ registers."""
+        """Return whether 0x10-0x2f are the C+ registers."""
         return bool(self.cpcr & (r.CPCR_RXEN | r.CPCR_TXEN))
 
     def write_cpcr(self, value: int, mask: int) -> None:
-        """C+CR."""
+        """Write C+CR; a direction whose enable bit changes begins at its first descriptor."""
         old = self.cpcr
         mask &= r.CPCR_WRITABLE
         self.cpcr = old & ~mask | value & mask
@@ -155,26 +156,26 @@ class Cplus:
         self.nudge()
 
     def write_ring(self, ring: TxRing, high: bool, value: int, mask: int) -> None:
-        """A half of TNPDS or THPDS; 256-byte aligned."""
+        """Write a half of TNPDS or THPDS, which is 256-byte aligned."""
         ring.base = _half(ring.base, high, value, mask) & ~0xFF
         self.chip.epoch += 1
         ring.rewind()
 
     def write_rdsar(self, high: bool, value: int, mask: int) -> None:
-        """A half of RDSAR; 256-byte aligned."""
+        """Write a half of RDSAR, which is 256-byte aligned."""
         self.rdsar = _half(self.rdsar, high, value, mask) & ~0xFF
         self.chip.epoch += 1
         self.rx_index = 0
         self.nudge()
 
     def write_dtccr(self, high: bool, value: int, mask: int) -> None:
-        """A half of DTCCR; Cmd in the low one starts the dump."""
+        """Write a half of DTCCR; Cmd in the low half starts the dump."""
         self.dtccr = _half(self.dtccr, high, value, mask) & ~0x37
         if self.dtccr & r.DTCCR_CMD:
             self.chip.kick()
 
     def write_poll(self, value: int, mask: int) -> None:
-        """TPPoll: start the rings, or ask for a software interrupt."""
+        """Write TPPoll: start the rings, or ask for a software interrupt."""
         value &= mask
         if value & r.POLL_FSWINT:
             self.chip.interrupt(r.INT_SWINT)
@@ -187,31 +188,33 @@ class Cplus:
         self.nudge()
 
     def read_poll(self) -> int:
-        """TPPoll: which rings are being worked on."""
+        """Read TPPoll: it shows the rings that are being worked on."""
         return (r.POLL_HPQ if self.high.budget else 0) | (r.POLL_NPQ if self.normal.budget else 0)
 
     def write_ettr(self, value: int, mask: int) -> None:
-        """C+ early transmit threshold: stored, frames leave whole."""
+        """Store the C+ early transmit threshold; frames always leave whole."""
         self.ettr = value & 0x3F
 
     def restart_rx(self) -> None:
-        """CR.RE changed: back to the first receive descriptor."""
+        """Go back to the first receive descriptor, because CR.RE or C+CR.RxEn changed."""
         self.rx_index = 0
         self.settle()
 
     def restart_tx(self) -> None:
-        """CR.TE or C+CR.TxEn changed: back to the first transmit descriptors."""
+        """Go back to the first transmit descriptors, because CR.TE or C+CR.TxEn changed."""
         self.normal.rewind()
         self.high.rewind()
 
     # transmit
 
     def transmits(self) -> bool:
-        """C+ transmitter on."""
+        """Return whether the C+ transmitter is on."""
         return bool(self.cpcr & r.CPCR_TXEN and self.chip.command & r.CR_TE)
 
     def ready(self) -> TxRing | None:
-        """The ring that has work, high priority first; not in the middle of the other's frame."""
+        """Return the ring that has work, high priority first, but not in the middle of the other ring's
+        frame.
+        """
         high, normal = self.high, self.normal
         if high.budget and normal.frame is None:
             return high
@@ -220,7 +223,7 @@ class Cplus:
         return high if high.budget else None
 
     def step(self, ring: TxRing) -> Engine:
-        """One transmit descriptor."""
+        """Work off one transmit descriptor of ``ring``."""
         chip = self.chip
         epoch, index = chip.epoch, ring.index
         at = ring.base + index * r.DESCRIPTOR_BYTES & _M64
@@ -264,7 +267,7 @@ class Cplus:
         )
 
     def _send(self, frame: bytes, word: int, vlan: int, at: int, status: int) -> None:
-        """A whole frame: tag, offload, and out."""
+        """Send a whole frame: insert the tag, offload, and put it on its way."""
         vnet = b""
         if vlan & r.TD_TAGC and len(frame) >= 12:
             frame = add_tag(frame, vlan)
@@ -347,7 +350,7 @@ class Cplus:
         chip.post(words[0][0], words[0][1], r.INT_ROK)
 
     def _stall(self) -> None:
-        """The next descriptor is the driver's."""
+        """Wait because the next descriptor is the driver's; after ``HOLD_NS`` the frame is lost."""
         rx = self.chip.rx
         now = self.chip.now()
         if self.give_up is None:
@@ -363,7 +366,7 @@ class Cplus:
         self.remind = False
 
     def nudge(self) -> None:
-        """The driver may have given descriptors: look again."""
+        """Look again, because the driver may have given descriptors."""
         if self.retry is not None:
             self.retry = None
             self.chip.rx.stalled = False
@@ -389,7 +392,7 @@ class Cplus:
     # state
 
     def snapshot(self) -> dict[str, Any]:
-        """JSON-able state."""
+        """Return the state as JSON-able data."""
         return {
             "cpcr": self.cpcr,
             "ettr": self.ettr,
@@ -406,7 +409,7 @@ class Cplus:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from ``snapshot()``'s data."""
+        """Go on from the data of ``snapshot()``. Raises ValueError."""
         self.cpcr = number(state, "cpcr", 0xFFFF)
         self.ettr = number(state, "ettr", 0xFF)
         self.dtccr = number(state, "dtccr", _M64)
@@ -422,13 +425,13 @@ class Cplus:
 
 
 def _half(whole: int, high: bool, value: int, mask: int) -> int:
-    """``whole``, 64 bits, with one half written under ``mask``."""
+    """Return ``whole``, 64 bits, with one half written under ``mask``."""
     shift = 32 if high else 0
     return whole & ~(mask << shift) | (value & mask) << shift
 
 
 def _header_bits(header: int) -> int:
-    """Descriptor bits for a C mode header's status."""
+    """Return the descriptor bits for a C mode header's status."""
     bits = 0
     if header & r.RX_MAR:
         bits |= r.RD_MAR

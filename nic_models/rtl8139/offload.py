@@ -28,19 +28,21 @@ _WORD = Struct(">H")
 
 
 def add_tag(frame: bytes, word: int) -> bytes:
-    """``frame`` with the VLAN tag of a transmit descriptor's second word behind its addresses."""
+    """Return ``frame`` with the VLAN tag of a transmit descriptor's second word behind its addresses."""
     return b"".join((frame[:12], _VLAN, (word & 0xFFFF).to_bytes(2, "little"), frame[12:]))
 
 
 def take_tag(frame: bytes) -> tuple[bytes, int]:
-    """``frame`` without its VLAN tag, and the receive descriptor's second word; 0 where there is no tag."""
+    """Return ``frame`` without its VLAN tag, and the receive descriptor's second word; 0 where there is no
+    tag.
+    """
     if frame[12:14] != _VLAN or len(frame) < 18:
         return frame, 0
     return frame[:12] + frame[16:], r.RD_TAVA | int.from_bytes(frame[14:16], "little")
 
 
 def transmit(frame: bytes, flags: int) -> tuple[bytes, bytes]:
-    """Frame and vnet for the offload bits of a transmit descriptor's first word."""
+    """Return frame and vnet for the offload bits of a transmit descriptor's first word."""
     layer3 = 18 if frame[12:14] == _VLAN else 14
     if frame[layer3 - 2 : layer3] != _IP4 or len(frame) < layer3 + _IP_HEADER or frame[layer3] >> 4 != 4:
         return frame, b""
@@ -63,7 +65,7 @@ def transmit(frame: bytes, flags: int) -> tuple[bytes, bytes]:
 
 
 def _layer4(data: bytearray, layer3: int, header: int, total: int, flags: int) -> bytes:
-    """Put the pseudo header's sum in place, cut padding off, and say what is owed."""
+    """Put the pseudo header's sum in place, cut padding off, and return the vnet that says what is owed."""
     protocol = data[layer3 + 9]
     start, length = layer3 + header, total - header
     if protocol == _TCP and flags & (r.TD_TCPCS | r.TD_LGSEN) and length >= _TCP_HEADER:
@@ -89,7 +91,7 @@ def _layer4(data: bytearray, layer3: int, header: int, total: int, flags: int) -
 
 
 def receive_flags(frame: bytes) -> int:
-    """PID and failure bits of a receive descriptor's first word; 0 for what is not IPv4."""
+    """Return the PID and failure bits of a receive descriptor's first word; 0 for what is not IPv4."""
     layer3 = 18 if frame[12:14] == _VLAN else 14
     if frame[layer3 - 2 : layer3] != _IP4 or len(frame) < layer3 + _IP_HEADER or frame[layer3] >> 4 != 4:
         return 0

@@ -1,5 +1,5 @@
-"""The RTL8139 as a PCI function: identity, regions, bus mastering, and what the EEPROM says of it: subsystem ids,
-MNGNT and MXLAT, fast back-to-back.
+"""The RTL8139 as a PCI function: identity, regions, bus mastering, and what the EEPROM says of it: subsystem
+ids, MNGNT and MXLAT, fast back-to-back.
 
 BAR 0 is the I/O window, BAR 1 the memory window, 256 bytes each, the same registers. ``attach`` ties the chip
 to the function that holds it: writes to the command register switch its engine on and off, and reset loads
@@ -31,12 +31,14 @@ BARS = (Bar("io", r.WINDOW), Bar("mem", r.WINDOW))
 
 
 class Rtl8139Pci(Rtl8139):
-    """RTL8139C+, revision 0x20 (Linux: 8139cp)."""
+    """The RTL8139C+, revision 0x20 (Linux: 8139cp)."""
 
     function: PciFunction | None = None
 
     def attach(self, function: PciFunction) -> None:
-        """The function that this card is behind; its command register rules the engine from now on."""
+        """Remember the function that this card is behind; its command register switches the engine from now
+        on.
+        """
         self.function = function
         function.on_write = self._config_written
         self._load()
@@ -48,7 +50,7 @@ class Rtl8139Pci(Rtl8139):
             self.set_bus_master(function.bus_master)
 
     def _load(self) -> None:
-        """What RST# and auto-load have from the EEPROM."""
+        """Copy into the PCI header what RST# and auto-load take from the EEPROM."""
         if self.function is not None:
             vendor, device = self.config.subsystem()
             config = self.function.config
@@ -59,19 +61,19 @@ class Rtl8139Pci(Rtl8139):
             config[STATUS] = config[STATUS] & ~STATUS_FAST | fast
 
     def power_on(self) -> None:
-        """RST# and auto-load."""
+        """Carry out RST# and auto-load, PCI header included."""
         super().power_on()
         self._load()
 
     def reset(self) -> None:
-        """RST#."""
+        """Carry out RST#, and follow the function's bus-master bit."""
         super().reset()
         if self.function is not None:
             self.set_bus_master(self.function.bus_master)
 
 
 class Rtl8139CPci(Rtl8139Pci):
-    """RTL8139C, revision 0x10 (Linux: 8139too)."""
+    """The RTL8139C, revision 0x10 (Linux: 8139too)."""
 
     def __init__(
         self,

@@ -8,17 +8,19 @@ both equal means empty, so the ring is never filled to the last byte. A packet t
 end goes on at the start, or, with RCR.WRAP and less than 64 KiB, past the end (the driver keeps 1.5 KiB for
 it), and the next one starts as many bytes behind the start.
 
-Overflow: a packet that does not fit stays in the FIFO, and ``receive`` answers False (the wire is held) until CAPR
-leaves half of the ring free, the receiver is switched off or the chip is reset. So a driver that does empty its ring
-loses nothing, and is told of no loss. Drivers that acknowledged ROK with packets left in the ring (Linux does, at the
-end of its budget) are woken: ROK is set again after ``AGAIN_NS``, doubled up to ``AGAIN_LONGEST_NS``, while the ring
-stays full. A driver that gives no room for ``HOLD_NS`` loses the packet: RXOVW is set and MPC counts it; the next one
-waits as long. Without bus mastering the FIFO overflows as on real hardware: FOVW, MPC, the frame is lost. Frames are padded to 60 bytes; nothing on an emulated wire is a runt or has a bad FCS, so AR and AER
-are stored and change nothing.
+Overflow: a packet that does not fit stays in the FIFO, and ``receive`` answers False (the wire is held) until
+CAPR leaves half of the ring free, the receiver is switched off or the chip is reset. So a driver that does
+empty its ring loses nothing, and is told of no loss. Drivers that acknowledged ROK with packets left in the
+ring (Linux does, at the end of its budget) are woken: ROK is set again after ``AGAIN_NS``, doubled up to
+``AGAIN_LONGEST_NS``, while the ring stays full. A driver that gives no room for ``HOLD_NS`` loses the packet:
+RXOVW is set and MPC counts it; the next one waits as long. Without bus mastering the FIFO overflows as on
+real hardware: FOVW, MPC, the frame is lost. Frames are padded to 60 bytes; nothing on an emulated wire is a
+runt or has a bad FCS, so AR and AER are stored and change nothing.
 
-Early receive: RCR.ERTH for familiar protocols (IP, IPX, 802.3), MULINT for others and, with RCR.MulERINT, for all. The
-packet comes in two parts: at the threshold CBR moves behind the first, ERBCR counts it, EROK and ISR.ROK are set, and
-the header's length is fff0, by which drivers know that the rest is still to come; then that, ERGood and ROK again.
+Early receive: RCR.ERTH for familiar protocols (IP, IPX, 802.3), MULINT for others and, with RCR.MulERINT, for
+all. The packet comes in two parts: at the threshold CBR moves behind the first, ERBCR counts it, EROK and
+ISR.ROK are set, and the header's length is fff0, by which drivers know that the rest is still to come; then
+that, ERGood and ROK again.
 
 Limits: ``FIFO_FRAMES``; ``MAX_FRAME`` bytes; a packet that can never fit is dropped, counted under
 ``oversize``.
@@ -61,7 +63,7 @@ _FAMILIAR = (0x0800, 0x8137)  # IP, IPX
 
 
 class Receiver:
-    """Filter, FIFO and ring of one chip."""
+    """The receiver has the filter, FIFO and ring of one chip."""
 
     __slots__ = (
         "again",
@@ -99,13 +101,13 @@ class Receiver:
         self.wait = AGAIN_NS
 
     def reset(self) -> None:
-        """Software reset: ring empty, FIFO empty; MAR keeps its value."""
+        """Carry out a software reset: ring empty, FIFO empty; MAR keeps its value."""
         self.base = self.missed = 0
         self.size = r.RING_SMALLEST
         self.restart()
 
     def restart(self) -> None:
-        """The receiver was switched on or off, or its ring changed: back to the start of the ring."""
+        """Go back to the start of the ring: the receiver was switched on or off, or its ring changed."""
         self.cbr = self.read_at = self.early = self.ersr = self.whole = 0
         self.chip.abandon_packet()
         self.flush()
@@ -132,7 +134,7 @@ class Receiver:
         self.drops[reason] = self.drops.get(reason, 0) + 1
 
     def miss(self, bits: int) -> None:
-        """A frame is lost for want of room: MPC, and ``bits`` in ISR."""
+        """Count in MPC a frame that is lost for want of room, and set ``bits`` in ISR."""
         self.missed = (self.missed + 1) & 0xFFFFFF
         self.chip.tally.missed()
         self.chip.interrupt(bits)
@@ -140,7 +142,7 @@ class Receiver:
     # from the wire
 
     def receive(self, frame: bytes, vnet: bytes = b"") -> bool:
-        """A frame from the wire. False: held, ``rx_ready`` follows."""
+        """Take a frame from the wire. False means that it is held; ``rx_ready`` follows."""
         chip = self.chip
         if not chip.command & r.CR_RE:
             self.drop("disabled")
@@ -172,7 +174,7 @@ class Receiver:
         return True
 
     def loop(self, frame: bytes) -> None:
-        """A frame from the own transmitter (TCR.LBK); never called from ``receive``."""
+        """Take a frame from the own transmitter (TCR.LBK); this is never called from ``receive``."""
         if not self.chip.command & r.CR_RE:
             self.drop("disabled")
         elif self.stalled or len(self.fifo) >= FIFO_FRAMES:
@@ -185,7 +187,7 @@ class Receiver:
                 self.chip.kick()
 
     def rx_filter(self) -> RxFilter:
-        """The filter for monitors."""
+        """Return the filter in the form that monitors show."""
         chip, rcr = self.chip, self.chip.rcr
         return RxFilter(
             bytes(chip.idr[:6]),
@@ -196,7 +198,7 @@ class Receiver:
         )
 
     def accept(self, frame: bytes) -> int:
-        """Header status of a frame that passes the filter, 0 of one that does not."""
+        """Return the header status of a frame that passes the filter, 0 of one that does not."""
         chip = self.chip
         rcr = chip.rcr
         size = len(frame)
@@ -254,7 +256,7 @@ class Receiver:
         chip.tally.received(status)
 
     def _threshold(self, packet: bytes) -> int:
-        """How many bytes of a packet's frame come early; 0: it comes whole."""
+        """Return how many bytes of a packet's frame come early; 0 means that it comes whole."""
         chip = self.chip
         length = len(packet) - 4
         kind = packet[16] << 8 | packet[17]
@@ -279,7 +281,7 @@ class Receiver:
         chip.post_ring(base + cbr & 0xFFFFFFFF, packet[:4], end)
 
     def _pieces(self, at: int, data: bytes, wrap: bool) -> list[tuple[int, bytes]]:
-        """Where ``data`` goes that begins at ``at`` of the ring."""
+        """Return where ``data`` goes that begins at ``at`` of the ring."""
         if not wrap:
             at %= self.size
             room = self.size - at
@@ -288,7 +290,7 @@ class Receiver:
         return [(self.base + at & 0xFFFFFFFF, data)]
 
     def stored(self, cbr: int) -> None:
-        """The packet is in memory: move CBR, interrupt."""
+        """Move CBR and interrupt, because the packet is in memory."""
         self.cbr = cbr
         if self.whole:
             self.early, self.whole = self.whole, 0
@@ -296,38 +298,40 @@ class Receiver:
         self.chip.interrupt(r.INT_ROK)
 
     def arrived(self, cbr: int) -> None:
-        """The first part of a packet is in memory."""
+        """Move CBR behind the first part of a packet, which is in memory."""
         self.early = (cbr - self.cbr) % self.size - 4
         self.cbr = cbr
         self.ersr |= r.ERSR_EROK
         self.chip.interrupt(r.INT_ROK)
 
     def roomy(self) -> bool:
-        """Half of the ring is free, so that a held wire may bring frames again (always in C+ mode)."""
+        """Return whether half of the ring is free, so that a held wire may bring frames again (always in C+
+        mode).
+        """
         if self.chip.cplus.cpcr & r.CPCR_RXEN:
             return True
         return 2 * ((self.cbr - self.read_at) % self.size) <= self.size
 
     def empty(self) -> bool:
-        """CR.BUFE: nothing that the driver has not read."""
+        """Return CR.BUFE: whether the driver has read everything."""
         return self.cbr == self.read_at
 
     # registers
 
     def write_base(self, value: int, mask: int) -> None:
-        """RBSTART."""
+        """Write RBSTART, the ring's address."""
         self.base = self.base & ~mask | value & mask
 
     def write_ersr(self, value: int, _mask: int) -> None:
-        """ERSR: ones clear, but for EROK."""
+        """Write ERSR: ones clear their bits, except EROK."""
         self.ersr &= ~value | r.ERSR_EROK
 
     def read_capr(self) -> int:
-        """CAPR: 16 less than what has been read."""
+        """Read CAPR, which is 16 less than the place read up to."""
         return self.read_at - r.CAPR_OFFSET & 0xFFFF
 
     def write_capr(self, value: int, mask: int) -> None:
-        """CAPR: the driver has read up to 16 more than ``value``."""
+        """Write CAPR: the driver has read up to 16 more than ``value``."""
         capr = self.read_capr() & ~mask | value & mask
         self.read_at = (capr + r.CAPR_OFFSET) % self.size
         self.stalled = False
@@ -358,11 +362,11 @@ class Receiver:
                 self.chip.interrupt(r.INT_ROK)
 
     def read_cbr(self) -> int:
-        """CBR: where the next packet goes."""
+        """Read CBR: the place where the next packet goes."""
         return self.cbr & 0xFFFF
 
     def resize(self) -> None:
-        """RCR was written: a ring of another size begins anew."""
+        """Begin anew with a ring of another size, if RCR was written so."""
         size = r.RING_SMALLEST << ((self.chip.rcr & r.RCR_RBLEN) >> r.RCR_RBLEN_SHIFT)
         if size != self.size:
             self.size = size
@@ -371,7 +375,7 @@ class Receiver:
     # state
 
     def snapshot(self) -> dict[str, Any]:
-        """JSON-able state."""
+        """Return the state as JSON-able data."""
         return {
             "mar": self.mar,
             "base": self.base,
@@ -392,7 +396,7 @@ class Receiver:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from ``snapshot()``'s data."""
+        """Go on from the data of ``snapshot()``. Raises ValueError."""
         size = number(state, "size", 65536)
         if size not in (8192, 16384, 32768, 65536):
             raise ValueError(f"snapshot: no such ring size: {size}")

@@ -231,7 +231,9 @@ EEPROM_MAC = 7  # first of three words
 
 
 def eeprom_words(mac: bytes, subsystem: tuple[int, int]) -> list[int]:
-    """Contents of a new card's 93C46: identity, subsystem, station address, and the Config registers."""
+    """Return the contents of a new card's 93C46: identity, subsystem, station address, and the Config
+    registers.
+    """
     words = [0] * 64
     words[0] = EEPROM_ID
     words[1], words[2] = VENDOR_ID, DEVICE_ID

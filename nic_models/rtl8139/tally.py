@@ -23,7 +23,7 @@ _U16, _U32, _U64 = 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF
 
 
 class Tally:
-    """The counters of one chip."""
+    """The tally counters of one chip."""
 
     __slots__ = _NAMES
 
@@ -31,12 +31,12 @@ class Tally:
         self.reset()
 
     def reset(self) -> None:
-        """All to 0."""
+        """Set all counters to 0."""
         self.tx_ok = self.rx_ok = self.tx_error = self.rx_error = self.miss = 0
         self.physical = self.broadcast = self.multicast = self.underrun = 0
 
     def received(self, status: int) -> None:
-        """A frame was stored; ``status`` is its C mode header."""
+        """Count a frame that was stored; ``status`` is its C mode header."""
         self.rx_ok += 1
         if status & r.RX_PAM:
             self.physical += 1
@@ -46,12 +46,12 @@ class Tally:
             self.multicast += 1
 
     def missed(self) -> None:
-        """A frame found no room."""
+        """Count a frame that found no room."""
         self.miss += 1
         self.rx_error += 1
 
     def dump(self) -> bytes:
-        """The 64 bytes that DTCCR writes."""
+        """Return the 64 bytes that DTCCR writes."""
         return _LAYOUT.pack(
             self.tx_ok & _U64,
             self.rx_ok & _U64,
@@ -69,10 +69,10 @@ class Tally:
         )
 
     def snapshot(self) -> dict[str, Any]:
-        """JSON-able state."""
+        """Return the state as JSON-able data."""
         return {name: getattr(self, name) for name in _NAMES}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from ``snapshot()``'s data."""
+        """Go on from the data of ``snapshot()``. Raises ValueError."""
         for name in _NAMES:
             setattr(self, name, number(state, name, _U64))

@@ -18,7 +18,7 @@ WRAP_NS = TICK_NS << 32
 
 
 class Timer:
-    """TCTR and TimerInt. ``expired`` is called when TCTR has reached TimerInt."""
+    """The registers TCTR and TimerInt. ``expired`` is called when TCTR has reached TimerInt."""
 
     __slots__ = ("due", "expired", "now", "start", "target")
 
@@ -28,22 +28,22 @@ class Timer:
         self.reset()
 
     def reset(self) -> None:
-        """TCTR from 0, no TimerInt."""
+        """Start TCTR from 0, without a TimerInt."""
         self.start = self.now()
         self.target = 0
         self.due: int | None = None
 
     def read(self) -> int:
-        """TCTR."""
+        """Return the value of TCTR."""
         return (self.now() - self.start) // TICK_NS & 0xFFFFFFFF
 
     def clear(self, _value: int, _mask: int) -> None:
-        """Any write to TCTR."""
+        """Start TCTR from 0, as any write to it does."""
         self.start = self.now()
         self._arm()
 
     def write(self, value: int, mask: int) -> None:
-        """TimerInt."""
+        """Write TimerInt under the byte mask ``mask``."""
         self.target = self.target & ~mask | value & mask
         self._arm()
 
@@ -58,18 +58,18 @@ class Timer:
         self.due = self.start + due * TICK_NS
 
     def run(self, now: int) -> None:
-        """Expire if it is time."""
+        """Expire if TCTR has reached TimerInt."""
         due = self.due
         if due is not None and now >= due:
             self.due = due + ((now - due) // WRAP_NS + 1) * WRAP_NS
             self.expired()
 
     def snapshot(self) -> dict[str, Any]:
-        """JSON-able state."""
+        """Return the state as JSON-able data."""
         return {"start": self.start, "target": self.target, "due": self.due}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from ``snapshot()``'s data."""
+        """Go on from the data of ``snapshot()``. Raises ValueError."""
         self.start = number(state, "start", 1 << 80, -(1 << 80))
         self.target = number(state, "target", 0xFFFFFFFF)
         self.due = optional(state, "due", 1 << 80)

@@ -47,7 +47,7 @@ Owner = tuple[int, int, int]
 
 
 class Transmitter:
-    """TSD, TSAD, and the frame that waits for the wire."""
+    """The registers TSD and TSAD, and the frame that waits for the wire."""
 
     __slots__ = ("chip", "current", "drops", "held", "tsad", "tsd", "until")
 
@@ -61,14 +61,16 @@ class Transmitter:
         self.drops: dict[str, int] = {}
 
     def reset(self) -> None:
-        """Software reset: all descriptors are the driver's, what waited is gone."""
+        """Carry out a software reset: all descriptors are the driver's, and the waiting frame is gone."""
         self.tsd = [r.TSD_OWN] * r.TX_DESCRIPTORS
         self.tsad = [0] * r.TX_DESCRIPTORS
         self.current = 0
         self.held = self.until = None
 
     def restart(self) -> None:
-        """CR.TE rose or fell: begin at descriptor 0; a transmitter that stops forgets what it was given."""
+        """Begin at descriptor 0, because CR.TE rose or fell; a transmitter that stops forgets what it was
+        given.
+        """
         self.current = 0
         if self.chip.command & r.CR_TE:
             return
@@ -86,7 +88,7 @@ class Transmitter:
     # C mode
 
     def wants(self) -> bool:
-        """Whether the current descriptor is the chip's."""
+        """Return whether the current descriptor is the chip's."""
         return not self.tsd[self.current] & r.TSD_OWN
 
     def step(self) -> Engine:
@@ -104,7 +106,7 @@ class Transmitter:
         self.send(bytes(data), b"", (index, 0, 0))
 
     def read_tsad(self) -> int:
-        """TSAD: OWN, TABT, TUN and TOK of all four descriptors in one register."""
+        """Read TSAD: OWN, TABT, TUN and TOK of all four descriptors in one register."""
         value = 0
         for index, tsd in enumerate(self.tsd):
             if tsd & r.TSD_OWN:
@@ -118,7 +120,7 @@ class Transmitter:
         return value
 
     def write_tsd(self, index: int, value: int, mask: int) -> None:
-        """TSD of C mode; anything but a dword is ignored."""
+        """Write a TSD of C mode; anything but a dword is ignored."""
         if mask != 0xFFFFFFFF:
             return
         if not self.tsd[index] & r.TSD_OWN and value & r.TSD_OWN and self.held and self.held[2][0] == index:
@@ -196,7 +198,7 @@ class Transmitter:
         self.chip.kick()
 
     def finish(self, owner: Owner, sent: bool) -> None:
-        """Give the descriptor back; ``sent`` is False where the link was down."""
+        """Give the descriptor back to the driver; ``sent`` is False where the link was down."""
         chip = self.chip
         index, address, word = owner
         if sent:
@@ -216,7 +218,7 @@ class Transmitter:
     # state
 
     def snapshot(self) -> dict[str, Any]:
-        """JSON-able state."""
+        """Return the state as JSON-able data."""
         state: dict[str, Any] = {
             "tsd": list(self.tsd),
             "tsad": list(self.tsad),
@@ -237,7 +239,7 @@ class Transmitter:
         return state
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from ``snapshot()``'s data."""
+        """Go on from the data of ``snapshot()``. Raises ValueError."""
         self.tsd = words(state, "tsd", r.TX_DESCRIPTORS, 0xFFFFFFFF)
         self.tsad = words(state, "tsad", r.TX_DESCRIPTORS, 0xFFFFFFFF)
         self.current = number(state, "current", r.TX_DESCRIPTORS - 1)
@@ -255,7 +257,7 @@ class Transmitter:
 
 
 def words(state: Mapping[str, Any], name: str, count: int, high: int) -> list[int]:
-    """``state[name]`` as ``count`` numbers of 0..``high``."""
+    """Return ``state[name]`` as ``count`` numbers of 0..``high``. Raises ValueError."""
     values = state.get(name)
     if not isinstance(values, list) or len(values) != count:
         raise ValueError(f"snapshot: {name} is not {count} numbers")

@@ -1,18 +1,21 @@
-"""Captures of a running hub: a VLAN or one member, as pcapng; and ``-object filter-dump``, as QEMU's classic pcap.
+"""Captures of a running hub: a VLAN or one member, as pcapng; and ``-object filter-dump``, as QEMU's classic
+pcap.
 
     Hub.traces ─► Capture: which frames, which interface ─► dpkt's blocks ─► Sink: a file, a pipe
 
-A VLAN's capture has every frame once, on the interface of the member that sent it; a member's has both directions, as
-epb_flags says (inbound: from the member into the VLAN). An interface is described when its first frame comes; its name
-is the member's. A frame that was lost somewhere is there with a comment that says where and why ("lost at socket.0.1:
-queue"), also what a bad cable lost. At the end each interface's statistics follow.
+A VLAN's capture has every frame once, on the interface of the member that sent it; a member's has both
+directions, as epb_flags says (inbound: from the member into the VLAN). An interface is described when its
+first frame comes; its name is the member's. A frame that was lost somewhere is there with a comment that says
+where and why ("lost at socket.0.1: queue"), also what a bad cable lost. At the end each interface's
+statistics follow.
 
-Super-frames are completed and segmented for the file (``tapnet.vlan.offload``), the members keep theirs. A reader that is too
-slow loses frames, never time: they are counted, and the next frame's comment says how many.
+Super-frames are completed and segmented for the file (``tapnet.vlan.offload``), the members keep theirs. A
+reader that is too slow loses frames, never time: they are counted, and the next frame's comment says how
+many.
 
 Cost: some 20 us a frame while a capture runs, nothing when none does. Times: the host's clock, ns.
-Limits: ``CAPTURES_MAX`` at a time; ``INTERFACES_MAX`` members of each have interfaces of their own, clients that come after
-them (anybody can connect to a wire, again and again) share one. Ref: QEMU net/dump.c.
+Limits: ``CAPTURES_MAX`` at a time; ``INTERFACES_MAX`` members of each have interfaces of their own, clients
+that come after them (anybody can connect to a wire, again and again) share one. Ref: QEMU net/dump.c.
 """
 
 from __future__ import annotations
@@ -36,31 +39,33 @@ INBOUND, OUTBOUND = b"\1\0\0\0", b"\2\0\0\0"
 
 
 class CaptureError(Exception):
-    """It cannot be had; the reason."""
+    """A capture cannot be had; the text is the reason."""
 
 
 class Row(NamedTuple):
-    """One capture, for monitors."""
+    """A row shows one capture in monitors."""
 
     target: str
     file: str
     frames: int
     lost: int
-    why: str  # it has ended
+    why: str  # why the capture has ended; "": it has not
 
 
 def member(name: str) -> Callable[[Port], bool]:
-    """A test: the port of that name, or those of a listener's clients ("socket.0.1" of "socket.0")."""
+    """Return a test of ports: the port of that name, or those of a listener's clients ("socket.0.1" of
+    "socket.0").
+    """
     return lambda port: (port.name == name or port.name.startswith(name + ".")) and not _outer(port)
 
 
 def _outer(port: Port) -> bool:
-    """Whether it stands for another on the VLAN (``tapnet.vlan.faults``)."""
+    """Return whether a port stands for another one on the VLAN (``tapnet.vlan.faults``)."""
     return port.inline is not None and port.inline.port is not port
 
 
 class Capture:
-    """One pcapng file. ``match`` None: the whole VLAN. A ``Trace`` of ``hub``."""
+    """A capture into one pcapng file, as a ``Trace`` of ``hub``. With ``match`` None it is of the whole VLAN."""
 
     def __init__(
         self,
@@ -86,7 +91,7 @@ class Capture:
     # ---- Trace ---------------------------------------------------------------------------------------------
 
     def sent(self, port: Port, frame: bytes, vnet: bytes, lost: Sequence[tuple[Port, str]]) -> None:
-        """See ``port.Trace``."""
+        """Write a frame that a port has sent, and where it was lost."""
         if self._match is None:
             if port.hub is self.hub:
                 comments = [f"lost at {other.name}: {reason}" for other, reason in lost]
@@ -99,12 +104,12 @@ class Capture:
                 self._write(other, frame, vnet, OUTBOUND, (f"lost at {other.name}: {reason}",))
 
     def delivered(self, port: Port, frame: bytes, vnet: bytes) -> None:
-        """See ``port.Trace``."""
+        """Write a frame that the captured member has received."""
         if self._match is not None and self._match(port):
             self._write(port, frame, vnet, OUTBOUND, ())
 
     def dropped(self, port: Port, frame: bytes, vnet: bytes, reason: str, inbound: bool) -> None:
-        """See ``port.Trace``."""
+        """Write a frame that was lost, with the reason as its comment."""
         if not _outer(port) and (port.vlan is self.hub if self._match is None else self._match(port)):
             direction = INBOUND if inbound else OUTBOUND
             self._write(port, frame, vnet, direction, (f"lost at {port.name}: {reason}",))
@@ -136,11 +141,11 @@ class Capture:
             self.frames += 1
 
     def row(self) -> Row:
-        """For monitors."""
+        """Return what monitors show of this capture."""
         return Row(self.target, self.sink.path, self.frames, self.lost, self.sink.why)
 
     def close(self) -> None:
-        """Write the statistics and close the file. Idempotent."""
+        """Write the statistics and close the file; a second call does nothing."""
         if self in self.hub.traces:
             self.hub.traces.remove(self)
             now = self._clock()
@@ -150,7 +155,9 @@ class Capture:
 
 
 class FilterDump:
-    """``-object filter-dump``: what one member sends (tx) and receives (rx), as a classic pcap. A ``Trace``."""
+    """A ``-object filter-dump``: what one member sends (tx) and receives (rx), as a classic pcap. It is a
+    ``Trace``.
+    """
 
     def __init__(self, hub: Hub, name: str, options: Filter, sink: Sink, clock: Callable[[], int]) -> None:
         self.target, self.hub, self.sink = options.id, hub, sink
@@ -160,17 +167,17 @@ class FilterDump:
         hub.traces.append(self)
 
     def sent(self, port: Port, frame: bytes, vnet: bytes, lost: Sequence[tuple[Port, str]]) -> None:
-        """See ``port.Trace``."""
+        """Write a frame that the member has sent, unless only received ones are wanted."""
         if self._options.queue != "rx" and self._match(port):
             self._write(frame, vnet)
 
     def delivered(self, port: Port, frame: bytes, vnet: bytes) -> None:
-        """See ``port.Trace``."""
+        """Write a frame that the member has received, unless only sent ones are wanted."""
         if self._options.queue != "tx" and self._match(port):
             self._write(frame, vnet)
 
     def dropped(self, port: Port, frame: bytes, vnet: bytes, reason: str, inbound: bool) -> None:
-        """See ``port.Trace``: not in the file."""
+        """Ignore a frame that was lost: the file has only what was sent and received."""
 
     def _write(self, frame: bytes, vnet: bytes) -> None:
         now = self._clock()
@@ -182,18 +189,18 @@ class FilterDump:
                 self.lost += 1
 
     def row(self) -> Row:
-        """For monitors."""
+        """Return what monitors show of this capture."""
         return Row(self.target, self.sink.path, self.frames, self.lost, self.sink.why)
 
     def close(self) -> None:
-        """Idempotent."""
+        """Close the file; a second call does nothing."""
         if self in self.hub.traces:
             self.hub.traces.remove(self)
             self.sink.close()
 
 
 class Captures:
-    """All captures of an instance."""
+    """This object owns all captures of an instance."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, clock: Callable[[], int] = time.time_ns) -> None:
         self._loop, self._clock = loop, clock
@@ -225,7 +232,7 @@ class Captures:
             self._end(one)
 
     def stop(self, target: str, file: str | None = None) -> int:
-        """End the captures of a target (into one file). How many there were."""
+        """End the captures of a target (into one file) and return how many there were."""
         found = [c for c in self._all if c.target == target and file in (None, c.sink.path)]
         for one in found:
             self._end(one)
@@ -236,10 +243,10 @@ class Captures:
         one.close()
 
     def rows(self) -> list[Row]:
-        """What runs."""
+        """Return the captures that monitors show."""
         return [one.row() for one in self._all]
 
     def close(self) -> None:
-        """End all. Idempotent."""
+        """End all captures; a second call does nothing."""
         while self._all:
             self._end(self._all[-1])

@@ -13,12 +13,12 @@ RECORD = Struct("=IIII")
 
 
 def header(length: int) -> bytes:
-    """How a file begins whose frames are cut at ``length`` bytes."""
+    """Return the beginning of a file whose frames are cut at ``length`` bytes."""
     return HEADER.pack(MAGIC, MAJOR, MINOR, 0, 0, length, ETHERNET)
 
 
 def record(frame: bytes, length: int, now: int) -> tuple[bytes, bytes]:
-    """One frame at a time of day in ns."""
+    """Return the record of one frame at a time of day in ns."""
     kept = frame if len(frame) <= length else frame[:length]
     micro = now // 1000
     return RECORD.pack(micro // 1_000_000 & 0xFFFFFFFF, micro % 1_000_000, len(kept), len(frame)), kept

@@ -28,20 +28,20 @@ def _options(*pairs: tuple[int, bytes]) -> list[Any]:
 
 
 class Pcapng:
-    """Blocks of one section. Every method answers bytes."""
+    """The blocks of one section. Every method returns bytes."""
 
     def __init__(self) -> None:
         self.names: dict[str, int] = {}
 
     def begin(self) -> bytes:
-        """Section header."""
+        """Return the section header block."""
         application = f"tapnet {__version__}".encode()
         return bytes(
             pcapng.SectionHeaderBlockLE(opts=_options((pcapng.PCAPNG_OPT_SHB_USERAPPL, application)))
         )
 
     def interface(self, name: str, what: str) -> bytes:
-        """Describes an interface, the next in number."""
+        """Describe an interface, which gets the next number."""
         self.names[name] = len(self.names)
         return bytes(
             pcapng.InterfaceDescriptionBlockLE(
@@ -56,7 +56,7 @@ class Pcapng:
         )
 
     def packet(self, name: str, frame: bytes, now: int, direction: bytes, comments: Sequence[str]) -> bytes:
-        """One frame."""
+        """Return the block of one frame."""
         pairs = [(pcapng.PCAPNG_OPT_COMMENT, comment.encode()) for comment in comments]
         return bytes(
             pcapng.EnhancedPacketBlockLE(
@@ -69,7 +69,9 @@ class Pcapng:
         )
 
     def statistics(self, name: str, now: int, received: int, dropped: int, lost: int) -> bytes:
-        """What an interface has counted: frames seen, frames lost at the member, frames that this file misses."""
+        """Return the statistics block of an interface: frames seen, frames lost at the member, frames that
+        this file misses.
+        """
         counted = ((_ISB_RECEIVED, received), (_ISB_DROPPED, dropped), (_ISB_LOST, lost))
         options = b"".join(
             bytes(option) for option in _options(*((code, n.to_bytes(8, "little")) for code, n in counted))

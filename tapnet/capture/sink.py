@@ -1,10 +1,11 @@
 """A file or pipe that captures are written to, without holding the loop.
 
-What is put there is written in batches, at the latest before the loop sleeps. A pipe that is full is waited for by the
-loop; meanwhile up to ``OUT_BYTES`` wait, then there is no ``room``. A file that cannot be written any more (no space, a
-pipe without a reader) ends: ``why`` says it, once in the log, and ``ended`` is called.
+What is put there is written in batches, at the latest before the loop sleeps. A pipe that is full is waited
+for by the loop; meanwhile up to ``OUT_BYTES`` wait, then there is no ``room``. A file that cannot be written
+any more (no space, a pipe without a reader) ends: ``why`` says it, once in the log, and ``ended`` is called.
 
-A regular file is written to from the loop: the page cache takes it. The file is made with mode 0600, or cut to nothing.
+A regular file is written to from the loop: the page cache takes it. The file is made with mode 0600, or cut
+to nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ log = logging.getLogger("tapnet.wires")
 
 
 class SinkError(Exception):
-    """The file cannot be had; the reason."""
+    """The file cannot be had; the text is the reason."""
 
 
 def _nothing() -> None:
@@ -29,7 +30,9 @@ def _nothing() -> None:
 
 
 class Sink:
-    """See above. ``what`` begins the line in the log; ``drained`` is called when there is room again."""
+    """The file or pipe that a capture is written to. ``what`` begins the line in the log; ``drained`` is
+    called when there is room again.
+    """
 
     def __init__(
         self,
@@ -40,7 +43,7 @@ class Sink:
         drained: Callable[[], None] = _nothing,
         ended: Callable[[], None] = _nothing,
     ) -> None:
-        """Raises SinkError."""
+        """Open, or make, the file at ``path``. Raises SinkError."""
         self.path = path
         self.why = ""
         self._loop, self._what, self._drained, self._ended = loop, what, drained, ended
@@ -56,14 +59,14 @@ class Sink:
 
     @property
     def room(self) -> bool:
-        """Whether more may be put. Once it may not, ``drained`` tells."""
+        """Return whether more may be put. Once this is False, ``drained`` is called when there is room again."""
         if self._pending >= OUT_BYTES:
             self._full = True
             return False
         return True
 
     def put(self, *pieces: bytes) -> None:
-        """Have bytes written soon."""
+        """Queue bytes, which are written soon."""
         if self._closed or self.why:
             return
         self._out += pieces
@@ -112,7 +115,7 @@ class Sink:
         self._write()
 
     def close(self) -> None:
-        """Write what is there, as far as it goes at once, and close the file. Idempotent."""
+        """Write what can be written at once, and close the file; a second call does nothing."""
         if self._closed:
             return
         self._write()

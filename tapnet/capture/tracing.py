@@ -4,8 +4,9 @@
     13:37:00.124 dhcp    user.0 --- dhcp_exhausted
     13:37:00.125 hub     VLAN 0: ne2k_pci.0 sent 60 bytes, lost at user.0: queue
 
-``in`` came from a guest, ``out`` goes to it, ``---`` is what the NAT counted. Items and file can be changed while tapnet runs (the
-monitor's ``log`` and ``logfile``). Who does not trace pays nothing: traced objects are given a listener, and lose it again.
+``in`` came from a guest, ``out`` goes to it, ``---`` is what the NAT counted. Items and file can be changed
+while tapnet runs (the monitor's ``log`` and ``logfile``). Who does not trace pays nothing: traced objects are
+given a listener, and lose it again.
 
 A file is appended to. A line that cannot be written is lost, counted.
 """
@@ -31,14 +32,16 @@ Line = Callable[[str, str], None]
 
 
 class Traceable(Protocol):
-    """A NAT."""
+    """A NAT, as the tracer uses it."""
 
     @property
     def name(self) -> str:
-        """The backend's name."""
+        """Return the name of the backend."""
 
     def trace(self, line: Line | None, wants: Callable[[str], bool]) -> None:
-        """Tell ``line`` what happens; None: no more. ``wants(class)``: whether a class is asked for."""
+        """Have ``line`` called with what happens; None ends that. ``wants(class)`` says whether a class is
+        asked for.
+        """
 
 
 class Tracer:
@@ -63,7 +66,7 @@ class Tracer:
     # ---- settings ------------------------------------------------------------------------------------------
 
     def set(self, items: Iterable[str]) -> None:
-        """Trace these and nothing else. VLANs: those that there are now."""
+        """Trace these items and nothing else. Of the VLANs, those are traced that exist now."""
         self.items = tuple(dict.fromkeys(items))
         for nat in self._nats:
             self._apply(nat)
@@ -76,13 +79,13 @@ class Tracer:
             hub.traces.append(trace)
 
     def open(self, path: str | None) -> None:
-        """Write to a file from now on; None: standard error. Raises OSError; then nothing has changed."""
+        """Write to a file from now on; None means standard error. Raises OSError; then nothing has changed."""
         file = open(path, "a", encoding="utf-8", buffering=1) if path is not None else None
         self.close()
         self._file, self.path = file, path
 
     def close(self) -> None:
-        """No file is open any more. Idempotent."""
+        """Close the file of the traces; a second call does nothing."""
         file, self._file = self._file, None
         if file is not None:
             with contextlib.suppress(OSError):  # lines that a full disk did not take were counted
@@ -91,12 +94,12 @@ class Tracer:
     # ---- what is traced ------------------------------------------------------------------------------------
 
     def add(self, nat: Traceable) -> None:
-        """A NAT has come."""
+        """Trace a NAT that has been plugged in."""
         self._nats.append(nat)
         self._apply(nat)
 
     def remove(self, nat: Traceable) -> None:
-        """It has gone. Idempotent."""
+        """Forget a NAT that has gone; a second call does nothing."""
         if nat in self._nats:
             self._nats.remove(nat)
 
@@ -106,11 +109,11 @@ class Tracer:
         nat.trace((lambda which, text: self.line(which, f"{name} {text}")) if on else None, self.wants)
 
     def wants(self, which: str) -> bool:
-        """Whether a class is asked for."""
+        """Return whether a class of traces is asked for."""
         return which in self.items or (ALL_OF_NAT in self.items and which != HUB)
 
     def line(self, which: str, text: str) -> None:
-        """Write one."""
+        """Write one line with the time and its class."""
         wall = self._wall()
         stamp = time.strftime("%H:%M:%S", time.localtime(wall))
         try:
@@ -121,20 +124,20 @@ class Tracer:
 
 
 class _HubTrace:
-    """Looks on at a VLAN (``port.Trace``)."""
+    """Writes a line for what happens on a VLAN (``port.Trace``)."""
 
     def __init__(self, what: str, line: Line) -> None:
         self._what = what
         self._line = line
 
     def sent(self, source: Port, frame: bytes, vnet: bytes, lost: Sequence[tuple[Port, str]]) -> None:
-        """A port sent."""
+        """Write a line for a frame that a port sent, and where it was lost."""
         gone = "".join(f", lost at {port.name}: {reason}" for port, reason in lost)
         self._line(HUB, f"{self._what}: {source.name} sent {len(frame)} bytes{gone}")
 
     def delivered(self, port: Port, frame: bytes, vnet: bytes) -> None:
-        """A port received: said by ``sent`` already."""
+        """Write nothing: the line of ``sent`` has said it already."""
 
     def dropped(self, port: Port, frame: bytes, vnet: bytes, reason: str, inbound: bool) -> None:
-        """A frame was lost."""
+        """Write a line for a frame that was lost."""
         self._line(HUB, f"{self._what}: {port.name} dropped {len(frame)} bytes: {reason}")

@@ -32,7 +32,7 @@ SYSTEMD = 252  # what the units are written for
 
 
 def check_tun(device: str = "/dev/net/tun") -> Finding:
-    """The TAP device node."""
+    """Check whether the TAP device node opens."""
     try:
         os.close(os.open(device, os.O_RDWR | os.O_CLOEXEC))
     except FileNotFoundError:
@@ -50,8 +50,9 @@ def check_tun(device: str = "/dev/net/tun") -> Finding:
 
 
 def check_namespaces() -> Finding:
-    """What ``tapnet exec`` makes: network, process and mount namespaces, without root a user namespace besides; tried in
-    a child."""
+    """Check in a child whether the namespaces of ``tapnet exec`` can be made: network, process and mount,
+    without root a user namespace besides.
+    """
     from ..system import syscalls  # with ctypes: not for those who only want a constant from here
 
     root = os.geteuid() == 0
@@ -77,7 +78,7 @@ def check_namespaces() -> Finding:
 
 
 def namespace_mend(number: int, proc: Path = Path("/proc/sys")) -> str:
-    """The command that most likely allows namespaces, from the sysctls that forbid them."""
+    """Return the command that most likely allows namespaces, from the sysctls that forbid them."""
     for path, bad, value in (
         ("user/max_user_namespaces", "0", "15000"),
         ("kernel/unprivileged_userns_clone", "0", "1"),
@@ -96,7 +97,7 @@ def namespace_mend(number: int, proc: Path = Path("/proc/sys")) -> str:
 
 
 def check_ping() -> Finding:
-    """ICMP datagram sockets, or a raw one: ping from the guest to the world."""
+    """Check for ICMP datagram sockets, or a raw one: the guest's ping to the world needs one of them."""
     try:
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP).close()
     except OSError as error:
@@ -111,7 +112,7 @@ def check_ping() -> Finding:
 
 
 def check_resolver(path: Path = Path("/etc/resolv.conf")) -> Finding:
-    """A name server for 10.0.2.3 to ask."""
+    """Check that there is a name server that 10.0.2.3 can ask."""
     servers = [
         words[1]
         for line in read(path).splitlines()
@@ -124,7 +125,7 @@ def check_resolver(path: Path = Path("/etc/resolv.conf")) -> Finding:
 
 
 def check_qemu() -> Finding:
-    """QEMU, for real VMs."""
+    """Check whether QEMU is installed, which runs real VMs."""
     program = shutil.which("qemu-system-x86_64")
     if program is None:
         return Finding("qemu", False, "QEMU is not installed (real VMs)", "apt install qemu-system-x86")
@@ -149,7 +150,7 @@ def check_qemu() -> Finding:
 
 
 def qemu_version(shown: str) -> tuple[int, int] | None:
-    """(major, minor) from what ``--version`` printed."""
+    """Return (major, minor) from what ``--version`` printed."""
     words = shown.split()
     for word in words[words.index("version") + 1 :][:1] if "version" in words else []:
         parts = word.split(".")
@@ -159,7 +160,7 @@ def qemu_version(shown: str) -> tuple[int, int] | None:
 
 
 def check_packet() -> Finding:
-    """AF_PACKET: only where /dev/net/tun is missing, and then inside our own user namespace."""
+    """Check AF_PACKET, but only where /dev/net/tun is missing, and then inside our own user namespace."""
     try:
         socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0).close()
     except OSError as error:
@@ -170,7 +171,7 @@ def check_packet() -> Finding:
 
 
 def check_smbd() -> Finding:
-    """Samba's server, for smb=."""
+    """Check whether Samba's server is installed, for smb=."""
     places = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin"
     program = shutil.which("smbd", path=places)
     if program is None:
@@ -179,7 +180,7 @@ def check_smbd() -> Finding:
 
 
 def check_systemd(running: Path = Path("/run/systemd/system")) -> Finding:
-    """systemd, for tapnet@.service."""
+    """Check systemd and its version, for tapnet@.service."""
     program = shutil.which("systemctl")
     if program is None:
         return Finding("systemd", False, "systemd is not installed", "tapnet run works without it")
@@ -200,7 +201,7 @@ def check_systemd(running: Path = Path("/run/systemd/system")) -> Finding:
 
 
 def checks() -> tuple[Callable[[], Finding], ...]:
-    """All of them, in the order in which they are shown."""
+    """Return all checks in the order in which they are shown."""
     from . import lan  # with pyroute2: not for those who only want a constant from here
 
     return (
@@ -218,17 +219,17 @@ def checks() -> tuple[Callable[[], Finding], ...]:
 
 
 def examine() -> list[Finding]:
-    """What all checks find."""
+    """Return what all checks find."""
     return [check() for check in checks()]
 
 
 def verdict(findings: list[Finding], modes: tuple[str, ...]) -> int:
-    """Exit status: 1 if something that one of ``modes`` needs is not ok."""
+    """Return the exit status: 1 if something that one of ``modes`` needs is not ok."""
     return 1 if any(not f.ok and set(f.needs) & set(modes) for f in findings) else 0
 
 
 def main(modes: tuple[str, ...] = ("exec", "user"), as_json: bool = False) -> int:
-    """Print the findings; ``modes``: what the user wants to do (exec, user, tap)."""
+    """Print the findings; ``modes`` is what the user wants to do (exec, user, tap)."""
     findings = examine()
     if as_json:
         print(

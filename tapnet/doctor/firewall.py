@@ -1,8 +1,9 @@
 """What the host's firewall does to packets that it forwards, as far as its base chains say.
 
-A chain on the forward hook drops what nothing else decides when its policy is drop, or when it ends with a drop or reject
-that has no condition. Chains that it jumps to are not followed: a rule in one of them may still accept a guest. nftables
-(and iptables on top of it) is asked by nfnetlink; the older iptables by its own program, where the kernel has its tables.
+A chain on the forward hook drops what nothing else decides when its policy is drop, or when it ends with a
+drop or reject that has no condition. Chains that it jumps to are not followed: a rule in one of them may
+still accept a guest. nftables (and iptables on top of it) is asked by nfnetlink; the older iptables by its
+own program, where the kernel has its tables.
 
 Ref: nft(8); include/uapi/linux/netfilter/nf_tables.h; nf_hook_slow.
 """
@@ -37,15 +38,17 @@ class Barrier:
 
     @property
     def routed(self) -> bool:
-        """Whether it sees routed packets; otherwise bridged frames."""
+        """Return whether the chain sees routed packets; otherwise it sees bridged frames."""
         return self.family != "bridge"
 
     def words(self) -> str:
-        """For a message."""
+        """Name the chain and the reason, for a message."""
         return f"{self.family} {self.table} {self.chain} ({self.why})"
 
     def opened(self, *conditions: str) -> str:
-        """A command that lets packets pass: all, or those of ``conditions``, in nft's words: ``iifname tap0``."""
+        """Return a command that lets packets pass: all, or those of ``conditions``, in nft's words: ``iifname
+        tap0``.
+        """
         if self.legacy:
             program = "ip6tables" if self.family == "ip6" else "iptables"
             flags = " ".join(c.replace("iifname", "-i").replace("oifname", "-o") for c in conditions)
@@ -54,7 +57,9 @@ class Barrier:
 
 
 def barriers(names: Path = Path("/proc/net")) -> list[Barrier]:
-    """All of them. Raises OSError: without CAP_NET_ADMIN nobody may look."""
+    """Return all chains that drop what nothing accepts. Raises OSError: without CAP_NET_ADMIN nobody may
+    look.
+    """
     return [*_nftables(), *_legacy(names)]
 
 
@@ -102,7 +107,7 @@ def _attributes(message: Any) -> dict[str, Any]:
 
 
 def _verdict(rule: Any) -> str:
-    """What a rule without a condition decides: accept, drop, reject; "" for all other rules."""
+    """Return what a rule without a condition decides: accept, drop, reject; "" for all other rules."""
     for expression in _attributes(rule).get("NFTA_RULE_EXPRESSIONS") or []:
         values = _attributes(expression)
         name = values.get("NFTA_EXPR_NAME")
@@ -118,7 +123,7 @@ def _verdict(rule: Any) -> str:
 
 
 def _legacy(names: Path) -> list[Barrier]:
-    """Policies of iptables' own tables."""
+    """Return the barriers in the policies of iptables' own tables."""
     found = []
     for family, program, listed in (
         ("ip", "iptables", "ip_tables_names"),

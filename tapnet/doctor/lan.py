@@ -1,8 +1,10 @@
-"""``tapnet doctor`` on the LAN side: bridge, its netfilter switches, firewall, forwarding, MTUs. Each only looks.
+"""``tapnet doctor`` on the LAN side: bridge, its netfilter switches, firewall, forwarding, MTUs. Each only
+looks.
 
-The classic reasons why a guest on a bridge is mute: the bridge hands its frames to the firewall of the routing host
-(bridge-nf-call-iptables), whose FORWARD chain drops them, as Docker and ufw set it up; a drop in a table of family
-bridge; a port with a smaller MTU, for which larger frames vanish without a word; a bridge that is down or has no uplink.
+The classic reasons why a guest on a bridge is mute: the bridge hands its frames to the firewall of the
+routing host (bridge-nf-call-iptables), whose FORWARD chain drops them, as Docker and ufw set it up; a drop in
+a table of family bridge; a port with a smaller MTU, for which larger frames vanish without a word; a bridge
+that is down or has no uplink.
 
 Ref: Documentation/networking/bridge.rst, ip-sysctl.rst (accept_ra, forwarding).
 """
@@ -29,7 +31,7 @@ def _links() -> list[Link]:
 
 
 def _uplink() -> str:
-    """Where the default route leads, or a word for it."""
+    """Return the interface of the default route, or a word for it."""
     try:
         with Kernel() as kernel:
             links = {link.index: link.name for link in kernel.links()}
@@ -42,7 +44,7 @@ def _uplink() -> str:
 
 
 def check_bridge(name: str = BRIDGE) -> Finding:
-    """The bridge of ``--mode tap``."""
+    """Check the bridge of ``--mode tap``."""
     links = _links()
     bridge = next((link for link in links if link.name == name), None)
     if bridge is None:
@@ -86,7 +88,7 @@ _AS_ROOT = "run tapnet doctor as root"
 
 
 def check_bridge_netfilter(root: Path = sysctl.ROOT) -> Finding:
-    """Whether bridged frames go through a firewall that drops them."""
+    """Check whether bridged frames go through a firewall that drops them."""
     on = [word for word in _NETFILTER.values() if sysctl.read(root / "bridge" / word) == "1"]
     if not on:
         return Finding(
@@ -105,7 +107,7 @@ def check_bridge_netfilter(root: Path = sysctl.ROOT) -> Finding:
 
 
 def check_bridge_firewall() -> Finding:
-    """Drops in nftables' family bridge."""
+    """Check for drops in nftables' family bridge."""
     found = _barriers()
     if found is None:
         return Finding(
@@ -120,7 +122,7 @@ def check_bridge_firewall() -> Finding:
 
 
 def check_firewall() -> Finding:
-    """Drops of what is routed: for `tapnet route`."""
+    """Check for drops of routed packets, for `tapnet route`."""
     found = _barriers()
     if found is None:
         return Finding("firewall", False, f"a firewall in the way of routed packets {_HIDDEN}", _AS_ROOT)
@@ -133,7 +135,7 @@ def check_firewall() -> Finding:
 
 
 def check_forwarding(root: Path = sysctl.ROOT) -> Finding:
-    """Forwarding can be had, and has not made the host deaf to its router."""
+    """Check that forwarding can be had, and has not made the host deaf to its router."""
     place = root / "ipv4/conf/all/forwarding"
     value = sysctl.read(place)
     if value != "1" and not (os.access(place, os.W_OK) or os.geteuid() != 0):
@@ -162,7 +164,7 @@ def check_forwarding(root: Path = sysctl.ROOT) -> Finding:
 
 
 def check_mtu() -> Finding:
-    """A frame that fits one port of a bridge fits all of them."""
+    """Check that a frame that fits one port of a bridge fits all of them."""
     links = _links()
     bridges = [link for link in links if link.kind == "bridge"]
     for bridge in bridges:

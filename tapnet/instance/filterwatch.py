@@ -1,8 +1,8 @@
 """Tells when a card's receive filter has changed: QEMU's NIC_RX_FILTER_CHANGED.
 
-As in QEMU one event for each card, and no further one until somebody has asked for the filter (query-rx-filter), so that
-a guest that changes it all day costs nothing. Cards have no hook for it, and need none: while anybody listens, the
-filters are compared every ``POLL_SECONDS``; while nobody does, nothing runs.
+As in QEMU one event for each card, and no further one until somebody has asked for the filter
+(query-rx-filter), so that a guest that changes it all day costs nothing. Cards have no hook for it, and need
+none: while anybody listens, the filters are compared every ``POLL_SECONDS``; while nobody does, nothing runs.
 
 Ref: QEMU qapi/net.json, NIC_RX_FILTER_CHANGED.
 """
@@ -20,7 +20,9 @@ POLL_SECONDS = 0.25
 
 
 class FilterWatch:
-    """``members()``: those plugged in now."""
+    """Compares the receive filters of the cards while somebody listens. ``members()`` returns those plugged
+    in now.
+    """
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, events: Events, members: Callable[[], Iterable[Member]]
@@ -29,20 +31,22 @@ class FilterWatch:
         self._events = events
         self._members = members
         self._seen: dict[Member, Any] = {}  # the filter that was known at the last event or question
-        self._silent: set[Member] = set()  # told already
+        self._silent: set[Member] = set()  # members whose change was reported and not asked for since
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
         events.on_first = self.begin
 
     def begin(self) -> None:
-        """Somebody listens: what is there now is known."""
+        """Take the present filters as the baseline and report later changes only, because a first listener
+        came.
+        """
         self._silent.clear()
         self._seen = dict(self._filters())
         if self._timer is None and not self._closed:
             self._timer = self._loop.call_later(POLL_SECONDS, self._look)
 
     def asked(self, name: str | None) -> None:
-        """The filter of ``name`` (None: of all) has been asked for."""
+        """Note that the filter of ``name`` (None: of all) has been asked for."""
         for member, found in self._filters():
             if name in (None, member.name, member.what.id if member.what is not None else None):
                 self._silent.discard(member)
@@ -71,7 +75,7 @@ class FilterWatch:
         self._timer = self._loop.call_later(POLL_SECONDS, self._look)
 
     def close(self) -> None:
-        """Idempotent."""
+        """End the comparison; a second call does nothing."""
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()

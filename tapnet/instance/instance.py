@@ -1,10 +1,10 @@
 """From a configuration to wired objects: the only file that knows every class.
 
-What must happen before there is a loop is in ``tapnet.guest.prepare``. Then, on the loop, ``Instance(config, prepared, ...)``
-makes hubs, machine, cards, drivers and backends, and ``start`` lets frames flow.
+What must happen before there is a loop is in ``tapnet.guest.prepare``. Then, on the loop, ``Instance(config,
+prepared, ...)`` makes hubs, machine, cards, drivers and backends, and ``start`` lets frames flow.
 
-An ``Instance`` is what monitors see (``tapnet.monitor.commands.control.Instance``). ``close`` gives everything back, in the
-reverse order, and is idempotent; a failure on the way up closes what had been opened.
+An ``Instance`` is what monitors see (``tapnet.monitor.commands.control.Instance``). ``close`` gives
+everything back, in the reverse order, and is idempotent; a failure on the way up closes what had been opened.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ UNFINISHED = frozenset(("SYN_RECEIVED", "ESTABLISHED", "FIN_WAIT_1", "FIN_WAIT_2
 
 
 class Instance:
-    """A running tapnet."""
+    """A running tapnet: everything that was made of a configuration."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class Instance:
         self.status = "running"
         self.shutdown = shutdown
         self.usernets: list[UserBackend] = []
-        self.parked: list[Net] = []  # kept out by the mode
+        self.parked: list[Net] = []  # nets that the mode keeps out
         self.prepared = prepared
         self.events = Events(wall)
         try:
@@ -124,36 +124,36 @@ class Instance:
             self.cards.serve_bus(self.patchbay.hubs)
 
     def all_hubs(self) -> list[Hub]:
-        """Of the VLANs and of the private wires."""
+        """Return the hubs of the VLANs and of the private wires."""
         return self.patchbay.hubs()
 
     @property
     def vlans(self) -> dict[int, list[Member]]:
-        """VLAN number -> its members in option order."""
+        """Return VLAN number -> its members in option order."""
         return {number: place.members for number, place in self.patchbay.vlans.items()}
 
     @property
     def hubs(self) -> dict[int, Hub]:
-        """VLAN number -> its hub."""
+        """Return VLAN number -> its hub."""
         return {number: place.hub for number, place in self.patchbay.vlans.items()}
 
     @property
     def wires(self) -> list[list[Member]]:
-        """Private pairs."""
+        """Return the members of each private wire."""
         return [place.members for place in self.patchbay.wires]
 
     @property
     def machine(self) -> Machine | None:
-        """The bus that cards sit on; None: there is none yet."""
+        """Return the bus that cards sit on; None if there is none yet."""
         return self.cards.machine
 
     @property
     def register_bus(self) -> RegisterBus | None:
-        """For -qtest."""
+        """Return the register bus that -qtest serves, if there is one."""
         return self.cards.register_bus
 
     def place(self, number: int) -> Place:
-        """A VLAN that there is."""
+        """Return the place of a VLAN that exists."""
         return self.patchbay.vlans[number]
 
     def _join(self, what: Nic | Net, place: Place) -> None:
@@ -168,7 +168,7 @@ class Instance:
     def make(
         self, what: Nic | Net, place: Place, opened: object = None
     ) -> tuple[Member, list[Callable[[], None]]]:
-        """A member that is not plugged yet, and what starts it then. Raises BuildError; nothing is left.
+        """Make a member that is not plugged yet, and what starts it then. Raises BuildError; nothing is left.
 
         opened  what was opened for it already (an ``OpenTap``)
         """
@@ -188,7 +188,9 @@ class Instance:
         return member, starters
 
     def plug(self, member: Member, what: Nic | Net, place: Place) -> None:
-        """Put a member in its place, for the time of the instance. Raises BuildError; it is closed then."""
+        """Put a member in its place, for the time of the instance. Raises BuildError; then the member is
+        closed.
+        """
         self._closers.append(member.close)
         try:
             self.patchbay.plug(member, place)
@@ -200,23 +202,24 @@ class Instance:
             faults.impair(member.port, what.impair, self._loop, self._now)
 
     def forget(self, member: Member) -> None:
-        """A member is no longer the instance's: the caller closes it."""
+        """Stop owning a member: the caller closes it."""
         self._closers.remove(member.close)
         if member.kind == BACKEND:
             self.usernets = [user for user in self.usernets if user.name != member.name]
 
     def drop(self, member: Member) -> None:
-        """End a member."""
+        """Forget a member and close it."""
         self.forget(member)
         member.close()
 
     # ---- while it runs -------------------------------------------------------------------------------------
 
     def add_net(self, net: Net, opened: object = None) -> Member:
-        """Plug a backend in; frames flow at once. Raises BuildError; nothing of it is left then. ``opened``: see ``make``.
+        """Plug a backend in; frames flow at once. Raises BuildError; then nothing of it is left. For
+        ``opened`` see ``make``.
 
-        It goes to its VLAN, which is made if it is new; without one to the card that waits for a backend of that id,
-        whose cable is plugged in again; else to a private wire of its own.
+        It goes to its VLAN, which is made if it is new; without one to the card that waits for a backend of
+        that id, whose cable is plugged in again; else to a private wire of its own.
         """
         if self.patchbay.find(net.name) is not None:
             raise BuildError(f"{net.origin}: name={net.name}: exists already")
@@ -229,7 +232,7 @@ class Instance:
         return member
 
     def remove_net(self, name: str) -> bool:
-        """Unplug a backend and give everything back that it had. False: there is none of that name."""
+        """Unplug a backend and give everything back that it had. False means that there is none of that name."""
         member = self.take_net(name)
         if member is None:
             return False
@@ -237,7 +240,8 @@ class Instance:
         return True
 
     def take_net(self, name: str) -> Member | None:
-        """The same, but for what may block: ``finish`` of the member that is answered.
+        """Unplug a backend and give back what does not block; the rest is ``finish`` of the member that is
+        returned.
 
         On a private wire its card sees the cable go.
         """
@@ -253,8 +257,8 @@ class Instance:
         return member
 
     def add_nic(self, nic: Nic, guest: NamespaceGuest | None = None) -> Member:
-        """Plug a card in, and its driver if ``guest`` is the namespace for it. Raises BuildError; nothing of it is left
-        then, the guest has ended.
+        """Plug a card in, and its driver if ``guest`` is the namespace for it. Raises BuildError; then
+        nothing of it is left, the guest has ended.
 
         It goes to its VLAN, to the private wire of its ``netdev``, or to one of its own.
         """
@@ -278,7 +282,7 @@ class Instance:
             raise
 
     def remove_nic(self, name: str) -> bool:
-        """Pull a card out, its guest's device with it. False: there is none of that name."""
+        """Pull a card out, its guest's device with it. False means that there is none of that name."""
         member = self.patchbay.find(name, NIC)
         if member is None:
             return False
@@ -297,7 +301,7 @@ class Instance:
                 user.vlan = vlan
 
     def _add(self, what: Nic | Net, place: Place, opened: object = None) -> Member:
-        """Make a member while the instance runs. Raises BuildError; nothing of it is left then."""
+        """Make a member while the instance runs. Raises BuildError; then nothing of it is left."""
         member: Member | None = None
         try:
             member, starters = self.make(what, place, opened)
@@ -312,7 +316,7 @@ class Instance:
             raise
 
     def _filter(self, wanted: Filter) -> None:
-        """Begin a -object filter-dump."""
+        """Begin the capture of one -object filter-dump."""
         if not wanted.status:
             return
         for what in self.config.members:
@@ -327,7 +331,7 @@ class Instance:
             raise BuildError(f"{wanted.origin}: {error}") from None
 
     async def set_mode(self, mode: str, vlan: int | None = None) -> dict[int, list[Member]]:
-        """Swap NAT and TAP of all VLANs, or of one; the backends of that mode. Raises ControlError."""
+        """Swap NAT and TAP of all VLANs, or of one; return the backends of that mode. Raises ControlError."""
         return await self.swap.run(mode, vlan)
 
     def impair(self, port: Port, impairment: Impairment) -> None:
@@ -335,12 +339,12 @@ class Instance:
         faults.impair(port, impairment, self._loop, self._now)
 
     def busy(self) -> bool:
-        """Whether frames are on their way through a hub."""
+        """Return whether frames are on their way through a hub."""
         return any(hub.busy for hub in self.all_hubs())
 
     def export(self) -> tuple[list[tuple[str, Handover]], list[int]]:
-        """What the next process of a restart gets: nets with their connections, and listening sockets. Only ``close``
-        may follow, in the same callback of the loop.
+        """Return what the next process of a restart gets: nets with their connections, and listening sockets.
+        Only ``close`` may follow, in the same callback of the loop.
         """
         items, listeners = [], []
         for member in self.patchbay.members():
@@ -356,16 +360,16 @@ class Instance:
         return items, listeners
 
     def vlan_of(self, name: str) -> int | None:
-        """The VLAN of a port or backend; None: it is on none."""
+        """Return the VLAN of a port or backend; None if it is on none."""
         place = next((m.place for m in self.patchbay.members() if m.name == name), None)
         return place.vlan if place is not None else None
 
     def backend(self, name: str) -> Member | None:
-        """The backend of that name."""
+        """Return the backend of that name."""
         return self.patchbay.find(name, BACKEND)
 
     def _wire_net(self, net: Net, place: Place) -> Member:
-        """A backend on sockets: its clients come and go as members of their own."""
+        """Make a backend on sockets, whose clients come and go as members of their own."""
 
         def joined(port: Port, info: str) -> None:
             client = Member(port.name, ACCEPTED, lambda: info, port)
@@ -445,7 +449,7 @@ class Instance:
         raise BuildError(f"{net.origin}: not built yet")
 
     def _mtu(self, net: UserNet, place: Place) -> int:
-        """The NAT's MTU: its own mtu=, or what every card on its wire can take."""
+        """Return the NAT's MTU: its own mtu=, or what every card on its wire can take."""
         wires = {id(wire.net): [wire.nic] for wire in self.config.wires if wire.nic is not None}
         nics = list(self.config.nics) if net.vlan is not None else wires.get(id(net), [])
         nics = [nic for nic in nics if nic.vlan == net.vlan]
@@ -462,7 +466,7 @@ class Instance:
         self.cards.running = True
 
     def unfinished(self) -> bool:
-        """Whether a guest that has ended may still have TCP data on the way to the host."""
+        """Return whether a guest that has ended may still have TCP data on the way to the host."""
         return any(
             row.protocol == "TCP" and (row.state in UNFINISHED or row.recv_queue)
             for user in self.usernets
@@ -470,7 +474,7 @@ class Instance:
         )
 
     def close(self) -> None:
-        """Give everything back, last made first. Idempotent."""
+        """Give everything back, last made first; a second call does nothing."""
         self.cards.close()
         while self._closers:
             with contextlib.suppress(OSError):

@@ -1,9 +1,10 @@
-"""Nets and cards while the instance runs: what QEMU's monitor calls host_net_add, netdev_add, device_add and their ends.
+"""Nets and cards while the instance runs: what QEMU's monitor calls host_net_add, netdev_add, device_add and
+their ends.
 
     "user,id=u1" ─ options.parse_option ─► Entry ─► Net or Nic with every default filled in ─► Instance.add_net, add_nic
 
-An option is spelt as on the command line, and means the same. Defaults (name, MAC, slot, I/O base, IRQ, interface) are
-the first that are free among what is plugged in now.
+An option is spelt as on the command line, and means the same. Defaults (name, MAC, slot, I/O base, IRQ,
+interface) are the first that are free among what is plugged in now.
 
 * ``-net`` (host_net_add): a backend, or a card, on its VLAN; a VLAN is made with its first member and goes with its
   last. ``-netdev``: a backend on a private wire, for the card that ``device_add`` brings, or for one whose backend has
@@ -13,7 +14,8 @@ the first that are free among what is plugged in now.
 * What is deleted is gone at once: its port, sockets, flows and devices. A card on the private wire of a deleted netdev
   sees its cable pulled; nobody else notices anything.
 
-Inherited descriptors (``fd=``) are for the start only: a number that a monitor sends names whatever we have open.
+Inherited descriptors (``fd=``) are for the start only: a number that a monitor sends names whatever we have
+open.
 """
 
 from __future__ import annotations
@@ -49,14 +51,14 @@ Option = str | dict[str, Any]
 
 @dataclass
 class Hubport:
-    """A -netdev hubport that was added."""
+    """A -netdev hubport that was added while the instance runs."""
 
     vlan: int
     member: Member | None = None  # the netdev or card on it
 
 
 def parse(option: str, value: Option) -> Entry:
-    """One option of a monitor. Raises ControlError."""
+    """Read one option of a monitor. Raises ControlError."""
     try:
         entry = options.parse_option(option, json.dumps(value) if isinstance(value, dict) else value)
     except OptionError as error:
@@ -70,7 +72,7 @@ def parse(option: str, value: Option) -> Entry:
 
 
 class Live:
-    """Adds to and takes from one instance."""
+    """Adds nets and cards to one instance, and takes them from it."""
 
     def __init__(self, instance: Instance) -> None:
         self._instance = instance
@@ -80,7 +82,7 @@ class Live:
     # ---- VLANs ---------------------------------------------------------------------------------------------
 
     def host_net_add(self, value: Option) -> Awaitable[None] | None:
-        """``-net``; ``hub`` changes how a VLAN forwards. Raises ControlError."""
+        """Add what ``-net`` names; ``hub`` changes how a VLAN forwards. Raises ControlError."""
         entry = parse("net", value)
         vlan = entry.given.get("vlan", 0)
         if entry.kind == "nic":
@@ -93,7 +95,7 @@ class Live:
         return self._add_net(entry, vlan)
 
     def host_net_remove(self, vlan: int, name: str) -> Awaitable[None] | None:
-        """A backend of a VLAN. Raises ControlError."""
+        """Remove a backend from a VLAN. Raises ControlError."""
         place = self._patchbay.vlans.get(vlan)
         member = self._patchbay.find(name, BACKEND)
         if place is None or member is None or member.place is not place:
@@ -103,7 +105,7 @@ class Live:
     # ---- netdevs -------------------------------------------------------------------------------------------
 
     def netdev_add(self, value: Option) -> Awaitable[None] | None:
-        """``-netdev``. Raises ControlError."""
+        """Add the backend that ``-netdev`` names. Raises ControlError."""
         entry = parse("netdev", value)
         label = entry.given.get("id")
         if label in self._hubports or any(_id(member) == label for member in self._patchbay.members()):
@@ -128,7 +130,7 @@ class Live:
         self._hubports[label] = port
 
     def netdev_del(self, label: str) -> Awaitable[None] | None:
-        """A backend by its id or name, or a hub port. Raises NotFound, ControlError."""
+        """Remove a backend by its id or name, or a hub port. Raises NotFound, ControlError."""
         port = self._hubports.pop(label, None)
         if port is not None:
             member = port.member
@@ -176,14 +178,14 @@ class Live:
             raise ControlError(str(error)) from None
 
     async def _add_tap(self, net: TapNet) -> None:
-        """Its script and helper may take their time: in a thread."""
+        """Add a TAP in a thread, because its script and helper may take their time."""
         from ..backends.tap.backend import OpenTap, in_thread, open_tap
 
         try:
             opened = await in_thread(asyncio.get_running_loop(), lambda: open_tap(net), OpenTap.close)
         except OSError as error:
             raise ControlError(f"{net.origin}: {error}") from None
-        if net.name in self._names():  # somebody was quicker
+        if net.name in self._names():  # the name was taken meanwhile
             opened.close()
             raise ControlError(f"{net.origin}: name={net.name}: exists already")
         self._add_made(net, opened)
@@ -197,11 +199,11 @@ class Live:
 
     @staticmethod
     async def _finish(work: Callable[[], None]) -> None:
-        """What may block of an end: a script, a network of the kernel."""
+        """Do in a thread what may block of an end: a script, a network of the kernel."""
         await asyncio.get_running_loop().run_in_executor(None, work)
 
     def _names(self) -> set[str]:
-        """Of all that is there, and of what a mode has put aside."""
+        """Return the names of all that is there, and of what a mode has put aside."""
         parked = {net.name for net in self._instance.parked}
         return parked | {member.name for member in self._patchbay.members()}
 
@@ -212,7 +214,7 @@ class Live:
     # ---- cards ---------------------------------------------------------------------------------------------
 
     def device_add(self, value: Option) -> Awaitable[None] | None:
-        """``-device``. Raises ControlError."""
+        """Add the card that ``-device`` names. Raises ControlError."""
         given = parse("device", value).given
         label = given.get("id")
         if label is not None and self._patchbay.find(label) is not None:
@@ -226,7 +228,7 @@ class Live:
         return self._add_nic(given, port.vlan, None, port)
 
     def device_del(self, label: str) -> None:
-        """A card by its id or name. Raises NotFound."""
+        """Remove a card by its id or name. Raises NotFound."""
         found = [m for m in self._patchbay.members() if m.kind == NIC and label in (_id(m), m.name)]
         if not found:
             raise NotFound(label)
@@ -237,7 +239,7 @@ class Live:
         self._instance.events.emit(DEVICE_DELETED, device=label, path=f"/machine/peripheral/{label}")
 
     def _nic(self, given: Given, vlan: int | None, netdev: str | None) -> Nic:
-        """The card with its defaults, among those that are there. Raises ControlError."""
+        """Fill in the card's defaults, among the cards that are there. Raises ControlError."""
         instance = self._instance
         card = Card(given, vlan, netdev)
         present = [
@@ -290,12 +292,12 @@ def _id(member: Member) -> str | None:
 
 
 def _free(kind: str, taken: set[str]) -> str:
-    """The first KIND.N that is not taken."""
+    """Return the first KIND.N that is not taken."""
     return next(name for n in range(len(taken) + 1) if (name := f"{kind}.{n}") not in taken)
 
 
 def _as_card(nic: Nic) -> Card:
-    """A card that is there, with what it has as if it had been asked for."""
+    """Describe a card that is there, with what it has as if it had been asked for."""
     values = {
         "name": nic.name,
         "id": nic.id,

@@ -2,12 +2,14 @@
 
     plan(old, new) ─► Plan ─► apply(instance, plan)
 
-Backends on a VLAN come and go; those that both files have stay as they are, with their connections, flows and leases,
-wherever in the file they stand now. Of a NAT that stays the same net, only what has changed changes (redirections, rules, name
-servers, what DHCP says, ...; ``backends.user.changes_live``): its flows and leases stay. Everything else (cards, private wires, monitors, the machine) takes a restart: then nothing is changed, and one line says why.
+Backends on a VLAN come and go; those that both files have stay as they are, with their connections, flows and
+leases, wherever in the file they stand now. Of a NAT that stays the same net, only what has changed changes
+(redirections, rules, name servers, what DHCP says, ...; ``backends.user.changes_live``): its flows and leases
+stay. Everything else (cards, private wires, monitors, the machine) takes a restart: then nothing is changed,
+and one line says why.
 
-Old backends go before new ones come, because both may want one address or interface. If a new one cannot be made, those
-before it go again and the old ones come back.
+Old backends go before new ones come, because both may want one address or interface. If a new one cannot be
+made, those before it go again and the old ones come back.
 
 What was added or removed by a monitor is no part of either file and stays so.
 """
@@ -45,36 +47,36 @@ class Backend(Protocol):
 
 
 class Instance(Protocol):
-    """What a reload needs of ``tapnet.instance.instance.Instance``."""
+    """A reload needs this part of ``tapnet.instance.instance.Instance``."""
 
     config: Config
-    parked: list[Net]  # that the mode keeps out
+    parked: list[Net]  # nets that the mode keeps out
 
     @property
     def usernets(self) -> Sequence[Nat]:
-        """The NATs."""
+        """Return the NATs of the instance."""
 
     def add_net(self, net: Net) -> object:
-        """Raises BuildError."""
+        """Plug a backend in. Raises BuildError."""
 
     def remove_net(self, name: str) -> bool:
-        """False: there is none."""
+        """Unplug a backend; False if there is none of that name."""
 
     def backend(self, name: str) -> Backend | None:
-        """The backend of that name."""
+        """Return the backend of that name."""
 
 
 @dataclass
 class Plan:
-    """What to do."""
+    """A plan says what leads from the old configuration to the new one."""
 
     new: Config
     removed: list[Net] = field(default_factory=list)
     added: list[Net] = field(default_factory=list)
-    kept: list[tuple[Net, Net]] = field(default_factory=list)  # (as it was, as the new file has it)
+    kept: list[tuple[Net, Net]] = field(default_factory=list)  # (net as it was, net as the new file has it)
     changed: list[tuple[UserNet, UserNet]] = field(
         default_factory=list
-    )  # the same, but for what can change live
+    )  # nets of both files that differ only in what can change live
 
 
 def _same(net: Net, name: str = "") -> Net:
@@ -82,7 +84,7 @@ def _same(net: Net, name: str = "") -> Net:
 
 
 def plan(old: Config, new: Config) -> Plan:
-    """What leads from ``old`` to ``new``. Raises ReloadError for what takes a restart."""
+    """Work out what leads from ``old`` to ``new``. Raises ReloadError for what takes a restart."""
     if new.unbuilt:
         raise ReloadError(new.unbuilt[0])
     for one in fields(Config):
@@ -145,8 +147,10 @@ def _cards(old: Config, new: Config) -> None:
 
 
 def apply(instance: Instance, made: Plan) -> str:
-    """Carry it out; a line that says what was done. Raises ReloadError: all is as it was, or the line says what not."""
-    undo: list[tuple[str, Net]] = []  # last done last
+    """Carry the plan out and return a line that says what was done. Raises ReloadError: all is as it was, or
+    the line says what is not.
+    """
+    undo: list[tuple[str, Net]] = []  # steps to undo, in the order in which they were done
     forwards: list[tuple[Nat, HostForward, bool]] = []
     before: list[tuple[Nat, UserNet]] = []  # NATs, with what they were made from
     pairs: list[tuple[Net, Net]] = [*made.kept, *made.changed]
@@ -185,14 +189,16 @@ def apply(instance: Instance, made: Plan) -> str:
 
 
 def _park(instance: Instance, members: Sequence[object]) -> None:
-    """What the mode keeps out of the new file, and what a monitor had added."""
+    """Set the instance's parked nets: what the mode keeps out of the new file, and what a monitor had added."""
     known = {net.name for net in instance.config.nets}
     out = [replace(net, plugged=True) for net in members if isinstance(net, Net) and not net.plugged]
     instance.parked = [net for net in instance.parked if net.name not in known] + out
 
 
 def _renamed(instance: Instance, net: Net) -> Net:
-    """A net that was kept may have the name that counting gave to a new one."""
+    """Return a new net under a free name, because a net that was kept may have the name that counting gave to
+    it.
+    """
     number = 0
     while instance.backend(net.name) is not None:
         net = replace(net, name=f"{net.kind}.{number}")
@@ -221,7 +227,7 @@ def _back(
     forwards: list[tuple[Nat, HostForward, bool]],
     why: str,
 ) -> str:
-    """Undo, last done first; the line."""
+    """Undo the steps, last done first, and return the line that says why."""
     lost = []
     for what, net in reversed(undo):
         if what == "remove":

@@ -1,4 +1,5 @@
-"""The mode of a running instance: its VLANs' NATs out and TAPs in, or the other way, under guests that do not restart.
+"""The mode of a running instance: its VLANs' NATs out and TAPs in, or the other way, under guests that do not
+restart.
 
     1  the new backends are made (a TAP's opening, which may block, in a thread)   fails: all is as it was, the caller hears why
     2  the NATs that leave end their flows: guests and hosts get RST, redirections listen no more
@@ -6,13 +7,14 @@
     4  what the old had is given back (downscript= in a thread)
     5  ``blink`` seconds after 3 the links come up: guests ask DHCP again
 
-A card without a link bit (NE2000) cannot see 3 in a VM. Its guest learns by its lease: a NAT that a TAP stands beside
-leases for a short time (``resolve.short_leases``), and whoever comes to renew afterwards is told by ``slirp.services.farewell``,
-which looks on at the hub for as long as a lease runs. In a network namespace the interface loses its carrier,
-whatever the card can.
+A card without a link bit (NE2000) cannot see 3 in a VM. Its guest learns by its lease: a NAT that a TAP
+stands beside leases for a short time (``resolve.short_leases``), and whoever comes to renew afterwards is
+told by ``slirp.services.farewell``, which looks on at the hub for as long as a lease runs. In a network
+namespace the interface loses its carrier, whatever the card can.
 
-What leaves is *parked* and comes back with the next swap. A VLAN without the wanted kind gets ``-net user`` or
-``-net tap,br=br0``. VLANs that have neither (sockets only) and private wires are left alone. One swap at a time.
+What leaves is *parked* and comes back with the next swap. A VLAN without the wanted kind gets ``-net user``
+or ``-net tap,br=br0``. VLANs that have neither (sockets only) and private wires are left alone. One swap at a
+time.
 
 Timers: one for each link that is down; one for a farewell, when its last lease has run out.
 """
@@ -44,20 +46,24 @@ SECOND = 1_000_000_000
 
 
 class Words(Protocol):
-    """``slirp.services.farewell.Farewell``."""
+    """The part of ``slirp.services.farewell.Farewell`` that a swap uses: it answers guests whose NAT has
+    left.
+    """
 
     def input(self, frame: bytes, now: int) -> bytes | None:
-        """A frame; what to answer."""
+        """Take a frame and return what to answer."""
 
     def over(self, now: int) -> bool:
-        """Nobody is left."""
+        """Return whether no guest with a lease is left."""
 
     def expires(self) -> int | None:
-        """When the last lease runs out."""
+        """Return when the last lease runs out."""
 
 
 class Watch:
-    """A NAT's farewell, looking on at the VLAN that it has left (``port.Trace``). ``ended`` is called once."""
+    """Has a NAT's ``Farewell`` look on at the VLAN that the NAT has left (``port.Trace``). ``ended`` is
+    called once.
+    """
 
     def __init__(
         self,
@@ -90,7 +96,7 @@ class Watch:
             self._arm()
 
     def sent(self, port: Port, frame: bytes, _vnet: bytes, _lost: Sequence[tuple[Port, str]]) -> None:
-        """A frame of the VLAN."""
+        """Have the farewell look at a frame of the VLAN, and send its answer."""
         answer = self._words.input(frame, self._now())
         if answer is not None:
             self.hub.answer(port, answer)
@@ -101,13 +107,13 @@ class Watch:
             self.close()
 
     def delivered(self, port: Port, frame: bytes, vnet: bytes) -> None:
-        """Nothing to see."""
+        """Ignore the frame: ``sent`` has seen it."""
 
     def dropped(self, port: Port, frame: bytes, vnet: bytes, reason: str, inbound: bool) -> None:
-        """Nothing to see."""
+        """Ignore the frame: a lost frame needs no answer."""
 
     def close(self) -> None:
-        """Idempotent."""
+        """Stop looking on at the VLAN; a second call does nothing."""
         if self in self.hub.traces:
             self.hub.traces.remove(self)
             if self._timer is not None:
@@ -117,7 +123,7 @@ class Watch:
 
 @dataclass
 class Plan:
-    """One VLAN's part of a swap."""
+    """A plan says what a swap does on one VLAN."""
 
     vlan: int
     place: Place
@@ -127,7 +133,7 @@ class Plan:
 
 
 class Swap:
-    """The swaps of one instance."""
+    """Carries out the swaps of one instance."""
 
     def __init__(self, instance: Instance, loop: asyncio.AbstractEventLoop, now: Callable[[], int]) -> None:
         self._instance = instance
@@ -136,7 +142,7 @@ class Swap:
         self._lock = asyncio.Lock()
         self._down: dict[Port, asyncio.TimerHandle] = {}  # links that we pulled
         self.watches: list[Watch] = []
-        self._defaults: list[Net] = []  # that nobody wrote
+        self._defaults: list[Net] = []  # nets that no configuration names
         self._closed = False
 
     async def run(self, kind: str, vlan: int | None = None) -> dict[int, list[Member]]:
@@ -182,7 +188,7 @@ class Swap:
         return plans
 
     def _plan(self, number: int, kind: str) -> tuple[Plan | None, bool]:
-        """What to do on a VLAN, and whether it has anything to do with modes at all."""
+        """Work out what to do on a VLAN, and whether it has anything to do with modes at all."""
         instance = self._instance
         members = instance.vlans[number]
         kinds = [(m, mode_of(m.net)) for m in members if m.kind == BACKEND and m.net is not None]
@@ -263,7 +269,7 @@ class Swap:
         instance.usernets = [user for user in instance.usernets if user.name != member.name]
 
     async def _drained(self, place: Place) -> None:
-        """Until the guests have what was sent to them, bounded."""
+        """Wait until the guests have what was sent to them, for a bounded time."""
         patience = Patience(DRAIN_SECONDS)
         while patience.left() > 0:
             if not any(m.port.queue for m in place.members if m.port is not None and m.kind != BACKEND):
@@ -277,7 +283,7 @@ class Swap:
     # ---- links ---------------------------------------------------------------------------------------------
 
     def _blink(self, place: Place) -> None:
-        """Links down, and up again later; one that somebody else pulled stays down."""
+        """Put links down, and up again later; a link that somebody else pulled stays down."""
         for member in place.members:
             port = member.port
             if member.kind != NIC or port is None or not member.blink:
@@ -314,7 +320,7 @@ class Swap:
         return found
 
     def _note(self, kind: str) -> None:
-        """The instance's configuration is what it would be with this mode: a reload compares with it."""
+        """Make the instance's configuration what it would be with this mode: a reload compares with it."""
         instance = self._instance
         config = instance.config
         here = {m.name for members in instance.vlans.values() for m in members if m.kind == BACKEND}
@@ -329,7 +335,7 @@ class Swap:
         instance.config = replace(config, mode=kind, members=tuple(members))
 
     def close(self) -> None:
-        """Forget links and farewells. Idempotent."""
+        """Forget links and farewells; a second call does nothing."""
         self._closed = True
         for timer in self._down.values():
             timer.cancel()

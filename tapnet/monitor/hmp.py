@@ -23,8 +23,9 @@ UNTRUSTED = "it runs programs or names files: not over this connection (trusted=
 
 
 class Reply(NamedTuple):
-    """Answer to one line. ``text`` is empty or ends with a line feed; ``quit``: end the instance once it is
-    sent."""
+    """The answer to one line. ``text`` is empty or ends with a line feed; ``quit``: end the instance once it
+    is sent.
+    """
 
     text: str
     ok: bool = True
@@ -51,14 +52,16 @@ WORDS = BY_WORD | dict.fromkeys(HELP.names, HELP) | {"info": INFO_LIST}
 
 
 class Hmp:
-    """Interpreter of one client's lines; it keeps no state between them. ``trusted``: see ``table``."""
+    """The interpreter of one client's lines; it keeps no state between them. For ``trusted`` see ``table``."""
 
     def __init__(self, control: Control, trusted: bool = True) -> None:
         self.control = control
         self.trusted = trusted
 
     def execute(self, line: str) -> Reply:
-        """Answer one line. Never raises for what the line says. A command that takes its time is refused: ``start``."""
+        """Answer one line, and raise nothing for what it says. A command that takes its time is refused here;
+        ``start`` takes it.
+        """
         reply = self._answer(line)
         if isinstance(reply, Reply):
             return reply
@@ -67,7 +70,9 @@ class Hmp:
         return Reply(f"Error: {line.split()[0]}: not in one step\n", False)
 
     def start(self, line: str) -> Reply | Awaitable[Reply]:
-        """The same, but an answer that takes its time is to be awaited."""
+        """Answer one line, and raise nothing for what it says; an answer that takes its time is to be
+        awaited.
+        """
         reply = self._answer(line)
         return reply if isinstance(reply, Reply) else self._wait(_word(line), *reply)
 
@@ -111,7 +116,7 @@ class Hmp:
 
 
 def _word(line: str) -> str:
-    """What a line asks for, for messages."""
+    """Return what a line asks for, for messages."""
     words = line.split(maxsplit=2)
     return " ".join(words[: 2 if words[:1] == ["info"] else 1])
 
@@ -132,7 +137,7 @@ def _listing(table: Iterable[Command], prefix: str = "") -> str:
 
 
 def help_text(words: list[str]) -> str:
-    """What ``help`` prints. Raises Refused for what there is not."""
+    """Return what ``help`` prints. Raises Refused for a command that does not exist."""
     if not words:
         return _listing(WORDS.values())
     if words[0] == "info":

@@ -1,7 +1,8 @@
 """Counters in the text format of Prometheus, as text: what ``--metrics`` serves.
 
-Names begin with ``tapnet_``, counters end in ``_total``, labels are a port's name, kind and VLAN ("" on a private wire).
-All is worked out at each call from the same reports that the monitors give (docs/monitor.md lists the names).
+Names begin with ``tapnet_``, counters end in ``_total``, labels are a port's name, kind and VLAN ("" on a
+private wire). All is worked out at each call from the same reports that the monitors give (docs/monitor.md
+lists the names).
 
 Ref: Prometheus, "Exposition formats", text format 0.0.4.
 """
@@ -24,7 +25,7 @@ Sample = tuple[Mapping[str, object], float]
 
 
 def family(name: str, kind: str, text: str, samples: Iterable[Sample]) -> list[str]:
-    """The lines of one metric; none without samples."""
+    """Return the lines of one metric; none without samples."""
     rows = []
     for labels, value in samples:
         inside = ",".join(f'{key}="{str(what).translate(_ESCAPES)}"' for key, what in labels.items())
@@ -33,7 +34,7 @@ def family(name: str, kind: str, text: str, samples: Iterable[Sample]) -> list[s
 
 
 def exposition(control: Control) -> str:
-    """All metrics of an instance."""
+    """Return all metrics of an instance as text."""
     instance = control.instance
     lines = family(
         "tapnet_info", "gauge", "The instance.",
@@ -122,7 +123,7 @@ def _nats(control: Control) -> list[str]:
 
 
 def _process() -> list[str]:
-    """What every exporter tells of its process, under the usual names."""
+    """Return what every exporter tells of its process, under the usual names."""
     lines: list[str] = []
     with contextlib.suppress(OSError, ValueError, IndexError):
         with open("/proc/self/stat") as file:

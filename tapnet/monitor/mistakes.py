@@ -1,7 +1,8 @@
 """What a command raises that it must not: a mistake of ours, and an answer all the same.
 
-Whoever asked hears of it at once, the log has it once with its traceback, and the commands behind it are served. Out of
-memory is no such mistake: it is the end of the instance (``tapnet.service.supervise``), and passes.
+Whoever asked hears of it at once, the log has it once with its traceback, and the commands behind it are
+served. Out of memory is no such mistake: it is the end of the instance (``tapnet.service.supervise``), and
+passes.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ log = logging.getLogger("tapnet.monitor")
 
 
 def mistake(command: str, error: BaseException) -> ControlError:
-    """Log it; what to answer."""
+    """Log an error that is a mistake of ours, and return what to answer."""
     command = command[:WORD_MAX]
     log.error("tapnet: %s: a mistake in tapnet", command, exc_info=error)
     shown = traceback.format_exception_only(error)[-1].strip()  # also of one whose own words fail
@@ -30,7 +31,7 @@ def mistake(command: str, error: BaseException) -> ControlError:
 
 
 def called(command: str, function: Callable[..., T], *arguments: object) -> T:
-    """``function(*arguments)``. Raises what a caller did wrong, and ControlError for all else."""
+    """Call ``function(*arguments)``. Raises what a caller did wrong, and ControlError for all else."""
     try:
         return function(*arguments)
     except _EXPECTED:
@@ -40,7 +41,9 @@ def called(command: str, function: Callable[..., T], *arguments: object) -> T:
 
 
 async def waited(command: str, work: Awaitable[T]) -> T:
-    """The same for work that takes its time. What gave up something inside has not given up the command."""
+    """Await work that takes its time; errors are those of ``called``. What gave up something inside has not
+    given up the command.
+    """
     try:
         return await work
     except _EXPECTED:

@@ -2,14 +2,16 @@
 
     bytes ─► Splitter ─► one JSON value ─► Qmp.start ─► one JSON object
 
-A session begins with our greeting and the client's ``qmp_capabilities``; before it nothing else is done, after it events
-are sent too. Every command gets one answer, ``{"return": ...}`` or ``{"error": {"class": ..., "desc": ...}}``, with the
-``id`` that it came with. The commands are ``commands.TABLES``, and the few here that are about the session itself.
+A session begins with our greeting and the client's ``qmp_capabilities``; before it nothing else is done,
+after it events are sent too. Every command gets one answer, ``{"return": ...}`` or ``{"error": {"class": ...,
+"desc": ...}}``, with the ``id`` that it came with. The commands are ``commands.TABLES``, and the few here
+that are about the session itself.
 
-Out-of-band execution is not offered. A client that asks for it all the same is not refused: ``exec-oob`` is done in its
-turn, which is at once, for no command of ours waits.
+Out-of-band execution is not offered. A client that asks for it all the same is not refused: ``exec-oob`` is
+done in its turn, which is at once, for no command of ours waits.
 
-Limits: ``MESSAGE_MAX`` bytes a message (more is answered by an error and ends the session), ``DEPTH_MAX`` levels.
+Limits: ``MESSAGE_MAX`` bytes a message (more is answered by an error and ends the session), ``DEPTH_MAX``
+levels.
 
 Ref: QEMU docs/interop/qmp-spec.rst; qobject/json-parser.c and qapi/qmp-dispatch.c (words of the errors).
 """
@@ -39,11 +41,12 @@ _BLANK = b" \t\r\n"
 
 
 class TooLong(Exception):
-    """A message beyond ``MESSAGE_MAX``; the session cannot go on."""
+    """A message is longer than ``MESSAGE_MAX``; the session cannot go on."""
 
 
 class Splitter:
-    """A stream of bytes into JSON texts. It only counts brackets: whether a text is JSON is for the parser.
+    """Cuts a stream of bytes into JSON texts. It only counts brackets: whether a text is JSON is for the
+    parser.
 
     A byte 0xff outside a string throws away what came before it (QEMU's way to begin anew).
     """
@@ -54,11 +57,11 @@ class Splitter:
         self._string = False
 
     def feed(self, data: bytes) -> None:
-        """More bytes."""
+        """Append bytes that the client sent."""
         self._data += data
 
     def next(self) -> bytes | None:
-        """The next text, or None if it is not whole yet. Raises TooLong."""
+        """Return the next text, or None if it is not whole yet. Raises TooLong."""
         data = self._data
         while True:
             if not self._depth and not self._string:
@@ -101,7 +104,7 @@ class Splitter:
                     return self._cut(self._at)
 
     def _line(self) -> bytes | None:
-        """What begins with no bracket ends with its line."""
+        """Return a text that begins with no bracket: it ends with its line."""
         end = self._data.find(b"\n")
         if end < 0:
             self._check(len(self._data))
@@ -122,7 +125,9 @@ class Splitter:
 
 
 class Answer(NamedTuple):
-    """One answer. ``quit``: end the instance once it is sent. ``text``: the value as JSON, where that is known already."""
+    """The answer to one command. ``quit``: end the instance once it is sent. ``text``: the value as JSON,
+    where that is known already.
+    """
 
     value: dict[str, Any]
     quit: bool = False
@@ -130,7 +135,7 @@ class Answer(NamedTuple):
 
 
 class _Failed(ControlError):
-    """An error answer."""
+    """A message that is answered by an error."""
 
     def __init__(self, desc: str, kind: str = GENERIC) -> None:
         super().__init__(desc)
@@ -138,18 +143,18 @@ class _Failed(ControlError):
 
 
 def error(desc: str, kind: str = GENERIC) -> dict[str, Any]:
-    """An error answer without id."""
+    """Return an error answer without id."""
     return {"error": {"class": kind, "desc": desc}}
 
 
 def version() -> dict[str, Any]:
-    """What ``query-version`` returns: our version where QEMU's is expected."""
+    """Return what ``query-version`` returns: our version where QEMU's is expected."""
     major, minor, micro = (int(part) for part in (*__version__.split("."), "0", "0")[:3])
     return {"qemu": {"major": major, "minor": minor, "micro": micro}, "package": f"tapnet-{__version__}"}
 
 
 class Qmp:
-    """One session. ``trusted``: see ``table``."""
+    """This object serves one session with a client. For ``trusted`` see ``table``."""
 
     def __init__(self, control: Control, trusted: bool = True) -> None:
         self.control = control
@@ -164,11 +169,13 @@ class Qmp:
 
     @staticmethod
     def greeting() -> dict[str, Any]:
-        """What a client sees first."""
+        """Return the message that a client sees first."""
         return {"QMP": {"version": version(), "capabilities": []}}
 
     def start(self, text: bytes) -> Answer | Awaitable[Answer]:
-        """Answer one JSON text; an answer that takes its time is to be awaited. Never raises for what it says."""
+        """Answer one JSON text, and raise nothing for what it says; an answer that takes its time is to be
+        awaited.
+        """
         tag: dict[str, Any] = {}
         try:
             message = called("QMP", parse, text)
@@ -264,13 +271,13 @@ class Qmp:
 
 
 def _returned(name: str, value: Any, tag: dict[str, Any], ends: bool) -> Answer:
-    """Raises ControlError for a value that is none of JSON's."""
+    """Check what a command returned. Raises ControlError for a value that is none of JSON's."""
     whole = {"return": {} if value is None else value} | tag
     return Answer(whole, ends, called(name, json.dumps, whole))
 
 
 class _Human(str):
-    """What ``human-monitor-command`` returns."""
+    """The value that ``human-monitor-command`` returns."""
 
     quit: bool
 
@@ -299,7 +306,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _deep(value: Any) -> int:
-    """Levels of ``value``, without recursion."""
+    """Return how many levels ``value`` has, without recursion."""
     level, row = 0, [value]
     while row:
         level += 1
@@ -313,7 +320,7 @@ def _deep(value: Any) -> int:
 
 
 def parse(text: bytes) -> dict[str, Any]:
-    """One message. Raises _Failed."""
+    """Read one message as a JSON object. Raises _Failed."""
     try:
         value = json.loads(text, parse_constant=_constant, object_pairs_hook=_object)
         if b"\\u" in text:

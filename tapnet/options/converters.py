@@ -22,7 +22,9 @@ MAX_TEXT = 4096  # characters of one value
 
 
 def split(text: str) -> list[str]:
-    """Split at single commas; ``,,`` is a comma. A trailing comma ends nothing. ``join`` is the inverse."""
+    """Split at single commas; ``,,`` is a comma. A trailing comma begins no further part. ``join`` is the
+    inverse.
+    """
     parts = [""]
     at = 0
     while True:
@@ -43,7 +45,7 @@ def split(text: str) -> list[str]:
 
 
 def join(parts: Iterable[str]) -> str:
-    """One option value of ``parts``, commas doubled."""
+    """Join ``parts`` into one option value, commas doubled."""
     return ",".join(part.replace(",", ",,") for part in parts)
 
 
@@ -51,7 +53,7 @@ def join(parts: Iterable[str]) -> str:
 
 
 def text(value: str) -> str:
-    """Any text that is not empty."""
+    """Convert any text that is not empty."""
     if not value:
         raise ValueError("needs a value")
     if len(value) > MAX_TEXT:
@@ -62,7 +64,7 @@ def text(value: str) -> str:
 
 
 def limited(limit: int, what: str = "bytes") -> Callable[[str], str]:
-    """Converter: text of up to ``limit`` bytes of UTF-8."""
+    """Return a converter of text of up to ``limit`` bytes of UTF-8."""
 
     def convert(value: str) -> str:
         if len(text(value).encode("utf-8", "surrogateescape")) > limit:
@@ -73,7 +75,7 @@ def limited(limit: int, what: str = "bytes") -> Callable[[str], str]:
 
 
 def script(value: str) -> str:
-    """A program's path; "no", or nothing as libvirt writes it: none."""
+    """Convert a program's path; "no", or nothing as libvirt writes it, means none."""
     return text(value) if value else "no"
 
 
@@ -82,7 +84,7 @@ FALSE = ("off", "no", "false", "n", "0")
 
 
 def boolean(value: str) -> bool:
-    """on|off|yes|no|true|false."""
+    """Convert on, yes, true or off, no, false."""
     lower = value.lower()
     if lower in TRUE:
         return True
@@ -92,7 +94,9 @@ def boolean(value: str) -> bool:
 
 
 def integer(value: str) -> int:
-    """A number in base 10, 16 (0x), 8 (0, 0o) or 2 (0b). Every negative one is -1, which is in no range."""
+    """Convert a number in base 10, 16 (0x), 8 (0, 0o) or 2 (0b). Every negative one is -1, which is in no
+    range.
+    """
     digits = value.strip()
     base = 0
     if re.fullmatch(r"-[0-9]{1,32}", digits):
@@ -111,7 +115,7 @@ def integer(value: str) -> int:
 
 
 def number(low: int, high: int, what: str = "") -> Callable[[str], int]:
-    """Converter: a number in ``low``..``high``."""
+    """Return a converter of a number in ``low``..``high``."""
 
     def convert(value: str) -> int:
         n = integer(value)
@@ -123,7 +127,7 @@ def number(low: int, high: int, what: str = "") -> Callable[[str], int]:
 
 
 def size(default: str = "") -> Callable[[str], int]:
-    """Converter: bytes, with QEMU's suffixes bKMGTPE; ``default`` is the suffix of a bare number."""
+    """Return a converter of bytes, with QEMU's suffixes bKMGTPE; ``default`` is the suffix of a bare number."""
     units = {"b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "p": 1 << 50, "e": 1 << 60}
 
     def convert(value: str) -> int:
@@ -147,7 +151,7 @@ def size(default: str = "") -> Callable[[str], int]:
 
 
 def between(convert: Callable[[str], int], low: int, high: int, why: str) -> Callable[[str], int]:
-    """``convert``, then a range check whose failure says ``why``."""
+    """Return ``convert`` with a range check behind it, whose failure says ``why``."""
 
     def check(value: str) -> int:
         n = convert(value)
@@ -159,7 +163,7 @@ def between(convert: Callable[[str], int], low: int, high: int, why: str) -> Cal
 
 
 def choice(*words: str) -> Callable[[str], str]:
-    """Converter: one of ``words``."""
+    """Return a converter that takes one of ``words``."""
 
     def convert(value: str) -> str:
         if value not in words:
@@ -175,7 +179,7 @@ fd = number(0, 2**20, "a descriptor")
 
 
 def fds(value: str) -> tuple[int, ...]:
-    """Descriptors with colons between."""
+    """Convert descriptor numbers with colons between."""
     found = tuple(fd(part) for part in value.split(":"))
     if len(set(found)) != len(found):
         raise ValueError("names one descriptor twice")
@@ -185,14 +189,14 @@ def fds(value: str) -> tuple[int, ...]:
 
 
 def octal(value: str) -> int:
-    """File permissions in octal, as chmod."""
+    """Convert file permissions in octal, as chmod takes them."""
     if not re.fullmatch(r"(0o?)?[0-7]{1,4}", value):
         raise ValueError("not octal file permissions")
     return int(value.replace("o", ""), 8)
 
 
 def seconds(value: str) -> int:
-    """Seconds, or with s, m, h or d behind the number."""
+    """Convert seconds, or a number with s, m, h or d behind it."""
     match = re.fullmatch(r"([0-9]{1,10})([smhd]?)", value)
     if not match:
         raise ValueError("not a time (a number, with s, m, h or d behind it)")
@@ -206,28 +210,28 @@ def seconds(value: str) -> int:
 
 
 def identifier(value: str) -> str:
-    """An id as QEMU takes it: a letter, then letters, digits, - . _"""
+    """Convert an id as QEMU takes it: a letter, then letters, digits, - . _"""
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9._-]{0,63}", value):
         raise ValueError("not an identifier (a letter, then up to 63 letters, digits, - . _)")
     return value
 
 
 def name(value: str) -> str:
-    """A member's name: up to 64 printable characters without blanks."""
+    """Convert a member's name: up to 64 printable characters without blanks."""
     if not 1 <= len(value) <= 64 or not value.isprintable() or any(c.isspace() for c in value):
         raise ValueError("not a name (up to 64 characters without blanks)")
     return value
 
 
 def instance(value: str) -> str:
-    """An instance's name: it becomes a file name."""
+    """Convert an instance's name, which becomes a file name."""
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}", value):
         raise ValueError("not a name (up to 64 letters, digits, - . _)")
     return value
 
 
 def interface(value: str) -> str:
-    """A Linux interface name: 1 to 15 bytes, no blank, slash or colon."""
+    """Convert a Linux interface name: 1 to 15 bytes, no blank, slash or colon."""
     if not 1 <= len(value.encode("utf-8", "replace")) <= 15:
         raise ValueError("an interface name has 1 to 15 characters")
     if value in (".", "..") or not value.isprintable() or any(c.isspace() or c in "/:%" for c in value):
@@ -236,13 +240,13 @@ def interface(value: str) -> str:
 
 
 def tap_interface(value: str) -> str:
-    """As ``interface``; one %d stands for the kernel's own number."""
+    """Convert an interface name in which one %d stands for the kernel's own number."""
     interface(value.replace("%d", "0", 1))
     return value
 
 
 def hostname(value: str) -> str:
-    """A host or domain name: labels of letters, digits, - and _."""
+    """Convert a host or domain name: labels of letters, digits, - and _."""
     bare = value[:-1] if value.endswith(".") else value
     if not 1 <= len(bare) <= 253 or not all(
         re.fullmatch(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?", label) for label in bare.split(".")
@@ -255,7 +259,7 @@ def hostname(value: str) -> str:
 
 
 def mac(value: str) -> bytes:
-    """A unicast MAC address with : or - between its bytes."""
+    """Convert a unicast MAC address with : or - between its bytes."""
     if not re.fullmatch(r"[0-9a-fA-F]{1,2}([:-][0-9a-fA-F]{1,2}){5}", value):
         raise ValueError("not a MAC address (six bytes as 52:54:00:12:34:56)")
     address = bytes(int(part, 16) for part in re.split("[:-]", value))
@@ -267,12 +271,12 @@ def mac(value: str) -> bytes:
 
 
 def mac_text(address: bytes) -> str:
-    """``address`` as 52:54:00:12:34:56."""
+    """Write ``address`` in the form 52:54:00:12:34:56."""
     return ":".join(f"{byte:02x}" for byte in address)
 
 
 def ip4(value: str) -> IPv4Address:
-    """An IPv4 address."""
+    """Convert the text of an IPv4 address."""
     try:
         return IPv4Address(value)
     except ValueError:
@@ -280,7 +284,7 @@ def ip4(value: str) -> IPv4Address:
 
 
 def mask4(value: str) -> IPv4Address:
-    """An IPv4 mask: ones, then zeros."""
+    """Convert an IPv4 mask: ones, then zeros."""
     mask = ip4(value)
     zeros = int(mask) ^ 0xFFFFFFFF
     if zeros & (zeros + 1):
@@ -294,7 +298,7 @@ def _unscoped(address: IpAddress) -> None:
 
 
 def ip6(value: str, *, scoped: bool = False) -> IPv6Address:
-    """An IPv6 address, brackets allowed; ``scoped``: %INTERFACE behind it as well."""
+    """Convert an IPv6 address, brackets allowed; ``scoped``: %INTERFACE behind it as well."""
     try:
         address = IPv6Address(unbracket(value))
     except ValueError:
@@ -305,7 +309,9 @@ def ip6(value: str, *, scoped: bool = False) -> IPv6Address:
 
 
 def ip(value: str, *, scoped: bool = False) -> IpAddress:
-    """An IPv4 or IPv6 address, brackets allowed round the latter; ``scoped``: %INTERFACE behind it as well."""
+    """Convert an IPv4 or IPv6 address, brackets allowed round the latter; ``scoped``: %INTERFACE behind it as
+    well.
+    """
     try:
         address = ip_address(unbracket(value))
     except ValueError:
@@ -316,7 +322,7 @@ def ip(value: str, *, scoped: bool = False) -> IpAddress:
 
 
 def net4(value: str) -> IPv4Network:
-    """ADDR/BITS or ADDR/MASK; bits behind the mask are dropped as QEMU does."""
+    """Convert ADDR/BITS or ADDR/MASK; bits behind the mask are dropped as QEMU does."""
     address, slash, mask = value.partition("/")
     if not slash:
         raise ValueError("needs /BITS")
@@ -330,7 +336,7 @@ def net4(value: str) -> IPv4Network:
 
 
 def net6(value: str) -> IPv6Network:
-    """PREFIX/BITS."""
+    """Convert an IPv6 network, PREFIX/BITS; without BITS it has 64."""
     address, slash, bits = value.partition("/")
     if not slash:
         bits = "64"
@@ -341,7 +347,7 @@ def net6(value: str) -> IPv6Network:
 
 
 def cidr(value: str) -> IpNetwork:
-    """A network of either family; a bare address is one host."""
+    """Convert a network of either family; a bare address is one host."""
     inner = unbracket(value)
     try:
         return IPv6Network(inner, strict=False) if ":" in inner else IPv4Network(inner, strict=False)
@@ -350,12 +356,12 @@ def cidr(value: str) -> IpNetwork:
 
 
 def unbracket(value: str) -> str:
-    """``[x]`` as ``x``."""
+    """Remove the brackets of ``[x]``, if there are any."""
     return value[1:-1] if value.startswith("[") and value.endswith("]") else value
 
 
 def split_port(value: str) -> tuple[str, str]:
-    """``host:port`` as (host, port text): host without brackets; an IPv6 address must have them."""
+    """Split ``host:port`` into (host, port text): host without brackets; an IPv6 address must have them."""
     if value.startswith("["):
         inner, bracket, rest = value[1:].partition("]")
         if not bracket or not rest.startswith(":"):
@@ -371,7 +377,7 @@ def split_port(value: str) -> tuple[str, str]:
 
 
 def host(value: str) -> str:
-    """A numeric address or a name."""
+    """Convert a numeric address or a name."""
     if re.fullmatch(r"[0-9.]+", value):
         return str(ip4(value))
     if ":" in value:
@@ -380,7 +386,7 @@ def host(value: str) -> str:
 
 
 def endpoint(*, any_host: bool = True, any_port: bool = False) -> Callable[[str], Endpoint]:
-    """Converter: HOST:PORT, [V6]:PORT, or :PORT where ``any_host``."""
+    """Return a converter of HOST:PORT, [V6]:PORT, or :PORT where ``any_host``."""
 
     def convert(value: str) -> Endpoint:
         address, digits = split_port(value)
@@ -396,18 +402,18 @@ def endpoint(*, any_host: bool = True, any_port: bool = False) -> Callable[[str]
 
 
 def near_endpoint(value: str) -> Endpoint:
-    """[HOST]:PORT; without a host, this machine (IPv4), as QEMU's connect= and udp=."""
+    """Convert [HOST]:PORT; without a host it is this machine (IPv4), as QEMU's connect= and udp=."""
     found = endpoint()(value)
     return found if found.host else Endpoint("127.0.0.1", found.port)
 
 
 def listen_endpoint(value: str) -> Endpoint:
-    """[HOST]:PORT or a bare PORT, as QEMU's listen=."""
+    """Convert [HOST]:PORT or a bare PORT, as QEMU's listen=."""
     return endpoint()(value if ":" in value else ":" + value)
 
 
 def multicast_endpoint(value: str) -> Endpoint:
-    """GROUP:PORT, the group numeric."""
+    """Convert GROUP:PORT, where the group is numeric."""
     address, digits = split_port(value)
     group = ip(address, scoped=True)
     if not group.is_multicast:

@@ -10,7 +10,7 @@ from ..errors import OptionError
 
 @dataclass
 class Given:
-    """The converted values of one option."""
+    """This holds the converted values of one option."""
 
     origin: str
     values: dict[str, Any] = field(default_factory=dict)  # repeatable keys: lists
@@ -19,20 +19,20 @@ class Given:
     unbuilt: list[str] = field(default_factory=list)
 
     def get(self, key: str, default: Any = None) -> Any:
-        """The value of ``key``."""
+        """Return the value of ``key``, or ``default``."""
         return self.values.get(key, default)
 
     def error(self, message: str) -> OptionError:
-        """An error of this option."""
+        """Return an error of this option."""
         return OptionError(f"{self.origin}: {message}")
 
     def alone(self, key: str, *others: str) -> None:
-        """``key`` excludes ``others``."""
+        """Refuse ``key`` together with one of ``others``. Raises OptionError."""
         for other in others:
             if key in self.values and other in self.values:
                 raise self.error(f"{key}= and {other}= exclude each other")
 
     def needs(self, key: str, *others: str) -> None:
-        """``key`` is nothing without one of ``others``."""
+        """Refuse ``key`` without any of ``others``. Raises OptionError."""
         if key in self.values and not any(other in self.values for other in others):
             raise self.error(f"{key}= needs {' or '.join(o + '=' for o in others)}")

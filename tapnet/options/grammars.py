@@ -35,7 +35,7 @@ MAX_PATH = 107  # bytes of a UNIX socket's path
 
 
 def unix_path(value: str) -> UnixPath:
-    """A UNIX socket's path; a leading @ is the abstract name space."""
+    """Convert a UNIX socket's path; a leading @ is the abstract name space."""
     if len(words.text(value).encode("utf-8", "surrogateescape")) > MAX_PATH:
         raise ValueError(f"a socket's path has at most {MAX_PATH} bytes")
     if value == "@":
@@ -75,7 +75,7 @@ def _head(value: str, ending: str) -> tuple[str, str]:
 
 
 def guest(value: str) -> IpAddress | bytes | str | None:
-    """A guest: address, MAC in brackets or with dashes, DHCP host name, or nothing for the first one."""
+    """Convert a guest: address, MAC in brackets or with dashes, DHCP host name, or nothing for the first one."""
     if not value:
         return None
     inner = words.unbracket(value)
@@ -99,7 +99,7 @@ FORWARD = (  # PORT[-PORT]-[GUEST]:PORT[-PORT]; a MAC with dashes is no range of
 
 
 def hostfwd(value: str) -> HostForward:
-    """One host-to-guest rule."""
+    """Convert one rule from host to guest."""
     if ":" not in value:
         raise ValueError('no ":" in the rule')
     protocol, _, rest = value.partition(":")
@@ -136,7 +136,7 @@ def hostfwd(value: str) -> HostForward:
 
 
 def redir(value: str) -> HostForward:
-    """One rule of the old -redir."""
+    """Convert one rule of the old -redir."""
     parts = value.split(":")
     if len(parts) != 4:
         raise ValueError("not tcp|udp:PORT:[GUEST]:PORT")
@@ -155,7 +155,9 @@ def redir(value: str) -> HostForward:
 
 
 def hostfwd_listen(value: str) -> tuple[str, Endpoint | UnixPath, int]:
-    """What QEMU's hostfwd_remove takes, the part of a rule before the guest: (protocol, listen, count)."""
+    """Convert what QEMU's hostfwd_remove takes, the part of a rule before the guest: (protocol, listen,
+    count).
+    """
     protocol, colon, rest = value.partition(":")
     if colon and protocol == "unix" and rest:
         return "unix", unix_path(rest), 1
@@ -173,7 +175,7 @@ TARGETS = ("cmd", "tcp", "udp", "unix", "file")
 
 
 def guestfwd(value: str) -> GuestForward:
-    """One guest-to-host rule."""
+    """Convert one rule from guest to host."""
     protocol, colon, rest = value.partition(":")
     if not colon or protocol not in ("", "tcp", "udp"):
         raise ValueError("not [tcp|udp]:[ADDR]:PORT-TARGET")
@@ -202,7 +204,7 @@ def guestfwd(value: str) -> GuestForward:
 
 
 def guestfwd_place(value: str) -> tuple[str, IpAddress | None, int]:
-    """What guestfwd_remove takes, the part of a rule before the target: (protocol, address, port)."""
+    """Convert what guestfwd_remove takes, the part of a rule before the target: (protocol, address, port)."""
     protocol, colon, rest = value.partition(":")
     if not colon or protocol not in ("", "tcp", "udp"):
         raise ValueError("not [tcp|udp]:[ADDR]:PORT")
@@ -242,17 +244,17 @@ def _rule(value: str, allow: bool) -> Rule:
 
 
 def allow(value: str) -> Rule:
-    """One line of allow=."""
+    """Convert one rule of allow=."""
     return _rule(value, True)
 
 
 def deny(value: str) -> Rule:
-    """One line of deny=."""
+    """Convert one rule of deny=."""
     return _rule(value, False)
 
 
 def lease(value: str) -> Lease:
-    """MAC=ADDR[=NAME]."""
+    """Convert a static lease, MAC=ADDR[=NAME]."""
     parts = value.split("=")
     if len(parts) not in (2, 3):
         raise ValueError("not MAC=ADDR[=NAME]")
@@ -262,7 +264,7 @@ def lease(value: str) -> Lease:
 
 
 def record(value: str) -> tuple[str, IpAddress]:
-    """NAME=ADDR."""
+    """Convert a DNS record, NAME=ADDR."""
     label, equals, address = value.partition("=")
     if not equals:
         raise ValueError("not NAME=ADDR")
@@ -270,7 +272,7 @@ def record(value: str) -> tuple[str, IpAddress]:
 
 
 def route(value: str) -> tuple[IPv4Network, IPv4Address]:
-    """NET-ROUTER: a classless static route."""
+    """Convert a classless static route, NET-ROUTER."""
     net, dash, router = value.partition("-")
     if not dash:
         raise ValueError("not NET/BITS-ROUTER")
@@ -281,7 +283,9 @@ SERVERS_OWN = (50, 51, 52, 53, 54, 55, 57, 58, 59, 61, 82)
 
 
 def dhcp_option(value: str) -> tuple[int, bytes]:
-    """NUMBER=VALUE: an IPv4 address (several with + between), 0xHEX, or text; nothing: leave the option out."""
+    """Convert NUMBER=VALUE: an IPv4 address (several with + between), 0xHEX, or text; nothing: leave the
+    option out.
+    """
     digits, equals, content = value.partition("=")
     if not equals:
         raise ValueError("not NUMBER=VALUE")
@@ -302,7 +306,9 @@ def dhcp_option(value: str) -> tuple[int, bytes]:
 
 
 def bootfile(value: str) -> tuple[int | None, str]:
-    """FILE, or ARCH=FILE for a client architecture of option 93, or ipxe=FILE (-1) for clients that are iPXE."""
+    """Convert FILE, or ARCH=FILE for a client architecture of option 93, or ipxe=FILE (-1) for clients that
+    are iPXE.
+    """
     if value.startswith("ipxe="):
         return -1, words.limited(127)(value[5:])
     match = re.fullmatch(r"(0x[0-9a-fA-F]+|[0-9]+)=(.+)", value, re.DOTALL)
@@ -311,7 +317,7 @@ def bootfile(value: str) -> tuple[int | None, str]:
 
 
 def resolvers(value: str) -> tuple[tuple[str, int], ...]:
-    """ADDR[:PORT] with + between: name servers of the host's side. [V6]:PORT, or a bare V6."""
+    """Convert ADDR[:PORT] with + between: name servers of the host's side. [V6]:PORT, or a bare V6."""
     found = []
     for part in value.split("+"):
         if part.startswith("[") and not part.endswith("]"):
@@ -328,12 +334,12 @@ def resolvers(value: str) -> tuple[tuple[str, int], ...]:
 
 
 def impair(value: str) -> Impairment:
-    """[in+|out+]KEY=VALUE+KEY=VALUE..."""
+    """Convert a bad cable, [in+|out+]KEY=VALUE+KEY=VALUE..."""
     return impairments.parse(re.split(r"[+ ]", value))
 
 
 def slot(value: str) -> int:
-    """PCI address as QEMU: device in hexadecimal, ".0" allowed behind it."""
+    """Convert a PCI address as QEMU does: device in hexadecimal, ".0" allowed behind it."""
     match = re.fullmatch(r"(?:0x)?([0-9a-fA-F]{1,2})(?:\.([0-9]))?", value)
     if not match:
         raise ValueError("not a PCI slot (hexadecimal, as QEMU's addr=)")
@@ -346,7 +352,7 @@ def slot(value: str) -> int:
 
 
 def netns(value: str) -> str | int:
-    """A pid, or the path of a namespace file."""
+    """Convert a pid, or the path of a namespace file."""
     if re.fullmatch(r"[0-9]+", value):
         return words.number(1, 2**22, "a pid")(value)
     if "/" not in value:
@@ -358,7 +364,8 @@ CHARDEV_KEYS = ("server", "wait", "nodelay", "trusted")
 
 
 def chardev(origin: str, value: str) -> Chardev | None:
-    """stdio | unix:PATH | tcp:[HOST]:PORT [,server=on][,wait=off][,trusted=on] | none. None: none.
+    """Convert stdio | unix:PATH | tcp:[HOST]:PORT [,server=on][,wait=off][,trusted=on] | none; the last gives
+    None.
 
     The old spellings ``server`` and ``nowait`` are taken. Raises OptionError.
     """

@@ -2,13 +2,13 @@
 
     [in|out] delay=TIME jitter=TIME loss=P | loss=P:R[:H[:K]] dup=P reorder=P corrupt=P rate=RATE mtu=N limit=N seed=N
 
-``in`` is from the member into its VLAN, ``out`` from the VLAN to the member; neither: both. Between the words "+" (in an
-option) or blanks. TIME is a number with us, ms or s (bare: ms); P a number of percent, "%" may follow; RATE bits per second
-with k, m or g (bit, bps may follow).
+``in`` is from the member into its VLAN, ``out`` from the VLAN to the member; neither: both. Between the words
+"+" (in an option) or blanks. TIME is a number with us, ms or s (bare: ms); P a number of percent, "%" may
+follow; RATE bits per second with k, m or g (bit, bps may follow).
 
-loss=P:R:H:K is Gilbert and Elliott's model: P from good to bad, R from bad to good, H lost while bad (100 %), K lost while
-good (0 %). Ref: E. N. Gilbert, Capacity of a Burst-Noise Channel, BSTJ 39 (1960); E. O. Elliott, BSTJ 42 (1963);
-tc-netem(8) for the words.
+loss=P:R:H:K is Gilbert and Elliott's model: P from good to bad, R from bad to good, H lost while bad (100 %),
+K lost while good (0 %). Ref: E. N. Gilbert, Capacity of a Burst-Noise Channel, BSTJ 39 (1960); E. O. Elliott,
+BSTJ 42 (1963); tc-netem(8) for the words.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _NUMBER = r"([0-9]{1,12}(?:\.[0-9]{1,9})?)"
 
 
 def time(value: str) -> int:
-    """Nanoseconds."""
+    """Convert a time into nanoseconds."""
     match = re.fullmatch(_NUMBER + r"(us|ms|s|)", value)
     if not match:
         raise ValueError("not a time (a number with us, ms or s)")
@@ -40,7 +40,7 @@ def time(value: str) -> int:
 
 
 def share(value: str) -> float:
-    """0 to 1, of percent."""
+    """Convert percent into a share, 0 to 1."""
     match = re.fullmatch(_NUMBER + r"%?", value)
     if not match or float(match[1]) > 100:
         raise ValueError("not 0..100 percent")
@@ -48,7 +48,7 @@ def share(value: str) -> float:
 
 
 def loss(value: str) -> Loss:
-    """One number: each frame for itself; two to four: Gilbert-Elliott."""
+    """Convert one number (each frame is lost by itself), or two to four (Gilbert-Elliott)."""
     parts = value.split(":")
     if len(parts) > 4:
         raise ValueError("not P or P:R[:H[:K]]")
@@ -59,7 +59,7 @@ def loss(value: str) -> Loss:
 
 
 def rate(value: str) -> int:
-    """Bits per second."""
+    """Convert a rate into bits per second."""
     match = re.fullmatch(_NUMBER + r"([kmg]?)(?:bit|bps)?(?:/s)?", value.lower())
     found = round(float(match[1]) * _RATES[match[2]]) if match else 0
     if not RATE_MIN <= found <= RATE_MAX:
@@ -82,7 +82,7 @@ CONVERT = {
 
 
 def parse(parts: Sequence[str]) -> Impairment:
-    """The words. Raises ValueError."""
+    """Convert the words of a bad cable. Raises ValueError."""
     found: dict[str, object] = {}
     direction = None
     for part in parts:

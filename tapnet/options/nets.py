@@ -1,7 +1,7 @@
 """From converted values to backends: one function for each type, with the checks between keys.
 
-``make(kind, given)`` answers a ``Net`` without VLAN or name (``tapnet.options.resolve`` puts it in its place) and may
-add warnings to ``given``.
+``make(kind, given)`` answers a ``Net`` without VLAN or name (``tapnet.options.resolve`` puts it in its place)
+and may add warnings to ``given``.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ MIN_BITS, MAX_BITS = 4, 29  # the NAT's IPv4 net: room for host, dns and a guest
 
 
 def qemu_bits(address: IPv4Address) -> int:
-    """The mask that QEMU gives to ``net=`` without one: classful, with some private nets."""
+    """Return the mask that QEMU gives to ``net=`` without one: classful, with some private nets."""
     number = int(address)
     for value, bits, result in (
         (0x00000000, 1, 8),
@@ -109,7 +109,7 @@ def _foreign(given: Given, key: str, address: IpAddress, net: str) -> None:
 
 
 def _user_v4(given: Given) -> UserV4:
-    """QEMU's addresses where none are given; in a small net the next ones that can be."""
+    """Take QEMU's addresses where none are given; in a small net the next ones that can be."""
     net = _user_net(given)
     base, edges = int(net.network_address), (net.network_address, net.broadcast_address)
     found: dict[str, IPv4Address] = {}
@@ -161,7 +161,7 @@ def _user_v6(given: Given) -> UserV6:
 
 
 def families(given: Given) -> tuple[bool, bool]:
-    """(IPv4, IPv6) as QEMU decides: one switched on alone switches the other off."""
+    """Return (IPv4, IPv6) as QEMU decides: one switched on alone switches the other off."""
     v4, v6 = given.get("ipv4"), given.get("ipv6")
     if v4 is False and v6 is False:
         raise given.error("ipv4=off and ipv6=off leave nothing")
@@ -384,7 +384,7 @@ def _socket(given: Given) -> SocketNet:
 
 
 def _address(given: Given, prefix: str) -> SocketAddress | None:
-    """One of QEMU's SocketAddress unions; None: not given."""
+    """Read one of QEMU's SocketAddress unions; None if it is not given."""
     mine = {k.partition(".")[2]: v for k, v in given.values.items() if k.startswith(prefix + ".")}
     if not mine:
         return None
@@ -523,5 +523,5 @@ MAKERS: dict[str, Callable[[Given], Net]] = {
 
 
 def make(kind: str, given: Given) -> Net:
-    """The backend of type ``kind`` that ``given`` describes. Raises OptionError."""
+    """Make the backend of type ``kind`` that ``given`` describes. Raises OptionError."""
     return MAKERS[kind](given)

@@ -34,7 +34,7 @@ REVISIONS = (0x10, 0x20)
 
 @dataclass(slots=True)
 class Card:
-    """One card while its defaults are being filled in."""
+    """This holds one card while its defaults are being filled in."""
 
     given: Given
     vlan: int | None
@@ -42,7 +42,7 @@ class Card:
     model: str = ""
 
     def get(self, key: str) -> Any:
-        """The value of ``key`` or None."""
+        """Return the value of ``key``, or None."""
         return self.given.values.get(key)
 
 
@@ -57,7 +57,7 @@ def known_model(origin: str, model: str) -> None:
 
 
 def check_model(given: Given) -> None:
-    """Checks that need nothing but the option itself."""
+    """Check what needs nothing but the option itself."""
     model = given.get("model")
     if model is None:
         return
@@ -118,7 +118,7 @@ def check(card: Card, machine: str, command: str) -> None:
 
 
 def place(cards: list[Card], command: str) -> list[Nic]:
-    """NICs of ``cards``, in order, every default filled in. Raises OptionError."""
+    """Make the NICs of ``cards``, in order, every default filled in. Raises OptionError."""
     macs = _macs(cards)
     slots = _slots(cards)
     ports = _ports(cards)
@@ -191,7 +191,7 @@ def _slots(cards: list[Card]) -> list[int | None]:
 
 
 def _ports(cards: list[Card]) -> list[tuple[int | None, int | None]]:
-    """(iobase, irq) of each; (None, None) for what is not in an ISA slot."""
+    """Return (iobase, irq) of each card; (None, None) for what is not in an ISA slot."""
     isa = [card.model == "ne2k_isa" and card.get("vfio-user") is None for card in cards]
     bases: dict[int, Card] = {}
     lines: dict[int, Card] = {}
@@ -228,7 +228,7 @@ def _ports(cards: list[Card]) -> list[tuple[int | None, int | None]]:
 
 
 def _interfaces(cards: list[Card], command: str) -> list[str | None]:
-    """eth0, eth1 ... in order, for each namespace by itself."""
+    """Choose eth0, eth1 ... in order, for each namespace by itself."""
     used: dict[object, set[str]] = {}
     spaces: list[object] = []
     for card in cards:
@@ -255,7 +255,7 @@ def _interfaces(cards: list[Card], command: str) -> list[str | None]:
 
 
 def _names(cards: list[Card]) -> list[str]:
-    """name=, id=, or MODEL.N."""
+    """Return the name of each card: name=, id=, or MODEL.N."""
     used: dict[str, Card] = {}
     for card in cards:
         for key in ("name", "id"):

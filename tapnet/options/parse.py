@@ -37,7 +37,7 @@ _NIC_KEYS = {k: v for k, v in keys.NIC.items() if k != "bus"}
 
 
 def parse(argv: Sequence[str], command: str = "run", environ: Mapping[str, str] | None = None) -> Config:
-    """The configuration of ``tapnet run`` or ``exec`` (``command``) with the words ``argv``.
+    """Return the configuration of ``tapnet run`` or ``exec`` (``command``) with the words ``argv``.
 
     ``environ`` may hold TAPNET_MODE. Raises OptionError; HelpAsked (its ``status`` is 0) with a text to
     print; sources.UsageAsked for --help.
@@ -59,7 +59,7 @@ def parse(argv: Sequence[str], command: str = "run", environ: Mapping[str, str] 
 
 
 def parse_option(option: str, value: str) -> Entry:
-    """One -net, -netdev, -device or -nic, converted and checked by itself. Raises OptionError."""
+    """Convert and check one -net, -netdev, -device or -nic by itself. Raises OptionError."""
     return entry(Raw(option, f"-{option}", value))
 
 
@@ -187,7 +187,7 @@ def _log(setup: Setup, raw: Raw) -> None:
 
 
 def entry(raw: Raw) -> Entry:
-    """One -net, -netdev, -device, -nic or -object. Raises OptionError, HelpAsked."""
+    """Convert one -net, -netdev, -device, -nic or -object. Raises OptionError, HelpAsked."""
     kind_word, pairs = _first(raw)
     if kind_word in ("help", "?"):
         raise HelpAsked(
@@ -205,7 +205,7 @@ FIRST = {"net": ("type",), "netdev": ("type",), "nic": ("type",), "device": ("dr
 
 
 def _first(raw: Raw) -> tuple[str, sources.Pairs]:
-    """(first word, the pairs behind it); the first word may be spelt type= or driver=."""
+    """Return (first word, the pairs behind it); the first word may be spelt type= or driver=."""
     names = FIRST.get(raw.option, ("qom-type", "type"))
     if raw.pairs is None and raw.value.startswith("{"):
         raw = Raw(raw.option, raw.origin, pairs=sources.json_pairs(raw.origin, raw.value))
@@ -313,7 +313,9 @@ def _device(raw: Raw, word: str, pairs: sources.Pairs) -> Entry:
 
 
 def _nic(raw: Raw, word: str, pairs: sources.Pairs) -> Entry:
-    """A card and its backend: each key goes to the side that knows it, mtu= and impair= as noted below."""
+    """Split -nic into a card and its backend: each key goes to the side that knows it, mtu= and impair= as
+    noted below.
+    """
     if word == "none":
         convert(_origin(raw, "none"), pairs, keys.NONE_KIND, {})
         return Entry("nic", "none", Given(raw.origin))

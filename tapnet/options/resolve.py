@@ -49,7 +49,7 @@ _ANYWHERE = ("0.0.0.0", "::")  # an IPv6 listener hears IPv6 alone
 
 @dataclass
 class Entry:
-    """One -net, -netdev, -device, -nic or -object."""
+    """An entry is one -net, -netdev, -device, -nic or -object, converted."""
 
     option: str
     kind: str  # nic, none, hub, hubport, filter-dump, or a type of backend
@@ -61,7 +61,7 @@ class Entry:
 
 @dataclass
 class Setup:
-    """Everything that was given, converted."""
+    """The setup holds everything that was given, converted but not yet put together."""
 
     command: str = "run"
     words: tuple[str, ...] = ()
@@ -87,7 +87,7 @@ class Hubport:
 
 
 class Resolver:
-    """The work of ``config``, step by step."""
+    """The resolver does the work of ``config``, step by step."""
 
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
@@ -99,7 +99,7 @@ class Resolver:
         self.switches: dict[int, bool] = {}
 
     def run(self) -> Config:
-        """All steps in order."""
+        """Do all steps in order, and return the configuration."""
         entries = self.defaults()
         for entry in entries:
             self.enter(entry)
@@ -119,7 +119,7 @@ class Resolver:
     # -- defaults ----------------------------------------------------------------------------------------
 
     def defaults(self) -> list[Entry]:
-        """The entries, with what is understood where they say nothing."""
+        """Return the entries, with what is understood where they say nothing."""
         entries = self.setup.entries
         real = [e for e in entries if e.kind not in ("none", "hub", "filter-dump")]
         none = [e for e in entries if e.kind == "none"]
@@ -174,7 +174,7 @@ class Resolver:
             )
 
     def card(self, entry: Entry, given: Given) -> None:
-        """-net nic, -device."""
+        """Add the card of -net nic or -device."""
         netdev = given.get("netdev")
         if netdev is not None and "vlan" in given.values:
             raise given.error("netdev= and vlan= exclude each other")
@@ -184,7 +184,9 @@ class Resolver:
         self.members.append(Card(given, vlan, netdev))
 
     def pair(self, entry: Entry, card: Given) -> None:
-        """-nic: a card and its backend on a wire of their own; or a card on the VLAN of a hubport."""
+        """Add the two sides of -nic: a card and its backend on a wire of their own; or a card on the VLAN of
+        a hubport.
+        """
         self.unbuilt += card.unbuilt
         if entry.kind == "hubport":
             other = entry.given.get("netdev")
@@ -204,7 +206,7 @@ class Resolver:
     # -- wires -------------------------------------------------------------------------------------------
 
     def netdevs(self) -> dict[str, int]:
-        """id -> index of the private net. Raises OptionError for a doubled id."""
+        """Return id -> index of the private net. Raises OptionError for a doubled id."""
         found: dict[str, int] = {}
         seen: dict[str, str] = {label: port.given.origin for label, port in self.hubports.items()}
         for number, member in enumerate(self.members):
@@ -253,7 +255,7 @@ class Resolver:
                 self.warnings.append(f"{net.origin}: netdev {label} has no peer")
 
     def find(self, given: Given, label: str, ids: dict[str, int], users: dict[str, str]) -> int:
-        """Index of netdev ``label``, claimed for ``given``."""
+        """Return the index of netdev ``label``, claimed for ``given``. Raises OptionError."""
         if label not in ids:
             for member in self.members:
                 if isinstance(member, Net) and member.id == label:
@@ -268,7 +270,7 @@ class Resolver:
     # -- mode --------------------------------------------------------------------------------------------
 
     def mode(self) -> None:
-        """--mode: unplug the other kind on each VLAN, and put the default in its place where none is."""
+        """Apply --mode: unplug the other kind on each VLAN, and put the default in its place where none is."""
         mode = self.setup.mode
         if mode is None:
             return
@@ -301,8 +303,8 @@ class Resolver:
                 self.members.append(replace(net, vlan=vlan))
 
     def beside(self) -> None:
-        """A NAT that a TAP stands beside may be swapped away under its guests: they come to renew soon, and hear it then
-        (``slirp.services.farewell``).
+        """Shorten the leases of a NAT that a TAP stands beside, because it may be swapped away: its guests
+        come to renew soon, and hear of the swap then (``slirp.services.farewell``).
         """
         vlans = {m.vlan for m in self.members if isinstance(m, Net) and mode_of(m) == "tap"} - {None}
         for number, member in enumerate(self.members):
@@ -338,7 +340,7 @@ class Resolver:
     # -- the NATs ----------------------------------------------------------------------------------------
 
     def old_options(self) -> None:
-        """-tftp, -bootp, -smb for every NAT that has none of its own; -redir for the first."""
+        """Apply -tftp, -bootp, -smb to every NAT that has none of its own; -redir to the first."""
         setup = self.setup
         users = [n for n, m in enumerate(self.members) if isinstance(m, UserNet)]
         for option, (origin, _) in setup.old.items():
@@ -366,7 +368,7 @@ class Resolver:
         self.members[users[0]] = replace(first, forwards=first.forwards + rules)
 
     def forwards(self) -> None:
-        """One host port has one owner."""
+        """Refuse two redirections of one host port. Raises OptionError."""
         taken: dict[tuple[str, str], list[tuple[str, range, str]]] = {}
         for member in self.members:
             if not isinstance(member, UserNet):
@@ -391,7 +393,7 @@ class Resolver:
     # -- the end -----------------------------------------------------------------------------------------
 
     def finish(self, members: tuple[Nic | Net, ...]) -> Config:
-        """The ``Config``, with its warnings."""
+        """Make the ``Config``, with its warnings."""
         setup, scalars = self.setup, self.setup.scalars
         self.terminals()
         made = Config(
@@ -423,7 +425,7 @@ class Resolver:
         return replace(made, warnings=tuple(warnings), unbuilt=tuple(dict.fromkeys(self.unbuilt)))
 
     def terminals(self) -> None:
-        """One terminal, one owner."""
+        """Refuse a second user of the terminal. Raises OptionError."""
         qtest = self.setup.scalars.get("qtest")
         devices = [*self.setup.monitors, *self.setup.qmp, *([qtest] if qtest else [])]
         users = [device for device in devices if device.address is None]
@@ -434,12 +436,12 @@ class Resolver:
 
 
 def config(setup: Setup) -> Config:
-    """What ``setup`` means as a whole. Raises OptionError."""
+    """Return what ``setup`` means as a whole. Raises OptionError."""
     return Resolver(setup).run()
 
 
 def implied(kind: str, vlan: int) -> Entry:
-    """An entry for what nobody wrote."""
+    """Make an entry for what nobody wrote."""
     given = Given(f"-net {kind}", {"vlan": vlan})
     if kind == "nic":
         return Entry("net", "nic", given)
@@ -449,14 +451,16 @@ def implied(kind: str, vlan: int) -> Entry:
 
 
 def short_leases(net: UserNet) -> UserNet:
-    """A NAT that may be swapped away: ``SWAP_LEASE`` seconds unless lease-time= says otherwise, T1 ``SWAP_RENEW``."""
+    """Give a NAT that may be swapped away ``SWAP_LEASE`` seconds unless lease-time= says otherwise, T1
+    ``SWAP_RENEW``.
+    """
     dhcp = net.dhcp
     lease = dhcp.lease_time if dhcp.lease_given else SWAP_LEASE
     return replace(net, dhcp=replace(dhcp, lease_time=lease, renew_time=SWAP_RENEW))
 
 
 def mode_of(net: Net) -> str | None:
-    """Which --mode a backend belongs to; None: to none."""
+    """Return which --mode a backend belongs to; None if to none."""
     if isinstance(net, UserNet):
         return "user"
     return "tap" if isinstance(net, TapNet | VxlanNet) else None
@@ -475,14 +479,14 @@ def _filter(given: Given) -> Filter:
 
 
 def many_clients(net: Net) -> bool:
-    """Whether one backend brings several members of its own."""
+    """Return whether one backend brings several members of its own."""
     if isinstance(net, SocketNet):
         return net.listen is not None or net.mcast is not None
     return isinstance(net, WsNet) or (isinstance(net, StreamNet) and net.server)
 
 
 def vlan_warnings(made: Config) -> list[str]:
-    """VLANs on which nothing can happen, and what is there twice."""
+    """Warn of VLANs on which nothing can happen, and of what is there twice."""
     found = []
     for vlan, members in made.vlans.items():
         nics = [m for m in members if isinstance(m, Nic)]
@@ -514,7 +518,7 @@ def vlan_warnings(made: Config) -> list[str]:
 
 
 def nic_warnings(made: Config, command: str) -> list[str]:
-    """Cards without a peer or a guest."""
+    """Warn of cards without a peer or a guest."""
     found = [
         f"{nic.origin}: {nic.name} has no peer"
         for nic in made.nics

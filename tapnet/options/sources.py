@@ -30,12 +30,12 @@ Pairs = list[tuple[str, str]]
 
 
 class UsageAsked(HelpAsked):
-    """--help stood among the words: the caller prints its usage."""
+    """The user wrote --help among the words: the caller prints its usage."""
 
 
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """One option as it was given. ``pairs`` (from TOML or JSON) or ``value``."""
+    """One option as it was given, with ``pairs`` (from TOML or JSON) or ``value``."""
 
     option: str
     origin: str  # "-net", "lab.toml: [[net]] 2", "lab.toml: m"
@@ -45,7 +45,7 @@ class Raw:
 
 @dataclass(slots=True)
 class Scanned:
-    """A command line, cut."""
+    """A command line that has been cut into its parts."""
 
     options: list[Raw] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
@@ -53,7 +53,7 @@ class Scanned:
 
 
 def lookup(word: str, command: str) -> tuple[str, str | None]:
-    """(option name, text behind "=" or None) of a word that begins with a dash."""
+    """Return (option name, text behind "=" or None) of a word that begins with a dash."""
     bare = word[2:] if word.startswith("--") else word[1:]
     name, equals, inline = bare.partition("=")
     name = ALIASES.get(name, name)
@@ -114,7 +114,7 @@ def scan(argv: Sequence[str], command: str) -> Scanned:
 
 
 def read_file(path: str) -> bytes:
-    """A configuration file. Raises OptionError."""
+    """Read a configuration file. Raises OptionError."""
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_FILE + 1)
@@ -127,7 +127,7 @@ def read_file(path: str) -> bytes:
 
 
 def toml(path: str, data: bytes) -> list[Raw]:
-    """The options of one TOML file. Raises OptionError that names file, table and key."""
+    """Return the options of one TOML file. Raises OptionError that names file, table and key."""
     import tomllib  # here: few starts read a file
 
     try:
@@ -167,7 +167,7 @@ REPEATED = ("monitor", "qmp", "redir", "d")
 
 
 def scalar(origin: str, value: object) -> str:
-    """A TOML or JSON value as the text that the command line would have."""
+    """Return a TOML or JSON value as the text that the command line would have."""
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, str):
@@ -184,7 +184,7 @@ def scalar(origin: str, value: object) -> str:
 
 
 def flatten(origin: str, table: Mapping[str, Any], prefix: str = "", depth: int = 0) -> Pairs:
-    """A table as pairs; nested tables become dotted keys, lists repeat their key."""
+    """Return a table as pairs; nested tables become dotted keys, lists repeat their key."""
     pairs: Pairs = []
     if depth > MAX_DEPTH:
         raise OptionError(f"{origin}: tables nested too deep")
@@ -205,7 +205,7 @@ def flatten(origin: str, table: Mapping[str, Any], prefix: str = "", depth: int 
 
 
 def json_pairs(origin: str, value: str) -> Pairs:
-    """``-netdev '{"type": ...}'`` and ``-device '{"driver": ...}'``."""
+    """Read the pairs of ``-netdev '{"type": ...}'`` and ``-device '{"driver": ...}'``. Raises OptionError."""
     try:
         tree = json.loads(value)
     except json.JSONDecodeError as error:

@@ -19,7 +19,7 @@ from . import ula
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One key of an option."""
+    """A key is one key of an option and says how its value is read."""
 
     name: str
     convert: Callable[[str], Any]
@@ -28,10 +28,10 @@ class Key:
     later: bool = False
     idle: tuple[object, ...] = (
         False,
-    )  # values of a ``later`` key that ask for nothing, or for what is there
+    )  # values of a key not implemented yet that are accepted because they mean today's behaviour
 
     def waits(self, value: object) -> bool:
-        """Whether ``value`` asks for what has no engine yet."""
+        """Return whether ``value`` asks for what has no engine yet."""
         asked = value[0] if isinstance(value, tuple) and value else value  # bootfile: (architecture, file)
         return self.later and not any(
             asked is idle or (isinstance(idle, str) and asked == idle) for idle in self.idle
@@ -40,7 +40,7 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One type of -net or -netdev."""
+    """A kind is one type of -net or -netdev, with its keys."""
 
     name: str
     help: str
@@ -182,7 +182,7 @@ SOCKET = _table(
 
 
 def _socket_address(prefix: str) -> tuple[Key, ...]:
-    """Keys of QEMU's SocketAddress union."""
+    """Return the keys of QEMU's SocketAddress union."""
     return (
         Key(f"{prefix}.type", words.choice("inet", "unix", "fd"), "inet|unix|fd"),
         Key(f"{prefix}.host", words.text, "HOST"),
@@ -298,7 +298,7 @@ LOG_LATER = ("nic", "regs", "tap", "monitor")  # known, and without an engine ye
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option of the command line."""
+    """This describes one option of the command line."""
 
     name: str
     meta: str  # "" for a flag
@@ -367,7 +367,7 @@ OLD_OPTIONS = {
 
 
 def kinds_help(option: str) -> str:
-    """What ``-net help`` and ``-netdev help`` print."""
+    """Return what ``-net help`` and ``-netdev help`` print."""
     lines = [f"-{option} TYPE[,KEY=VALUE]...; types:"]
     kinds = list(NETS.values())
     if option == "net":
@@ -378,7 +378,7 @@ def kinds_help(option: str) -> str:
 
 
 def keys_help(origin: str, kind: Kind, common: Mapping[str, Key]) -> str:
-    """What ``-net user,help`` prints."""
+    """Return what ``-net user,help`` prints."""
     lines = [f"{origin}: {kind.help}{' (not built yet)' if kind.later else ''}; keys:"]
     for key in (*common.values(), *kind.keys.values()):
         notes = ["repeatable"] if key.repeat else []
@@ -389,7 +389,7 @@ def keys_help(origin: str, kind: Kind, common: Mapping[str, Key]) -> str:
 
 
 def models_help() -> str:
-    """What ``-net nic,model=help`` prints."""
+    """Return what ``-net nic,model=help`` prints."""
     lines = ["Network cards:"]
     for model, what in MODEL_HELP.items():
         lines.append(f"  {model:9}{what}{' (not built yet)' if model in LATER_MODELS else ''}")
@@ -397,12 +397,12 @@ def models_help() -> str:
 
 
 def machines_help() -> str:
-    """What ``-M help`` prints."""
+    """Return what ``-M help`` prints."""
     return "\n".join(["Machines:", *(f"  {name:9}{what}" for name, what in MACHINE_HELP.items())])
 
 
 def log_help() -> str:
-    """What ``-d help`` prints."""
+    """Return what ``-d help`` prints."""
     return "\n".join(
         [
             "Items of -d:",

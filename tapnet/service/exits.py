@@ -6,8 +6,8 @@
     74   input or output failed           75   taken now, perhaps free later: an address, a device, a name
     77   not permitted
 
-An error that has an ``OSError`` behind it (its ``__cause__`` or ``__context__``, also where it was raised ``from None``)
-is told by that one's errno; every other error is the user's.
+An error that has an ``OSError`` behind it (its ``__cause__`` or ``__context__``, also where it was raised
+``from None``) is told by that one's errno; every other error is the user's.
 
 Ref: sysexits.h of BSD; systemd.exec(5), "Process Exit Codes".
 """
@@ -30,7 +30,7 @@ _DEVICES = ("/dev/",)
 
 
 def status_of(error: BaseException) -> int:
-    """The exit status that tells ``error``."""
+    """Return the exit status that tells ``error``."""
     found: BaseException | None = error
     for _ in range(CHAIN_MAX):
         if found is None:

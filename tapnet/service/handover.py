@@ -4,16 +4,17 @@
     ...                        ├─ save ─► systemd's store ─► load ─► ┤
     listening sockets ─────────┘                                     └─► passed.take(address)
 
-``save`` is the last thing before the end, in one piece and with nothing running in between, so that what a peer sends
-meanwhile waits in the kernel, and what was read and not yet delivered (half a frame, queues) is in the state. The state is
-JSON in a memory file, with bytes in base64. A net whose configuration has changed over the restart is not handed over: its
-connections are closed. At a plain stop systemd closes everything, so peers see the end then.
+``save`` is the last thing before the end, in one piece and with nothing running in between, so that what a
+peer sends meanwhile waits in the kernel, and what was read and not yet delivered (half a frame, queues) is in
+the state. The state is JSON in a memory file, with bytes in base64. A net whose configuration has changed
+over the restart is not handed over: its connections are closed. At a plain stop systemd closes everything, so
+peers see the end then.
 
-Nothing is left in the store while the process runs: after a crash there is no state that fits, connections end with the
-process, and the next one begins anew.
+Nothing is left in the store while the process runs: after a crash there is no state that fits, connections
+end with the process, and the next one begins anew.
 
-Limits: ``ITEMS_MAX`` descriptors and ``STATE_MAX`` bytes. State of another version, or that cannot be read, is closed and
-forgotten, with a line.
+Limits: ``ITEMS_MAX`` descriptors and ``STATE_MAX`` bytes. State of another version, or that cannot be read,
+is closed and forgotten, with a line.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ def _bytes(value: dict[str, Any]) -> Any:
 
 
 def save(items: Iterable[tuple[str, Handover]], listeners: Iterable[int]) -> bool:
-    """Give everything to the manager; whether there is one that has taken it. The caller closes its copies."""
+    """Give everything to the manager, and return whether there is one that has taken it. The caller closes
+    its copies.
+    """
     rows, count = [], 0
     for label, handover in items:
         if count + len(handover.fds) > ITEMS_MAX:
@@ -76,7 +79,7 @@ def save(items: Iterable[tuple[str, Handover]], listeners: Iterable[int]) -> boo
 
 
 def load(found: dict[str, list[int]]) -> Handed:
-    """From ``passed.inherit``'s answer. Has the manager forget all of it: nothing comes twice."""
+    """Read what ``passed.inherit`` returned, and have the manager forget all of it: nothing comes twice."""
     stored = {name: fds for name, fds in found.items() if name.startswith(passed.STORED)}
     for name in (*stored, passed.LISTENER):
         if stored:

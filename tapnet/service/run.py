@@ -1,8 +1,9 @@
 """Start, run and stop: the process round an ``Instance``.
 
-``run``: until SIGINT, SIGTERM or the monitor's ``quit``; SIGHUP reads the configuration again (``supervise``). ``exec_``:
-until COMMAND ends. A signal that the caller ignores (nohup, a background job) stays ignored. Both return an exit status: 0, 2 for what the user configured wrong (one line on standard error), those
-of ``exits`` for ``run``, 125 for a failure of ``exec`` afterwards.
+``run``: until SIGINT, SIGTERM or the monitor's ``quit``; SIGHUP reads the configuration again
+(``supervise``). ``exec_``: until COMMAND ends. A signal that the caller ignores (nohup, a background job)
+stays ignored. Both return an exit status: 0, 2 for what the user configured wrong (one line on standard
+error), those of ``exits`` for ``run``, 125 for a failure of ``exec`` afterwards.
 
 The only owner of a clock: ``time.monotonic_ns``. The event loop is uvloop where it is installed.
 """
@@ -68,9 +69,10 @@ def _runner() -> asyncio.Runner:
 
 
 def run(config: Config, again: Again | None = None) -> int:
-    """``tapnet run``: the emulator in the foreground. Returns the exit status.
+    """Run ``tapnet run``, the emulator in the foreground, and return the exit status.
 
-    again(mode)  reads the configuration anew, for SIGHUP, in a mode or (None) in the one that it says. Raises OptionError
+    again(mode)  reads the configuration anew, for SIGHUP, in a mode or (None) in the one that it says. Raises
+    OptionError
     """
     found = passed.inherit()
     try:
@@ -94,8 +96,9 @@ def run(config: Config, again: Again | None = None) -> int:
 
 @contextlib.contextmanager
 def _stopped_by(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> Iterator[None]:
-    """Call ``stop`` at SIGINT and SIGTERM, unless they are ignored. Afterwards this process, which is about to end, ignores them: a second one
-    must neither cut the clean-up short nor meet a loop that is half closed.
+    """Call ``stop`` at SIGINT and SIGTERM, unless they are ignored. Afterwards this process, which is about
+    to end, ignores them: a second one must neither cut the clean-up short nor meet a loop that is half
+    closed.
     """
     numbers = signals.heeded(STOPS)
     for number in numbers:
@@ -212,8 +215,8 @@ async def _monitors(
     stop: asyncio.Event,
     account: Account | None = None,
 ) -> None:
-    """Open the -monitor, -qmp, --metrics and -qtest options; then become ``account``, and wait for the first client of those that say
-    so.
+    """Open the -monitor, -qmp, --metrics and -qtest options; then become ``account``, and wait for the first
+    client of those that say so.
     """
     waits: list[Served | QtestServer] = []
     wanted = [(open_monitor, chardev) for chardev in config.monitors]
@@ -240,7 +243,7 @@ async def _monitors(
 
 
 def _become(account: Account, config: Config) -> None:
-    """Give away what is not needed any more. Raises PrivilegeError."""
+    """Give away the privileges that are not needed any more. Raises PrivilegeError."""
     tap = privilege.wants_tap(config)
     if tap:
         from ..devices.device import reserve
@@ -268,7 +271,7 @@ async def _first_client(one: Served | QtestServer, stop: asyncio.Event) -> None:
 
 
 def _ready(config: Config, status: str) -> None:
-    """Tell whoever waits that all is up."""
+    """Tell the service manager and --ready-fd that everything is up."""
     notify.ready(status)
     if config.ready_fd is not None:
         try:
@@ -280,7 +283,7 @@ def _ready(config: Config, status: str) -> None:
 
 
 async def _linger(instance: Instance) -> None:
-    """COMMAND has ended; let its kernel send what it had written, as a real machine's would."""
+    """Let the kernel of a guest whose COMMAND has ended send what it had written, as a real machine's would."""
     patience = Patience(LINGER_SECONDS)
     while instance.unfinished() and patience.left() > 0:
         await asyncio.sleep(LINGER_STEP)
@@ -289,7 +292,7 @@ async def _linger(instance: Instance) -> None:
 def exec_(
     config: Config, command: Sequence[str], keep_uid: bool = False, *, started: Started | None = None
 ) -> int:
-    """``tapnet exec``: COMMAND behind the configured cards. Returns its exit status, or ours.
+    """Run ``tapnet exec``, COMMAND behind the configured cards, and return its exit status, or ours.
 
     started(control)   called once, on the loop, just before COMMAND starts
     """

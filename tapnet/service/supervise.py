@@ -5,8 +5,8 @@
                  our caller has it ignored (nohup)
     the end      STOPPING=1, a drain of at most ``DRAIN_SECONDS``, then what a restart needs goes to the store (``handover``)
 
-Signs of life come from the event loop itself: a loop that hangs gives none. What a callback of the loop raises is a line
-with its traceback, and the loop goes on; out of memory is the end, with status 71.
+Signs of life come from the event loop itself: a loop that hangs gives none. What a callback of the loop
+raises is a line with its traceback, and the loop goes on; out of memory is the end, with status 71.
 
 Ref: systemd.service(5), sd_notify(3).
 """
@@ -42,12 +42,14 @@ log = logging.getLogger("tapnet.service")
 
 
 class Supervisor:
-    """One instance's: ``run`` until ``stop`` is set, then ``drain`` and ``hand_over``."""
+    """Supervises one instance: ``run`` until ``stop`` is set, then ``drain`` and ``hand_over``."""
 
     def __init__(
         self, instance: Instance, again: Callable[[str | None], Config] | None, stop: asyncio.Event
     ) -> None:
-        """``again(mode)`` reads the configuration anew, in a mode or (None) in the one that it says."""
+        """Make a supervisor; ``again(mode)`` reads the configuration anew, in a mode or (None) in the one
+        that it says.
+        """
         self.exit_status = 0
         self._configured = (
             instance.config.mode
@@ -60,7 +62,7 @@ class Supervisor:
         self._loop = asyncio.get_running_loop()
 
     def status(self) -> str:
-        """A line for ``systemctl status``."""
+        """Return a line for ``systemctl status``."""
         instance = self._instance
         ports = [port for hub in instance.all_hubs() for port in hub.ports]
         frames = sum(port.counters.tx_frames for port in ports)
@@ -72,7 +74,7 @@ class Supervisor:
         )
 
     def forget_rest(self, handed: Handed) -> None:
-        """Close what came over a restart, or from the manager, and has no use here."""
+        """Close what came over a restart, or from the manager, and is of no use here."""
         count = handed.close()
         if count:
             log.warning("tapnet: restart: %d of the nets changed: their connections are closed", count)
@@ -80,8 +82,8 @@ class Supervisor:
             log.warning("tapnet: systemd listens on %s, and nothing here does", address)
 
     async def settled(self) -> None:
-        """Wait for what opens in the background: listening sockets whose host is a name. Peers that are away are no reason to
-        wait, nor are names that nobody knows, after ``SETTLE_SECONDS``.
+        """Wait for what opens in the background: listening sockets whose host is a name. Peers that are away
+        are no reason to wait, nor are names that nobody knows, after ``SETTLE_SECONDS``.
         """
         end = self._loop.time() + SETTLE_SECONDS
         while not self._stop.is_set() and self._loop.time() < end:
@@ -91,7 +93,7 @@ class Supervisor:
             await asyncio.sleep(DRAIN_STEP)
 
     async def run(self) -> None:
-        """Until the end is asked for."""
+        """Give signs of life and serve reloads until the end is asked for."""
         loop, wakes = self._loop, self._pause()
         loop.set_exception_handler(self._raised)
         reloads = self._again is not None and not signals.ignored(signal.SIGHUP)
@@ -146,8 +148,8 @@ class Supervisor:
                 notify.ready(self.status())
 
     async def _new(self) -> Config:
-        """The configuration, and the instance in its mode: in the one that a monitor chose, unless the configuration has
-        changed its own since. Raises OptionError, ControlError.
+        """Return the configuration, and the instance in its mode: in the one that a monitor chose, unless the
+        configuration has changed its own since. Raises OptionError, ControlError.
         """
         assert self._again is not None
         instance = self._instance
@@ -173,7 +175,9 @@ class Supervisor:
             journal.say(f"reload: {error}; the configuration before stays", logging.ERROR)
 
     async def drain(self) -> None:
-        """End the NATs, whose flows go with this process (RST), and let frames that are on their way arrive, for a while."""
+        """End the NATs, whose flows go with this process (RST), and let frames that are on their way arrive,
+        for a while.
+        """
         for user in self._instance.usernets:
             user.close()
         patience = Patience(DRAIN_SECONDS)

@@ -14,7 +14,7 @@ CAP_NET_ADMIN = 12
 
 
 def read(path: Path) -> str:
-    """The text of a file without the blanks around it; empty if it cannot be read."""
+    """Return the text of a file without the blanks around it; empty if it cannot be read."""
     try:
         return path.read_text(errors="replace").strip()
     except OSError:
@@ -22,7 +22,7 @@ def read(path: Path) -> str:
 
 
 def check_capabilities(status: Path = Path("/proc/self/status")) -> Finding:
-    """CAP_NET_ADMIN: TAP devices and bridges of the host."""
+    """Check for CAP_NET_ADMIN, which TAP devices and bridges of the host need."""
     effective = 0
     for line in read(status).splitlines():
         if line.startswith("CapEff:"):

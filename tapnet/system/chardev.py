@@ -1,8 +1,8 @@
 """Character devices of the control plane on sockets, as QEMU's: listen (``server=on``) or connect.
 
-``listen`` gives a ``Listening``: the socket, and what its end must undo (the file of a UNIX socket, the mark that
-keeps NATs away from a TCP port). A UNIX socket is open to its owner only. A dead socket in its place is removed, a
-live one, or another kind of file, is an error that names the option.
+``listen`` gives a ``Listening``: the socket, and what its end must undo (the file of a UNIX socket, the mark
+that keeps NATs away from a TCP port). A UNIX socket is open to its owner only. A dead socket in its place is
+removed, a live one, or another kind of file, is an error that names the option.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class ServerError(Exception):
 
 
 def shown(chardev: Chardev) -> str:
-    """For messages: "unix:/run/x"."""
+    """Return the address for messages: "unix:/run/x"."""
     if chardev.address is None:
         return "stdio"
     if isinstance(chardev.address, UnixPath):
@@ -37,7 +37,7 @@ def shown(chardev: Chardev) -> str:
 
 
 class Listening:
-    """A listening socket. ``close()`` undoes all of it, once."""
+    """A socket that listens. ``close()`` undoes all of it, once."""
 
     def __init__(self, listening: socket.socket) -> None:
         self.socket = listening
@@ -46,7 +46,7 @@ class Listening:
 
     @property
     def port(self) -> int:
-        """TCP port that was bound (the one chosen for port 0); 0 where there is none."""
+        """Return the TCP port that was bound (the one chosen for port 0); 0 where there is none."""
         return 0 if self.socket.family == socket.AF_UNIX else int(self.socket.getsockname()[1])
 
     def mark(self) -> None:
@@ -54,7 +54,7 @@ class Listening:
         self._mark = guard.claim(self.port)
 
     def close(self) -> None:
-        """Idempotent."""
+        """Close the socket, and remove its mark and file; a second call does nothing."""
         self.socket.close()
         if self._mark is not None:
             self._mark.close()

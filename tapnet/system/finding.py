@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Result of one check. ``mend`` is a command, or what to do; empty when ``ok``."""
+    """The result of one check. ``mend`` is a command, or what to do; empty when ``ok``."""
 
     name: str
     ok: bool
@@ -16,7 +16,7 @@ class Finding:
     needs: tuple[str, ...] = ()  # modes that cannot do without
 
     def line(self) -> str:
-        """As it is printed."""
+        """Return the line that is printed."""
         if self.ok:
             return f"ok  {self.text}"
         return f"--  {self.text}: {self.mend}" if self.mend else f"--  {self.text}"

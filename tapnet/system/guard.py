@@ -21,7 +21,7 @@ PREFIX = "\0tapnet/control/tcp/"
 
 
 def names(port: int) -> list[str]:
-    """Abstract names that mark ``port``; any of them is enough."""
+    """Return the abstract names that mark ``port``; any of them is enough."""
     return [f"{PREFIX}{port}", *(f"{PREFIX}{port}/{n}" for n in range(1, CLAIMS_MAX))]
 
 
@@ -43,7 +43,9 @@ def claim(port: int) -> socket.socket:
 
 
 def claimed(port: int) -> bool:
-    """Whether some tapnet instance marks ``port`` (``slirp.host.sockets`` has its own copy of this test)."""
+    """Return whether some tapnet instance marks ``port`` (``slirp.host.sockets`` has its own copy of this
+    test).
+    """
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
         for name in names(port):
             try:

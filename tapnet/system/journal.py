@@ -1,14 +1,15 @@
 """Log lines with fields, for systemd's journal: its native protocol in a few lines.
 
-Where standard error is the journal (``$JOURNAL_STREAM`` names its device and inode), lines of the loggers ``tapnet`` and
-below it go to the journal's socket as datagrams of fields: ``journalctl -u tapnet@lab TAPNET_VLAN=2``, ``-p warning``.
+Where standard error is the journal (``$JOURNAL_STREAM`` names its device and inode), lines of the loggers
+``tapnet`` and below it go to the journal's socket as datagrams of fields: ``journalctl -u tapnet@lab
+TAPNET_VLAN=2``, ``-p warning``.
 
     MESSAGE, PRIORITY, SYSLOG_IDENTIFIER=tapnet, TAPNET_INSTANCE, TAPNET_LOGGER
     TAPNET_PORT   name of the port or backend, where the caller gave ``extra={"port": name}``
     TAPNET_VLAN   its VLAN, where it is on one
 
-Elsewhere lines go to standard error as they are. Nothing here blocks or raises: a line that the journal does not take at
-once goes to standard error.
+Elsewhere lines go to standard error as they are. Nothing here blocks or raises: a line that the journal does
+not take at once goes to standard error.
 
 Ref: systemd.exec(5) $JOURNAL_STREAM; systemd's docs/JOURNAL_NATIVE_PROTOCOL.md.
 """
@@ -40,7 +41,7 @@ log = logging.getLogger("tapnet")
 
 
 def is_stderr(environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether standard error goes to the journal."""
+    """Return whether standard error goes to the journal."""
     device, _, inode = environ.get("JOURNAL_STREAM", "").partition(":")
     try:
         seen = os.fstat(2)
@@ -50,7 +51,7 @@ def is_stderr(environ: Mapping[str, str] = os.environ) -> bool:
 
 
 def encode(fields: Mapping[str, str]) -> bytes:
-    """Fields as one datagram; a value with a line feed by its length."""
+    """Encode fields as one datagram; a value with a line feed is sent by its length."""
     out = bytearray()
     for name, value in fields.items():
         data = value.encode(errors="replace")
@@ -62,7 +63,7 @@ def encode(fields: Mapping[str, str]) -> bytes:
 
 
 def priority(level: int) -> int:
-    """syslog's number for logging's."""
+    """Return syslog's number for a level of logging."""
     return next((number for least, number in _PRIORITIES if level >= least), 7)
 
 
@@ -112,7 +113,9 @@ class JournalHandler(logging.Handler):
 
 @contextlib.contextmanager
 def opened(instance: str, vlan_of: Callable[[str], int | None]) -> Iterator[None]:
-    """Until the end of the block, lines go to the journal with their fields, where standard error is the journal."""
+    """Send lines to the journal with their fields until the end of the block, where standard error is the
+    journal.
+    """
     if not is_stderr():
         yield
         return
@@ -131,7 +134,7 @@ def opened(instance: str, vlan_of: Callable[[str], int | None]) -> Iterator[None
 
 
 def say(text: str, level: int = NOTICE) -> None:
-    """One line for whoever runs the program."""
+    """Write one line for whoever runs the program."""
     if any(isinstance(handler, JournalHandler) for handler in log.handlers):
         log.log(level, "%s", text)
     else:
@@ -140,5 +143,7 @@ def say(text: str, level: int = NOTICE) -> None:
 
 
 def prefix(level: int) -> str:
-    """What makes the journal see the priority of a plain line: "<3>"; nothing on a terminal or in a file."""
+    """Return what makes the journal see the priority of a plain line: "<3>"; nothing on a terminal or in a
+    file.
+    """
     return f"<{priority(level)}>" if is_stderr() else ""

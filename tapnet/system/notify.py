@@ -26,12 +26,12 @@ BARRIER_SECONDS = 5.0
 
 
 def wanted() -> bool:
-    """Whether somebody listens."""
+    """Return whether a service manager listens."""
     return os.environ.get("NOTIFY_SOCKET", "")[:1] in ("/", "@")
 
 
 def notify(*words: str, fds: Sequence[int] = ()) -> bool:
-    """Send assignments such as ``READY=1`` in one datagram, with descriptors; whether it was sent."""
+    """Send assignments such as ``READY=1`` in one datagram, with descriptors; return whether it was sent."""
     path = os.environ.get("NOTIFY_SOCKET", "")
     if path[:1] not in ("/", "@"):
         return False
@@ -53,32 +53,32 @@ def notify(*words: str, fds: Sequence[int] = ()) -> bool:
 
 
 def ready(status: str = "") -> bool:
-    """Everything is up (start, or the end of a reload)."""
+    """Tell the manager that everything is up (start, or the end of a reload)."""
     return notify("READY=1", f"MAINPID={os.getpid()}", *_status(status))
 
 
 def stopping(status: str = "") -> bool:
-    """The end has begun."""
+    """Tell the manager that the end has begun."""
     return notify("STOPPING=1", *_status(status))
 
 
 def reloading() -> bool:
-    """A reload has begun; ``ready`` ends it."""
+    """Tell the manager that a reload has begun; ``ready`` ends it."""
     return notify("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
 
 
 def status(text: str) -> bool:
-    """One line for ``systemctl status``."""
+    """Send one line for ``systemctl status``."""
     return notify(*_status(text))
 
 
 def watchdog() -> bool:
-    """Sign of life."""
+    """Send a sign of life to the manager."""
     return notify("WATCHDOG=1")
 
 
 def store(name: str, fd: int) -> bool:
-    """Have the manager keep ``fd`` for the next process of a restart. Closed by it at a stop."""
+    """Have the manager keep ``fd`` for the next process of a restart. The manager closes it at a stop."""
     return notify("FDSTORE=1", f"FDNAME={name}", "FDPOLL=0", fds=[fd])
 
 
@@ -88,7 +88,7 @@ def forget(name: str) -> bool:
 
 
 def barrier(seconds: float = BARRIER_SECONDS) -> bool:
-    """Wait until the manager has seen all that was sent; whether it has."""
+    """Wait until the manager has seen all that was sent; return whether it has."""
     read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         sent = notify("BARRIER=1", fds=[write])
@@ -107,8 +107,9 @@ def barrier(seconds: float = BARRIER_SECONDS) -> bool:
 
 
 def watchdog_interval() -> float | None:
-    """Seconds between two signs of life (half of what systemd allows); None: it wants none from this
-    process."""
+    """Return the seconds between two signs of life (half of what systemd allows); None if it wants none from
+    this process.
+    """
     try:
         allowed = int(os.environ.get("WATCHDOG_USEC", ""))
         addressee = int(os.environ.get("WATCHDOG_PID") or os.getpid())

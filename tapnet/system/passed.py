@@ -1,13 +1,17 @@
-"""Listening sockets that somebody opened for us: systemd's socket activation, and its descriptor store after a restart.
+"""Listening sockets that somebody opened for us: systemd's socket activation, and its descriptor store after
+a restart.
 
-``$LISTEN_FDS`` descriptors from 3 on, ``$LISTEN_PID`` says for whom, ``$LISTEN_FDNAMES`` their names. Listening sockets
-wait in one pool of the process until whoever would bind such an address (a monitor, a wire) takes them instead; the rest
-(connections, TAP devices, the state of ``handover``) is handed to whoever asks by name.
+``$LISTEN_FDS`` descriptors from 3 on, ``$LISTEN_PID`` says for whom, ``$LISTEN_FDNAMES`` their names.
+Listening sockets wait in one pool of the process until whoever would bind such an address (a monitor, a wire)
+takes them instead; the rest (connections, TAP devices, the state of ``handover``) is handed to whoever asks
+by name.
 
-A socket is taken by its name (``FileDescriptorName=`` equal to the backend's name) or by its address, where a dual-stack
-``[::]:port`` also stands for ``0.0.0.0:port``. What nobody has taken when all is up is closed, with a line.
+A socket is taken by its name (``FileDescriptorName=`` equal to the backend's name) or by its address, where a
+dual-stack ``[::]:port`` also stands for ``0.0.0.0:port``. What nobody has taken when all is up is closed,
+with a line.
 
-The file of a socket that systemd made is systemd's. That of a socket that we made before a restart is ours again.
+The file of a socket that systemd made is systemd's. That of a socket that we made before a restart is ours
+again.
 
 Ref: sd_listen_fds(3), systemd.socket(5).
 """
@@ -33,23 +37,23 @@ VARIABLES = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
 
 @dataclass(eq=False)
 class Passed:
-    """One listening socket."""
+    """This is one listening socket that was passed to us."""
 
     name: str
     socket: socket.socket
 
     @property
     def ours(self) -> bool:
-        """Whether we made it before a restart."""
+        """Return whether we made it before a restart."""
         return self.name == LISTENER
 
     @property
     def address(self) -> object:
-        """As bind took it: (host, port), or a path ("\\0..." is abstract)."""
+        """Return the address as bind took it: (host, port), or a path ("\\0..." is abstract)."""
         return plain(self.socket.getsockname())
 
     def file(self) -> UnixFile | None:
-        """Its file, where taking that away at the end is our task."""
+        """Return the socket's file, where taking that away at the end is our task."""
         where = self.address
         if self.ours and isinstance(where, str) and where[:1] not in ("", "\0"):
             with contextlib.suppress(OSError):
@@ -62,20 +66,22 @@ _managers: weakref.WeakSet[socket.socket] = weakref.WeakSet()  # taken, and pass
 
 
 def keeps(path: Path) -> bool:
-    """Whether the manager takes the file at ``path`` away at a stop, and not at a restart."""
+    """Return whether the manager takes the file at ``path`` away at a stop, and not at a restart."""
     folders = os.environ.get("RUNTIME_DIRECTORY", "").split(":")
     return any(folder.startswith("/") and path.is_relative_to(folder) for folder in folders)
 
 
 def plain(name: object) -> object:
-    """A socket's address, comparable: (host, port) or text."""
+    """Return a socket's address in a form to compare: (host, port) or text."""
     if isinstance(name, tuple):
         return name[:2]
     return os.fsdecode(name) if isinstance(name, bytes) else name
 
 
 def inherit(environ: MutableMapping[str, str] = os.environ, first: int = FIRST) -> dict[str, list[int]]:
-    """Take what was passed to this process, once. Listening sockets go into the pool; the rest is returned by name."""
+    """Take what was passed to this process, once. Listening sockets go into the pool; the rest is returned by
+    name.
+    """
     found: dict[str, list[int]] = {}
     try:
         count = int(environ.get("LISTEN_FDS", "0"))
@@ -99,7 +105,7 @@ def inherit(environ: MutableMapping[str, str] = os.environ, first: int = FIRST) 
 
 
 def _listens(fd: int, name: str) -> bool:
-    """Pool it, if it is a listening socket."""
+    """Put a descriptor into the pool, and return True, if it is a listening socket."""
     try:
         sock = socket.socket(fileno=fd)
     except OSError:
@@ -116,7 +122,9 @@ def _listens(fd: int, name: str) -> bool:
 
 
 def take(address: object, name: str | None = None) -> Passed | None:
-    """The listening socket of that name, or else at ``address`` (as for bind); None: there is none, bind."""
+    """Return the listening socket of that name, or else at ``address`` (as for bind); None if there is none:
+    then bind.
+    """
     where = plain(address)
     found = next((one for one in _pool if name and one.name == name), None)
     if found is None:
@@ -129,7 +137,7 @@ def take(address: object, name: str | None = None) -> Passed | None:
 
 
 def managers(sock: socket.socket) -> bool:
-    """Whether a socket that was taken comes from the manager, which has it too and passes it again."""
+    """Return whether a socket that was taken comes from the manager, which has it too and passes it again."""
     return sock in _managers
 
 
@@ -145,7 +153,7 @@ def _same(one: Passed, where: object) -> bool:
 
 
 def close_rest() -> list[str]:
-    """Close what nobody has taken; the addresses of those that systemd opened."""
+    """Close what nobody has taken; return the addresses of those that systemd opened."""
     left = []
     for one in _pool:
         if one.ours:

@@ -1,12 +1,12 @@
 """Limits that bound a wait, and that a busy machine stretches.
 
-A limit such as "a helper starts within 30 s" is meant for a machine that is at rest. Where N tasks want each processor, the
-same work takes about N times as long. So a limit is multiplied by ``crowd``, the tasks per processor, at most by
-``CROWD_MAX``. ``limit`` looks at the machine once; a ``Patience`` looks again whenever it is asked, and keeps the longest
-limit that it has seen.
+A limit such as "a helper starts within 30 s" is meant for a machine that is at rest. Where N tasks want each
+processor, the same work takes about N times as long. So a limit is multiplied by ``crowd``, the tasks per
+processor, at most by ``CROWD_MAX``. ``limit`` looks at the machine once; a ``Patience`` looks again whenever
+it is asked, and keeps the longest limit that it has seen.
 
-Not for the timers of a protocol, for rates, or for what a user has set in seconds. State: none in the module. There are no
-timers: whoever waits asks ``Patience.left`` at least when the time that it was told has passed.
+Not for the timers of a protocol, for rates, or for what a user has set in seconds. State: none in the module.
+There are no timers: whoever waits asks ``Patience.left`` at least when the time that it was told has passed.
 
 Ref: proc_loadavg(5), sched_setaffinity(2).
 """
@@ -22,10 +22,10 @@ _LOADAVG = "/proc/loadavg"
 
 
 def crowd(path: str = _LOADAVG) -> float:
-    """Tasks that want a processor, for each processor that we may use: 1.0 to ``CROWD_MAX``.
+    """Return the tasks that want a processor, for each processor that we may use: 1.0 to ``CROWD_MAX``.
 
-    The load average is slow to rise, and the number of tasks that run at this moment misses those that wait for a disk:
-    the greater of both counts.
+    The load average is slow to rise, and the number of tasks that run at this moment misses those that wait
+    for a disk: the greater of both counts.
     """
     try:
         with open(path) as file:
@@ -37,7 +37,7 @@ def crowd(path: str = _LOADAVG) -> float:
 
 
 def limit(seconds: float) -> float:
-    """``seconds``, stretched for the machine as it is now."""
+    """Return ``seconds``, stretched for the machine as it is now."""
     return seconds * crowd()
 
 
@@ -57,15 +57,15 @@ class Patience:
         self._began = clock()
 
     def left(self) -> float:
-        """Seconds that remain, zero or less when there are none."""
+        """Return the seconds that remain, zero or less when there are none."""
         self._crowd = max(self._crowd, self._crowded())
         return self._began + self.limit - self._clock()
 
     @property
     def limit(self) -> float:
-        """Seconds that the whole wait may take, as far as is known."""
+        """Return the seconds that the whole wait may take, as far as is known."""
         return self._seconds * self._crowd
 
     def renew(self) -> None:
-        """Begin anew: what is waited for has moved."""
+        """Begin anew, because what is waited for has moved."""
         self._began = self._clock()

@@ -11,8 +11,8 @@
 * ``fence``: a Landlock domain in which execve is denied; it also keeps us from tracing processes outside it. Not where the
   configuration runs programs (scripts, helpers, smbd). A kernel without Landlock: a line, and on we go.
 
-Capabilities, the domain and "no new privileges" belong to a thread: threads started before would keep what they had, so the
-caller gives the event loop a new executor.
+Capabilities, the domain and "no new privileges" belong to a thread: threads started before would keep what
+they had, so the caller gives the event loop a new executor.
 
 Ref: capabilities(7), prctl(2), capset(2), landlock(7), Linux include/uapi/linux/landlock.h.
 """
@@ -65,7 +65,7 @@ class PrivilegeError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """A user of the host."""
+    """A user of the host, with its ids."""
 
     name: str
     uid: int
@@ -74,7 +74,7 @@ class Account:
 
 
 def account(name: str) -> Account:
-    """The user of that name; by root only. Raises PrivilegeError."""
+    """Return the user of that name; only root may ask. Raises PrivilegeError."""
     try:
         found = pwd.getpwnam(name)
     except KeyError:
@@ -87,12 +87,12 @@ def account(name: str) -> Account:
 
 
 def wants_tap(config: Config) -> bool:
-    """Whether some back end, plugged or not, is a TAP."""
+    """Return whether some back end, plugged or not, is a TAP."""
     return any(isinstance(net, (TapNet, VxlanNet)) for net in config.nets)
 
 
 def runs_programs(config: Config) -> str:
-    """What of the configuration starts programs; "": nothing does."""
+    """Return what of the configuration starts programs; "" if nothing does."""
     for net in config.nets:
         if isinstance(net, TapNet):
             for key, value in (
@@ -143,7 +143,9 @@ def load() -> None:
 
 
 def _use_once() -> None:
-    """What Python's library loads by itself, and differently from version to version: the report of an error."""
+    """Raise and format an error once, so that what Python's library loads for that (it differs between
+    versions) is loaded.
+    """
     try:
         tracebak  # type: ignore[name-defined]  # noqa: B018  (a word that is nearly one has a hint)
     except NameError as error:
@@ -175,7 +177,9 @@ def drop(to: Account, *, keep_net_admin: bool) -> None:
 
 
 def fence() -> bool:
-    """Let this thread, and those that it starts, start no program any more. False: the kernel has no Landlock."""
+    """Let this thread, and those that it starts, start no program any more. False means that the kernel has
+    no Landlock.
+    """
     attributes = struct.pack("=Q", _LANDLOCK_EXECUTE)  # handled and, without a rule, denied
     fd = _libc.syscall(
         ctypes.c_long(_SYS_LANDLOCK_CREATE), attributes, ctypes.c_size_t(len(attributes)), ctypes.c_uint(0)

@@ -1,11 +1,13 @@
 """Where control sockets lie: one directory per user, one socket ``NAME.ctl`` per instance.
 
-A service: $RUNTIME_DIRECTORY, which is /run/tapnet/NAME. Root: /run/tapnet; and root's clients look into the folders of
-services too, whose user may be another. Others: $XDG_RUNTIME_DIR/tapnet, or /tmp/tapnet-UID where that is unset. A root of a user
-namespace may not write to /run and falls back like any other user. A directory is used only if it is ours and
-nobody else may write to it, so that no other user can plant a socket there.
+A service: $RUNTIME_DIRECTORY, which is /run/tapnet/NAME. Root: /run/tapnet; and root's clients look into the
+folders of services too, whose user may be another. Others: $XDG_RUNTIME_DIR/tapnet, or /tmp/tapnet-UID where
+that is unset. A root of a user namespace may not write to /run and falls back like any other user. A
+directory is used only if it is ours and nobody else may write to it, so that no other user can plant a socket
+there.
 
-/run/tapnet/NAME.sock is systemd's: connecting to it starts the instance, so it is tried last, and never by ``ps``.
+/run/tapnet/NAME.sock is systemd's: connecting to it starts the instance, so it is tried last, and never by
+``ps``.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ class PathError(Exception):
 
 
 def candidates() -> list[Path]:
-    """Directories where this user's instances may be, best first."""
+    """Return the directories where this user's instances may be, best first."""
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     service = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
     places = [Path(service)] if service.startswith("/") else []
@@ -39,7 +41,7 @@ def candidates() -> list[Path]:
 
 
 def services() -> list[Path]:
-    """Folders of services, which systemd made in root's, and which this user may look into."""
+    """Return the folders of services, which systemd made in root's, and which this user may look into."""
     try:
         if SYSTEM.lstat().st_uid != 0 or trusted(SYSTEM, owner=0) is not None:
             return []
@@ -50,13 +52,13 @@ def services() -> list[Path]:
 
 
 def activation(name: str) -> Path | None:
-    """The socket that starts instance ``name``, if there is one."""
+    """Return the socket that starts instance ``name``, if there is one."""
     path = SYSTEM / (name + ACTIVATION)
     return path if NAME.fullmatch(name) and path.is_socket() else None
 
 
 def trusted(directory: Path, owner: int | None = None) -> str | None:
-    """Why ``directory`` cannot be used: a word, or None if it can. Raises FileNotFoundError."""
+    """Return why ``directory`` cannot be used: a word, or None if it can. Raises FileNotFoundError."""
     seen = directory.lstat()
     if not stat.S_ISDIR(seen.st_mode):
         return "is not a directory"
@@ -68,7 +70,7 @@ def trusted(directory: Path, owner: int | None = None) -> str | None:
 
 
 def runtime_directory() -> Path:
-    """The directory for new control sockets, made if need be. Raises PathError."""
+    """Return the directory for new control sockets, made if need be. Raises PathError."""
     problems = []
     for place in candidates():
         try:
@@ -85,7 +87,9 @@ def runtime_directory() -> Path:
 
 
 def folder_for(name: str, uid: int, gid: int) -> Path:
-    """As a service's: a folder below root's that belongs to the user whom instance ``name`` will run as. Raises PathError."""
+    """Return a folder below root's, as a service has it, that belongs to the user whom instance ``name`` will
+    run as. Raises PathError.
+    """
     place = SYSTEM / name
     try:
         SYSTEM.mkdir(mode=0o755, exist_ok=True)
@@ -102,7 +106,9 @@ def folder_for(name: str, uid: int, gid: int) -> Path:
 
 
 def socket_path(name: str, folder: Path | None = None) -> Path:
-    """Path of instance ``name``'s control socket, in ``folder`` or where this user's lie. Raises PathError."""
+    """Return the path of instance ``name``'s control socket, in ``folder`` or where this user's lie. Raises
+    PathError.
+    """
     if not NAME.fullmatch(name):
         raise PathError(f"--name {name!r}: 1 to 64 of A-Z a-z 0-9 _ @ : + = . - (not . or - first)")
     path = (folder or runtime_directory()) / (name + SUFFIX)
@@ -112,12 +118,12 @@ def socket_path(name: str, folder: Path | None = None) -> Path:
 
 
 def sockets(directory: Path) -> list[Path]:
-    """Control sockets in ``directory``, dead ones included. Raises OSError."""
+    """Return the control sockets in ``directory``, dead ones included. Raises OSError."""
     return [path for path in directory.iterdir() if path.suffix == SUFFIX and path.is_socket()]
 
 
 def existing() -> list[Path]:
-    """Control sockets of this user's instances, dead ones included, in order of their names."""
+    """Return the control sockets of this user's instances, dead ones included, in order of their names."""
     found = []
     for place in candidates():
         try:

@@ -11,7 +11,7 @@ from typing import Any
 
 
 def scope_index(scope: str) -> int:
-    """The number of the interface that an address names behind its ``%``. Raises OSError."""
+    """Return the number of the interface that an address names behind its ``%``. Raises OSError."""
     if scope.isascii() and scope.isdigit():
         return int(scope[:10])
     try:
@@ -21,7 +21,9 @@ def scope_index(scope: str) -> int:
 
 
 def for_loop(target: Any) -> Any:
-    """A target as ``loop.sock_connect`` keeps it whole: uvloop drops the scope of a tuple, but not that of the text."""
+    """Return a target as ``loop.sock_connect`` keeps it whole: uvloop drops the scope of a tuple, but not
+    that of the text.
+    """
     if isinstance(target, tuple) and len(target) > 3 and target[3]:
         return f"{target[0]}%{target[3]}", target[1]
     return target

@@ -60,7 +60,7 @@ def setns(fd: int, kind: int = 0) -> None:
 
 
 def mount(source: str, target: str, fstype: str = "", flags: int = 0, data: str = "") -> None:
-    """mount(2). Raises OSError."""
+    """Mount ``source`` at ``target``, as mount(2) does. Raises OSError."""
     _check(
         _libc.mount(
             source.encode(),
@@ -104,9 +104,8 @@ def mount_symlink(link: str, target: str) -> None:
 
 
 def die_with_parent(number: int = signal.SIGKILL) -> None:
-    """Have the kernel send ``number`` when the parent ends. The parent may have ended already:
-
-    the caller checks.
+    """Have the kernel send ``number`` when the parent ends. The parent may have ended already: the caller
+    checks.
     """
     _check(_libc.prctl(ctypes.c_int(_PR_SET_PDEATHSIG), ctypes.c_ulong(number), *(ctypes.c_ulong(0),) * 3))
 
@@ -131,7 +130,7 @@ class SignalFd:
         return self._fd
 
     def read(self) -> list[tuple[int, int, int]]:
-        """Pending signals as (number, si_code, sender's pid); [] when there is none."""
+        """Return pending signals as (number, si_code, sender's pid); [] when there is none."""
         try:
             data = os.read(self._fd, 16 * _SIGNALFD_SIGINFO)
         except BlockingIOError:
@@ -151,9 +150,8 @@ class SignalFd:
 
 
 def pidfd_wait(pidfd: int) -> int | None:
-    """Reap the child behind ``pidfd`` if it ended:
-
-    its exit status as a shell counts it (128+n for signal n).
+    """Reap the child behind ``pidfd`` if it ended, and return its exit status as a shell counts it (128+n for
+    signal n).
     """
     result: Any = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
     if result is None:

@@ -1,7 +1,8 @@
-"""Files of UNIX sockets that we bind: what control sockets, monitors, the register bus, vfio-user and the wires share.
+"""Files of UNIX sockets that we bind: what control sockets, monitors, the register bus, vfio-user and the
+wires share.
 
-A dead socket in our place is removed, a live one is somebody's, another kind of file is refused. What we made is taken
-away at the end, if it is still ours.
+A dead socket in our place is removed, a live one is somebody's, another kind of file is refused. What we made
+is taken away at the end, if it is still ours.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class UnixFile:
         self._inode = (seen.st_dev, seen.st_ino)
 
     def remove(self) -> None:
-        """Take it away, if it is still ours. Idempotent."""
+        """Remove the file, if it is still ours; a second call does nothing."""
         with contextlib.suppress(OSError):
             seen = self.path.lstat()
             if (seen.st_dev, seen.st_ino) == self._inode:
@@ -31,10 +32,10 @@ class UnixFile:
 
 
 def alive(path: str | Path, kind: int = socket.SOCK_STREAM) -> bool:
-    """Whether a process has the socket at ``path``; a dead one there is removed.
+    """Return whether a process has the socket at ``path``; a dead one there is removed.
 
-    Raises OSError: FileExistsError for another kind of file, and what connect says of a socket of another type, of a
-    missing permission.
+    Raises OSError: FileExistsError for another kind of file, and what connect says of a socket of another
+    type, of a missing permission.
     """
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):

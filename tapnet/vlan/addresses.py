@@ -1,8 +1,10 @@
-"""Which port a station is behind: the address table of a VLAN that is a switch (``-net hub,vlan=N,switch=on``).
+"""Which port a station is behind: the address table of a VLAN that is a switch (``-net
+hub,vlan=N,switch=on``).
 
-Learned from the source of every frame, for ``AGE_NS`` after the last one. Bounded: when it is full nobody new is learned,
-counted as ``refused``; what is not in the table is flooded, so a full table costs bandwidth and never a frame. A
-station that moves is learned anew at once. A port that goes, or loses its link, takes its addresses along.
+Learned from the source of every frame, for ``AGE_NS`` after the last one. Bounded: when it is full nobody new
+is learned, counted as ``refused``; what is not in the table is flooded, so a full table costs bandwidth and
+never a frame. A station that moves is learned anew at once. A port that goes, or loses its link, takes its
+addresses along.
 
 Ref: IEEE 802.1Q 8.7 (the learning process), 8.8 (ageing).
 """
@@ -21,7 +23,7 @@ TABLE_MAX = 4096
 
 
 class Row(NamedTuple):
-    """One address, for reports."""
+    """A row shows one address of the table in reports."""
 
     mac: bytes
     port: Port
@@ -29,7 +31,7 @@ class Row(NamedTuple):
 
 
 class AddressTable:
-    """``now()`` in ns."""
+    """The stations that a switch has learned, with their ports. ``now()`` is in ns."""
 
     def __init__(self, now: Callable[[], int], limit: int = TABLE_MAX, age: int = AGE_NS) -> None:
         self.refused = self.moved = self.flooded = self.local = 0
@@ -43,7 +45,7 @@ class AddressTable:
         return len(self._entries)
 
     def learn(self, mac: bytes, port: Port) -> None:
-        """A frame from ``mac`` has come in by ``port``."""
+        """Learn that a frame from ``mac`` has come in by ``port``."""
         now = self._now()
         known = self._entries.get(mac)
         if known is not None:
@@ -60,7 +62,7 @@ class AddressTable:
         self._entries[mac] = (port, now)
 
     def find(self, mac: bytes) -> Port | None:
-        """The port that ``mac`` is behind; None: nobody knows."""
+        """Return the port that ``mac`` is behind; None if nobody knows."""
         known = self._entries.get(mac)
         if known is None:
             return None
@@ -70,19 +72,21 @@ class AddressTable:
         return known[0]
 
     def _room(self, now: int) -> bool:
-        """Look for what is too old, at most once a second."""
+        """Return whether there is room for one more; addresses that are too old are removed, at most once a
+        second.
+        """
         if now - self._swept >= REFRESH_NS:
             self._swept = now
             self._entries = {m: e for m, e in self._entries.items() if now - e[1] <= self._age}
         return len(self._entries) < self._limit
 
     def keep(self, ports: Collection[Port]) -> None:
-        """Forget what is behind other ports."""
+        """Forget the addresses that are behind other ports than these."""
         if any(port not in ports for port, _ in self._entries.values()):
             self._entries = {m: e for m, e in self._entries.items() if e[0] in ports}
 
     def rows(self) -> list[Row]:
-        """What is known, the longest first."""
+        """Return the addresses that are known, the longest known first."""
         now = self._now()
         return [
             Row(mac, port, (now - seen) / SECOND)

@@ -1,7 +1,7 @@
 """What happens in an instance, told to whoever listens: QMP's asynchronous messages.
 
-An event is a name and JSON-able data; with nobody listening it costs one comparison. Names and data are QEMU's where
-QEMU has the event, ours begin with ``X_TAPNET_``. docs/monitor.md lists them.
+An event is a name and JSON-able data; with nobody listening it costs one comparison. Names and data are
+QEMU's where QEMU has the event, ours begin with ``X_TAPNET_``. docs/monitor.md lists them.
 
 Ref: QEMU docs/interop/qmp-spec.rst, "Asynchronous events"; qapi/net.json.
 """
@@ -23,7 +23,9 @@ Listener = Callable[[dict[str, Any]], None]
 
 
 class Events:
-    """``wall()``: seconds since 1970, for the time stamps. ``on_first()``: a first listener has come."""
+    """The events of one instance. ``wall()`` returns seconds since 1970, for the time stamps; ``on_first()``
+    is called when a first listener has come.
+    """
 
     def __init__(self, wall: Callable[[], float]) -> None:
         self._wall = wall
@@ -31,7 +33,9 @@ class Events:
         self.on_first: Callable[[], None] | None = None
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
-        """Call ``listener`` with each event from now on. The answer ends that; idempotent."""
+        """Call ``listener`` with each event from now on. The function that is returned ends that; a second
+        call does nothing.
+        """
         self._listeners.append(listener)
         if len(self._listeners) == 1 and self.on_first is not None:
             self.on_first()
@@ -44,11 +48,11 @@ class Events:
 
     @property
     def heard(self) -> bool:
-        """Whether anybody listens."""
+        """Return whether there is any listener."""
         return bool(self._listeners)
 
     def make(self, name: str, /, **data: Any) -> dict[str, Any]:
-        """The message of an event that happens now. ``_`` in a member's name stands for "-"."""
+        """Return the message of an event that happens now. ``_`` in a member's name stands for "-"."""
         now = self._wall()
         return {
             "event": name,
@@ -57,7 +61,7 @@ class Events:
         }
 
     def emit(self, name: str, /, **data: Any) -> None:
-        """Tell."""
+        """Send an event to all listeners."""
         if self._listeners:
             event = self.make(name, **data)
             for listener in list(self._listeners):

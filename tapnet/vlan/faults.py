@@ -1,25 +1,27 @@
-"""A bad cable between one port and its VLAN: delay, jitter, loss, duplicates, reordering, bit errors, a rate, an MTU.
+"""A bad cable between one port and its VLAN: delay, jitter, loss, duplicates, reordering, bit errors, a rate,
+an MTU.
 
     endpoint ─ port ═ wire of its own ═ inner ─► Lane in ─► outer ═ VLAN
                                         inner ◄─ Lane out ◄ outer
 
-A ``Box`` takes the port out of its hub, with the frames that wait for it, and puts ``outer`` in its place; the port goes on
-a hub of two with ``inner``. So queues, back-pressure, counters and link states are those of every hub, and a port without
-a box pays nothing. A direction without effects passes frames on at once, held back as on a plain wire.
+A ``Box`` takes the port out of its hub, with the frames that wait for it, and puts ``outer`` in its place;
+the port goes on a hub of two with ``inner``. So queues, back-pressure, counters and link states are those of
+every hub, and a port without a bad cable pays nothing. A direction without effects passes frames on at once,
+held back as on a plain wire.
 
-``Lane`` is sans-IO: a frame goes in at a time, comes out when it is due. Effects, in this order: mtu, loss, dup, corrupt
-(each copy by itself), reorder, rate, delay with jitter; ``limit`` frames wait. Jitter never changes the order: a cable does
-not; ``reorder`` lets a frame overtake those that wait for their delay.
+``Lane`` is sans-IO: a frame goes in at a time, comes out when it is due. Effects, in this order: mtu, loss,
+dup, corrupt (each copy by itself), reorder, rate, delay with jitter; ``limit`` frames wait. Jitter never
+changes the order: a cable does not; ``reorder`` lets a frame overtake those that wait for their delay.
 
-Chance: each effect draws from a generator of its own, made of seed, port, direction and effect, one draw a frame. So the same
-seed and the same frames meet the same fate, whatever the times and whichever other effects are switched on; only what
-``limit`` drops depends on time. Without seed= one is chosen, and shown.
+Chance: each effect draws from a generator of its own, made of seed, port, direction and effect, one draw a
+frame. So the same seed and the same frames meet the same fate, whatever the times and whichever other effects
+are switched on; only what ``limit`` drops depends on time. Without seed= one is chosen, and shown.
 
-Super-frames: a box takes none, so every frame is one that a wire would carry; the members segment.
+Super-frames: a ``Box`` takes none, so every frame is one that a wire would carry; the members segment.
 
-Limits: ``limit=`` frames and ``WAIT_BYTES`` bytes wait in a direction; what does not fit is dropped, counted. A frame that
-the VLAN does not take waits as well. Timers: one for each box, to the millisecond of the loop's clock.
-Ref: tc-netem(8); ``tapnet.options.impairments`` for the words.
+Limits: ``limit=`` frames and ``WAIT_BYTES`` bytes wait in a direction; what does not fit is dropped, counted.
+A frame that the VLAN does not take waits as well. Timers: one for each ``Box``, to the millisecond of the
+loop's clock. Ref: tc-netem(8); ``tapnet.options.impairments`` for the words.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ COUNTED = ("frames", "loss", "dup", "reorder", "corrupt", "mtu", "limit")
 
 
 class Report(NamedTuple):
-    """One direction of an impaired port. ``effects``: the words that make it again."""
+    """A report shows one direction of an impaired port. ``effects`` has the words that make it again."""
 
     port: str
     direction: str
@@ -50,7 +52,7 @@ class Report(NamedTuple):
 
 
 class Lane:
-    """One direction. ``effects`` None: nothing happens to a frame."""
+    """A lane is one direction of a cable. With ``effects`` None nothing happens to a frame."""
 
     def __init__(self, effects: Effects | None, seed: int, name: str = "") -> None:
         self.effects = effects
@@ -80,7 +82,7 @@ class Lane:
         return len(self._heap)
 
     def push(self, frame: bytes, now: int) -> str | None:
-        """Take a frame; why it is lost, or None. ``now``: ns."""
+        """Take a frame at ``now`` (ns); return why it is lost, or None."""
         effects, counters = self.effects, self.counters
         assert effects is not None
         counters["frames"] += 1
@@ -139,20 +141,20 @@ class Lane:
         return True
 
     def next_deadline(self) -> int | None:
-        """When ``pop`` has something, ns."""
+        """Return when ``pop`` has something, in ns."""
         return self._heap[0][0] if self._heap else None
 
     def peek(self, now: int) -> bytes | None:
-        """The next frame that is due."""
+        """Return the next frame that is due."""
         heap = self._heap
         return heap[0][2] if heap and heap[0][0] <= now else None
 
     def pop(self) -> None:
-        """It has been taken."""
+        """Remove the frame that ``peek`` has returned."""
         self._bytes -= len(heappop(self._heap)[2])
 
     def rest(self) -> list[bytes]:
-        """All that waits, in order; it is forgotten here."""
+        """Return all frames that wait, in order, and forget them."""
         frames = []
         while self._heap:
             frames.append(self._heap[0][2])
@@ -161,7 +163,7 @@ class Lane:
 
 
 class Box:
-    """A bad cable at ``port``, which must be on a hub. See ``off``."""
+    """The bad cable at ``port``, which must be on a hub. ``off`` removes it."""
 
     def __init__(
         self, port: Port, impairment: Impairment, loop: asyncio.AbstractEventLoop, now: Callable[[], int]
@@ -171,7 +173,7 @@ class Box:
         self.hub = hub = port.hub
         self._loop, self._now = loop, now
         self._timer: asyncio.TimerHandle | None = None
-        self._at: int | None = None  # when it fires
+        self._at: int | None = None  # when the timer fires
         self._in, self._out = Lane(None, 0), Lane(None, 0)
         self._change(impairment)
         self._inner = Port("inner", self._from_port, ready=self._to_port)
@@ -186,7 +188,7 @@ class Box:
         self._wire.put_in(port, held=held)
 
     def change(self, impairment: Impairment) -> None:
-        """Other effects for the directions that are named; what waits there goes on as it is due."""
+        """Set other effects for the directions that are named; what waits there goes on as it is due."""
         self._change(impairment)
         self._inner.flush()  # what was refused is taken by a lane with effects
         self._outer.flush()
@@ -224,13 +226,13 @@ class Box:
         return True
 
     def _to_hub(self) -> None:
-        """The VLAN takes frames again."""
+        """Send what is due into the VLAN, because it takes frames again."""
         self._send(self._in, self._outer)
         self._inner.flush()
         self._arm()
 
     def _to_port(self) -> None:
-        """The port takes frames again."""
+        """Send what is due to the port, because it takes frames again."""
         self._send(self._out, self._inner)
         self._outer.flush()
         self._arm()
@@ -267,7 +269,7 @@ class Box:
     # ---- what monitors see, and the end --------------------------------------------------------------------
 
     def report(self) -> list[Report]:
-        """The directions that have effects."""
+        """Return the directions that have effects."""
         return [
             Report(
                 self.port.name,
@@ -281,7 +283,9 @@ class Box:
         ]
 
     def off(self) -> None:
-        """A good cable again. What was on the way is delivered now, in order. Idempotent."""
+        """Make the cable a good one again. What was on the way is delivered now, in order; a second call does
+        nothing.
+        """
         if self.port.inline is not self:
             return
         if self._timer is not None:
@@ -311,7 +315,7 @@ def impair(
 
 
 def straighten(port: Port) -> bool:
-    """Take the bad cable away. False: there is none."""
+    """Take the bad cable away; return False if there is none."""
     box = port.inline
     if not isinstance(box, Box):
         return False

@@ -17,39 +17,39 @@ from .port import PortState
 
 @dataclass
 class Handover:
-    """What one net leaves: data that JSON knows, and bytes; descriptors by what they are."""
+    """A handover is what one net leaves: data that JSON knows, and bytes; descriptors by what they are."""
 
     data: dict[str, Any] = field(default_factory=dict)
     fds: dict[str, int] = field(default_factory=dict)
 
 
 def fingerprint(net: Net) -> str:
-    """The same for the same configuration, wherever in the file it stands."""
+    """Return a text that is the same for the same configuration, wherever in the file it stands."""
     return repr(replace(net, origin=""))
 
 
 def port_data(state: PortState) -> dict[str, Any]:
-    """``Port.export``'s answer for ``Handover.data``."""
+    """Return what ``Port.export`` returned in the form of ``Handover.data``."""
     return asdict(state)
 
 
 def port_state(data: dict[str, Any]) -> PortState:
-    """The way back."""
+    """Return the ``PortState`` that ``port_data`` had turned into data."""
     return PortState(**{**data, "queue": [(frame, vnet) for frame, vnet in data["queue"]]})
 
 
 class Handed:
-    """What the process before left, until it is taken."""
+    """This holds what the process before left, until it is taken."""
 
     def __init__(self, items: dict[str, Handover]) -> None:
         self._items = items
 
     def take(self, net: Net) -> Handover | None:
-        """What belongs to ``net``; its descriptors are the caller's now."""
+        """Return what belongs to ``net``; its descriptors are the caller's now."""
         return self._items.pop(fingerprint(net), None)
 
     def close(self) -> int:
-        """Close what nobody has taken; how many nets that were."""
+        """Close what nobody has taken, and return how many nets that were."""
         count = len(self._items)
         for item in self._items.values():
             close(item.fds.values())

@@ -1,27 +1,30 @@
-"""The hub of one VLAN: every frame goes to every other port, as QEMU's ``-net ...,vlan=n``; or, as a switch, to the one
-port that its station is behind.
+"""The hub of one VLAN: every frame goes to every other port, as QEMU's ``-net ...,vlan=n``; or, as a switch,
+to the one port that its station is behind.
 
 Data flow: ``Port.send`` -> ``forward`` appends to the other ports' queues and asks for a drain -> ``drain``
 hands the queues to the endpoints. The two never meet on one stack, so no endpoint can be re-entered by its
 own answer. Who gets a sender's frames is worked out when a port comes, goes or changes its link
 (``rewire``), not per frame.
 
-Back-pressure: a queue can be full for two reasons. Its endpoint has refused a frame and has not called ``flush`` yet:
-such a port is slow, its overflow is dropped and counted, and it holds a sender back only when all other members with link
-are slow too, so one slow port never slows the others. Or the endpoint is willing and the drain has not had its turn:
-then the sender waits for that turn, however many others there are, and nothing is lost. A hub of two loses nothing
-in either case. Held senders are told from the drain, never from inside another port's call.
+Back-pressure: a queue can be full for two reasons. Its endpoint has refused a frame and has not called
+``flush`` yet: such a port is slow, its overflow is dropped and counted, and it holds a sender back only when
+all other members with link are slow too, so one slow port never slows the others. Or the endpoint is willing
+and the drain has not had its turn: then the sender waits for that turn, however many others there are, and
+nothing is lost. A hub of two loses nothing in either case. Held senders are told from the drain, never from
+inside another port's call.
 
-Switch (``switch``): sources are learned (``tapnet.vlan.addresses``); a frame to a station that is known goes to its port and
-to observers alone, what stays behind the port that it came from goes nowhere. Everything else is flooded. A slow port
-holds its sender back only where there is no other: one slow station must not slow what others are sent.
+Switch (``switch``): sources are learned (``tapnet.vlan.addresses``); a frame to a station that is known goes
+to its port and to observers alone, what stays behind the port that it came from goes nowhere. Everything else
+is flooded. A slow port holds its sender back only where there is no other: one slow station must not slow
+what others are sent.
 
 Offload: each member is offered what all other members accept. A super-frame that reaches a port that cannot
 take it all the same is completed and segmented here, by ``tapnet.vlan.offload``, at the exit of that port.
 
 A frame of less than 60 bytes is padded when it enters (``tapnet.vlan.padding``).
 
-Trains: where all that hear a stream wire are stream wires, what it has read goes on in one piece (``tapnet.vlan.train``).
+Trains: where all that hear a stream wire are stream wires, what it has read goes on in one piece
+(``tapnet.vlan.train``).
 
 Time: none. ``schedule(callback)`` is the event loop's ``call_soon``; one drain serves at most ``BUDGET``
 frames or ``BUDGET_BYTES`` and asks for another, so that descriptors and timers get their turn.
@@ -43,7 +46,7 @@ _COST = BUDGET_BYTES // BUDGET  # one unit of the budget pays for so many bytes 
 
 
 class Hub:
-    """Ports of one VLAN, or the private wire between a -netdev and its card."""
+    """The ports of one VLAN, or the private wire between a -netdev and its card."""
 
     def __init__(
         self, number: int, schedule: Callable[[Callable[[], None]], object], *, private: bool = False
@@ -52,18 +55,18 @@ class Hub:
         self.private = private
         self.trains = True  # frames may go on unseen; not where the hub looks at addresses
         self.ports: list[Port] = []
-        self.table: AddressTable | None = None  # of a switch
-        self._observers: tuple[Port, ...] = ()  # with link
+        self.table: AddressTable | None = None  # learned addresses of a switch; None: flood all
+        self._observers: tuple[Port, ...] = ()  # observers with link
         self._schedule = schedule
         self._scheduled = False
         self._woken: dict[Port, None] = {}  # ports with frames to hand over, in order
         self._held: dict[Port, None] = {}  # senders to tell when there is room
         self.traces: list[Trace] = []
-        self._lost: list[tuple[Port, str]] = []  # of one frame, for them
+        self._lost: list[tuple[Port, str]] = []  # where the present frame was lost, for traces
 
     @property
     def busy(self) -> bool:
-        """Whether frames are on their way: queued for an endpoint that has not refused them."""
+        """Return whether frames are on their way: queued for an endpoint that has not refused them."""
         return self._scheduled
 
     def add(self, port: Port) -> None:
@@ -90,8 +93,9 @@ class Hub:
             port.ready()
 
     def take_out(self, port: Port) -> tuple[list[Frame], bool, int]:
-        """Unplug a port that goes elsewhere with all that it has: the frames that wait for it, whether it waits to send
-        (it must be told by somebody else then), and its place. ``put_in`` or ``negotiate`` comes next.
+        """Unplug a port that goes elsewhere with all that it has: return the frames that wait for it, whether
+        it waits to send (then somebody else must call its ``ready``), and its place. ``put_in`` or
+        ``negotiate`` must follow.
         """
         place = self.ports.index(port)
         del self.ports[place]
@@ -113,7 +117,7 @@ class Hub:
     def put_in(
         self, port: Port, frames: Iterable[Frame] = (), held: bool = False, place: int | None = None
     ) -> None:
-        """Plug in a port, with what ``take_out`` gave."""
+        """Plug in a port, with what ``take_out`` returned."""
         port.hub = self
         port.offered = -1
         self.ports.insert(len(self.ports) if place is None else place, port)
@@ -127,7 +131,7 @@ class Hub:
         self.negotiate()
 
     def answer(self, port: Port, frame: bytes) -> None:
-        """Queue a frame for one port alone: from a trace, to whom it looks at."""
+        """Queue a frame for one port alone; a trace that looks at the port's frames answers it so."""
         if port.full() or not port.link:
             port.counters.drop("queue" if port.link else "link")
             return
@@ -137,17 +141,17 @@ class Hub:
             self.wake(port)
 
     def switch(self, table: AddressTable | None) -> None:
-        """Learn addresses from now on; None: repeat."""
+        """Become a switch that learns into ``table``; with None, go back to flooding every frame."""
         self.table = table
         self.trains = table is None
         self.rewire()
 
     def holds(self, port: Port) -> bool:
-        """Whether a sender was told to wait for its ``ready``."""
+        """Return whether a sender was told to wait for its ``ready``."""
         return port in self._held
 
     def rewire(self) -> None:
-        """Work out anew who gets each sender's frames."""
+        """Work out anew which ports get each sender's frames."""
         lives = tuple(port for port in self.ports if port.link)
         darks = tuple(port for port in self.ports if not port.link)
         slow = sum(port.train is None for port in lives)
@@ -189,7 +193,7 @@ class Hub:
                 counts = self._features()  # it may have changed anything
 
     def _features(self) -> dict[int, int]:
-        """What members accept, and how many of them."""
+        """Count the members for each set of features that they accept."""
         counts: dict[int, int] = {}
         for port in self.ports:
             if port.member:
@@ -197,7 +201,9 @@ class Hub:
         return counts
 
     def forward(self, source: Port, frame: bytes, vnet: bytes) -> bool:
-        """Queue a frame for all ports but ``source``. False: not taken, ``source`` is told when to try again."""
+        """Queue a frame for all ports but ``source``. False means that it was not taken; ``source`` is told
+        when to try again.
+        """
         size = len(frame)
         if size < MIN_FRAME:
             if size < MIN_HEADER:
@@ -310,7 +316,9 @@ class Hub:
         return True
 
     def forward_train(self, source: Port, train: bytes, count: int) -> bool:
-        """The same for a train of ``count`` frames, where ``source.rails``."""
+        """Queue a train of ``count`` frames for all ports but ``source``, where ``source.rails``. False means
+        that it was not taken.
+        """
         size = len(train)
         takers, full = [], []
         taken = False
@@ -418,7 +426,7 @@ class Hub:
         return budget
 
     def _refused(self, port: Port, item: Item) -> None:
-        """The endpoint has not taken the head of its queue."""
+        """Note that the endpoint has not taken the head of its queue."""
         if port.hub is not self or not port.link:  # it unplugged itself, or pulled its cable
             self._drop(port, item, "link" if port.hub is self else "unplugged")
         else:
@@ -435,7 +443,7 @@ class Hub:
             trace.dropped(port, *item, reason, False)
 
     def _traced(self, port: Port) -> Callable[[bytes, bytes], bool]:
-        """``port.receive``, looked at."""
+        """Return ``port.receive`` with a call of the traces for each frame that is taken."""
 
         def receive(frame: bytes, vnet: bytes) -> bool:
             taken = port.receive(frame, vnet)

@@ -76,7 +76,7 @@ _UDP_LEN, _UDP_LENGTH, _UDP_SUM = 8, 4, 6
 
 
 def accepted(vnet: bytes, features: int) -> bool:
-    """Whether a member that takes ``features`` (TUN_F_*) takes a frame with this header as it is."""
+    """Return whether a member that takes ``features`` (TUN_F_*) takes a frame with this header as it is."""
     if not vnet:
         return True
     if len(vnet) != VNET_LEN:
@@ -118,12 +118,14 @@ def complete(frame: bytes, vnet: bytes, features: int = 0) -> list[Frame]:
 
 
 def partial(start: int, offset: int) -> bytes:
-    """Header of a frame whose checksum at ``start + offset`` holds the sum of the pseudo-header only."""
+    """Return the header of a frame whose checksum at ``start + offset`` holds the sum of the pseudo-header
+    only.
+    """
     return VNET.pack(F_NEEDS_CSUM, GSO_NONE, 0, 0, start, offset)
 
 
 def ones_sum(data: bytes) -> int:
-    """Internet checksum's sum of ``data`` (not inverted), 0..65534; 65535 counts as 0.
+    """Return the Internet checksum's sum of ``data`` (not inverted), 0..65534; 65535 counts as 0.
 
     The division is the dear part, so longer data is added up as four numbers first (1,448 bytes: 2.6 us,
     not 4.1).
@@ -157,7 +159,7 @@ def _finish_checksum(frame: bytes, start: int, offset: int) -> list[Frame]:
 
 
 def _headers(frame: bytes, version: int, proto: int) -> tuple[int, int, int, int, int]:
-    """Where the headers are: (version, network, transport, end of packet, sum of the addresses).
+    """Return where the headers are: (version, network, transport, end of packet, sum of the addresses).
 
     Raises ValueError where they are not what the virtio header says, IndexError where they run past the
     frame.

@@ -1,7 +1,8 @@
 """What is plugged where: the members of a VLAN or of a private wire, as monitors see them.
 
-A ``Member`` is a backend, a NIC, or a connection that a listening backend took in; it owns everything that was opened
-for it (``undo``). A ``Place`` is a hub and the list of its members. A member's clients follow it from place to place.
+A ``Member`` is a backend, a NIC, or a connection that a listening backend took in; it owns everything that
+was opened for it (``undo``). A ``Place`` is a hub and the list of its members. A member's clients follow it
+from place to place.
 """
 
 from __future__ import annotations
@@ -48,22 +49,22 @@ class Member:
 
     @property
     def info(self) -> str:
-        """QEMU 0.8's words."""
+        """Describe the member in QEMU 0.8's words."""
         return self.describe()
 
     @property
     def net(self) -> Net | None:
-        """The backend's configuration."""
+        """Return the backend's configuration, None for a card or a connection."""
         return self.what if isinstance(self.what, Net) else None
 
     def close(self) -> None:
-        """Give back what belongs to it. Idempotent."""
+        """Give back everything that was opened for the member; a second call does nothing."""
         self.detach()
         if self.finish is not None:
             self.finish()
 
     def detach(self) -> None:
-        """All of ``close`` that does not block; ``finish`` is left. Idempotent."""
+        """Do all of ``close`` that does not block; ``finish`` is left. A second call does nothing."""
         while self.undo:
             with contextlib.suppress(OSError):
                 self.undo.pop()()
@@ -71,14 +72,14 @@ class Member:
 
 @dataclass(eq=False)
 class Place:
-    """Where members are plugged: a hub, and the list that monitors see."""
+    """A place is where members are plugged: a hub, and the list that monitors see."""
 
     hub: Hub
     members: list[Member]
     events: Events
 
     def plug(self, member: Member) -> None:
-        """Raises ValueError if the hub has a port of that name."""
+        """Plug a member in. Raises ValueError if the hub has a port of that name."""
         if member.port is not None:
             self.hub.add(member.port)
         self.members.append(member)
@@ -86,7 +87,7 @@ class Place:
         self.events.emit(PORT_ADDED, name=member.name, kind=member.kind, vlan=self.vlan)
 
     def unplug(self, member: Member) -> None:
-        """Idempotent."""
+        """Unplug a member; a second call does nothing."""
         if member in self.members:
             self.members.remove(member)
             member.place = None
@@ -96,13 +97,14 @@ class Place:
 
     @property
     def vlan(self) -> int | None:
-        """Its number; None: a private wire."""
+        """Return the number of the VLAN; None for a private wire."""
         return None if self.hub.private else self.hub.number
 
 
 class Patchbay:
-    """All places of an instance. ``schedule`` is the loop's call_soon, ``now()`` in ns, ``switches`` the VLANs that learn
-    addresses."""
+    """The patchbay has all places of an instance. ``schedule`` is the loop's call_soon, ``now()`` in ns,
+    ``switches`` the VLANs that learn addresses.
+    """
 
     def __init__(
         self,
@@ -126,7 +128,7 @@ class Patchbay:
             place.hub.switch(AddressTable(self._now) if on else None)
 
     def vlan(self, number: int) -> Place:
-        """VLAN ``number``, made if it is new."""
+        """Return VLAN ``number``, which is made if it is new."""
         if number not in self.vlans:
             hub = Hub(number, self._schedule)
             if number in self.switches:
@@ -135,32 +137,32 @@ class Patchbay:
         return self.vlans[number]
 
     def wire(self) -> Place:
-        """A new private wire."""
+        """Make a new private wire."""
         place = Place(Hub(-1, self._schedule, private=True), [], self._events)
         self.wires.append(place)
         return place
 
     def places(self) -> list[Place]:
-        """VLANs, then private wires."""
+        """Return the VLANs, then the private wires."""
         return [*self.vlans.values(), *self.wires]
 
     def hubs(self) -> list[Hub]:
-        """The hubs of all places."""
+        """Return the hubs of all places."""
         return [place.hub for place in self.places()]
 
     def members(self) -> list[Member]:
-        """Everything that is plugged in."""
+        """Return every member that is plugged in."""
         return [member for place in self.places() for member in place.members]
 
     def find(self, name: str, kind: str | None = None) -> Member | None:
-        """The member of that name; of any kind but an accepted connection, by default."""
+        """Return the member of that name; of any kind but an accepted connection, by default."""
         for member in self.members():
             if member.name == name and (member.kind == kind if kind else member.kind != ACCEPTED):
                 return member
         return None
 
     def plug(self, member: Member, place: Place) -> None:
-        """Plug in, where nothing may be any more. Raises ValueError."""
+        """Plug a member in; the place is added again if it was forgotten meanwhile. Raises ValueError."""
         if place.vlan is not None:
             self.vlans.setdefault(place.vlan, place)
         elif place not in self.wires:
@@ -194,7 +196,7 @@ class Patchbay:
 
 
 def waits(members: list[Member], label: str | None) -> bool:
-    """Whether a card of these names netdev ``label`` and has no backend."""
+    """Return whether a card of these names netdev ``label`` and has no backend."""
     return (
         label is not None
         and all(member.kind == NIC for member in members)
@@ -203,7 +205,7 @@ def waits(members: list[Member], label: str | None) -> bool:
 
 
 def holds(members: list[Member], label: str) -> bool:
-    """Whether netdev ``label`` is among these."""
+    """Return whether netdev ``label`` is among these."""
     return any(isinstance(member.what, Net) and member.what.id == label for member in members)
 
 

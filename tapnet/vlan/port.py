@@ -47,7 +47,7 @@ def _ignore(_features: int) -> None:
 
 
 class Counters:
-    """Frames and bytes as the endpoint sees them: ``tx`` went into the hub, ``rx`` came out of it."""
+    """The frames and bytes as the endpoint sees them: ``tx`` went into the hub, ``rx`` came out of it."""
 
     __slots__ = ("drops", "queue_high", "rx_bytes", "rx_frames", "tx_bytes", "tx_frames")
 
@@ -60,7 +60,7 @@ class Counters:
         self.drops[reason] = self.drops.get(reason, 0) + count
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-able copy."""
+        """Return the counters as a JSON-able copy."""
         return {name: getattr(self, name) for name in self.__slots__ if name != "drops"} | {
             "drops": dict(self.drops)
         }
@@ -68,7 +68,7 @@ class Counters:
 
 @dataclass(slots=True)
 class PortState:
-    """What a port hands over to its successor (restart, swap): see ``Port.export``."""
+    """A port hands this over to its successor (restart, swap); ``Port.export`` makes it."""
 
     name: str
     link: bool
@@ -79,30 +79,36 @@ class PortState:
 
 
 class Trace(Protocol):
-    """Who looks on at a hub (``Hub.traces``): captures. Called for each frame, so not for nothing."""
+    """An observer of a hub (``Hub.traces``), such as a capture. It is called for each frame, which costs
+    time.
+    """
 
     def sent(self, port: Port, frame: bytes, vnet: bytes, lost: Sequence[tuple[Port, str]]) -> None:
-        """``port`` has sent a frame into its hub; ``lost``: to whom it was not handed, and why."""
+        """Learn that ``port`` has sent a frame into its hub; ``lost`` says to which ports it was not handed,
+        and why.
+        """
 
     def delivered(self, port: Port, frame: bytes, vnet: bytes) -> None:
-        """The endpoint of ``port`` has taken a frame."""
+        """Learn that the endpoint of ``port`` has taken a frame."""
 
     def dropped(self, port: Port, frame: bytes, vnet: bytes, reason: str, inbound: bool) -> None:
-        """A frame was lost at ``port``: on its way into the hub (``inbound``) or out of it."""
+        """Learn that a frame was lost at ``port``: on its way into the hub (``inbound``) or out of it."""
 
 
 class Inline(Protocol):
-    """Something that was put between a port and its VLAN (``tapnet.vlan.faults``): the port itself sits on a wire of its own."""
+    """An object between a port and its VLAN (``tapnet.vlan.faults``): the port itself sits on a wire of its
+    own.
+    """
 
-    hub: Hub  # of the VLAN
-    port: Port  # that it belongs to
+    hub: Hub  # the hub of the VLAN
+    port: Port  # the port that the object belongs to
 
     def off(self) -> None:
-        """Take it out: the port is on its VLAN again, with what was on the way."""
+        """Remove it: the port is on its VLAN again, with what was on the way."""
 
 
 class Port:
-    """One member of a hub.
+    """A port is one member of a hub.
 
     name      unique in its hub
     receive   ``(frame, vnet) -> taken``, called by the hub's drain only
@@ -181,18 +187,20 @@ class Port:
         self.refused = False  # the endpoint said "not now"; only flush() ends it
         # What the hub worked out for this port as a sender (Hub.rewire).
         self.peers: tuple[Port, ...] = ()  # the other ports with link
-        self.dark: tuple[Port, ...] = ()  # the other ports without
+        self.dark: tuple[Port, ...] = ()  # the other ports without link
         self.only: Port | None = None  # the one member that gets everything, if there is nobody else
-        self.rail = False  # all of ``peers`` take trains
+        self.rail = False  # whether all of ``peers`` take trains
         self.offered = -1  # the last offer made
 
     @property
     def vlan(self) -> Hub | None:
-        """The hub that it is a member of, whatever stands between."""
+        """Return the hub that the port is a member of, whatever stands between."""
         return self.hub if self.inline is None else self.inline.hub
 
     def send(self, frame: bytes, vnet: bytes = b"") -> bool:
-        """From the endpoint into the hub. False: not taken, ``ready()`` follows."""
+        """Send a frame from the endpoint into the hub. False means that it was not taken; ``ready()``
+        follows.
+        """
         hub = self.hub
         if hub is None or not self.link:
             self.counters.drop("link")
@@ -204,39 +212,43 @@ class Port:
 
     @property
     def rails(self) -> bool:
-        """Whether a train may be sent: ``hub.forward_train``. See ``tapnet.vlan.train``."""
+        """Return whether a train may be sent by ``hub.forward_train``, because all peers take trains
+        (``tapnet.vlan.train``).
+        """
         hub = self.hub
         return self.rail and self.link and hub is not None and not hub.traces
 
     def set_train(self, train: Callable[[bytes, int], bool] | None) -> None:
-        """Whether, and how, the endpoint takes trains. ``receive`` must be there all the same."""
+        """Set whether, and how, the endpoint takes trains. ``receive`` must be there all the same."""
         if train != self.train:
             self.train = train
             if self.hub is not None:
                 self.hub.rewire()
 
     def cut(self) -> None:
-        """Only frames wait from now on."""
+        """Split queued trains into single frames, so that the queue holds nothing but frames."""
         if any(type(vnet) is int for _, vnet in self.queue):
             whole: list[Item] = []
             for item in self.queue:
                 whole += [(frame, b"") for frame in cut(item[0])] if type(item[1]) is int else [item]
-            self.queue.clear()  # the endpoint knows this very queue
+            self.queue.clear()  # in place, because the endpoint refers to this very object
             self.queue.extend(whole)
             self.queued_bytes = sum(len(frame) for frame, _ in whole)
 
     def flush(self) -> None:
-        """The endpoint can receive again."""
+        """Have the queue handed over, because the endpoint can receive again."""
         self.refused = False
         if self.hub is not None and self.queue:
             self.hub.wake(self)
 
     def full(self) -> bool:
-        """Whether the queue takes no further frame."""
+        """Return whether the queue takes no further frame."""
         return len(self.queue) >= self.queue_frames or self.queued_bytes >= self.queue_bytes
 
     def behind(self) -> bool:
-        """Whether the queue is full although the endpoint takes frames: the drain has not come to it yet."""
+        """Return whether the queue is full although the endpoint takes frames: the drain has not come to it
+        yet.
+        """
         return not self.refused and self.full()
 
     def set_features(self, features: int) -> None:
@@ -270,7 +282,9 @@ class Port:
             self.queued_bytes = 0
 
     def export(self) -> PortState:
-        """State for a successor: waiting frames, counters, and the endpoint's own data and descriptors."""
+        """Return the state for a successor: waiting frames, counters, and the endpoint's own data and
+        descriptors.
+        """
         self.cut()
         extra, fds = self.endpoint_export() if self.endpoint_export is not None else ({}, {})
         return PortState(self.name, self.link, self.counters.as_dict(), list(self.queue), extra, fds)

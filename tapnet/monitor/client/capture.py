@@ -2,8 +2,8 @@
 
     instance ─► named pipe, mode 0600, beside the control socket ─► this process ─► standard output
 
-The reader's end ends the capture: the instance finds its pipe closed. Exit status: 0; 1 if the instance ended or refused;
-2 if it is not clear which instance is meant.
+The reader's end ends the capture: the instance finds its pipe closed. Exit status: 0; 1 if the instance ended
+or refused; 2 if it is not clear which instance is meant.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CHUNK = 1 << 16
 
 
 def main(instance: str | None, target: str, file: str) -> int:
-    """Capture ``target`` (a VLAN or a member) into ``file``; "-": standard output."""
+    """Capture ``target`` (a VLAN or a member) into ``file``; "-" is standard output."""
     try:
         connection = client.Connection(path := client.find(instance))
     except client.ClientError as error:

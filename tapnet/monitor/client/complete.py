@@ -1,8 +1,9 @@
 """Lines typed at a terminal: history over sessions, and completion by the tab key from the table of commands.
 
-Names of ports are asked of the instance (``info ports``) when they are needed. Python's readline edits the lines; where
-Python was built without it there is neither history nor completion. The history is ``$XDG_STATE_HOME/tapnet/history``
-(``~/.local/state``), for its owner only, ``HISTORY_MAX`` lines; a place that cannot be written is no error.
+Names of ports are asked of the instance (``info ports``) when they are needed. Python's readline edits the
+lines; where Python was built without it there is neither history nor completion. The history is
+``$XDG_STATE_HOME/tapnet/history`` (``~/.local/state``), for its owner only, ``HISTORY_MAX`` lines; a place
+that cannot be written is no error.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ DELIMITERS = " \t\n"
 
 
 def history_path(environ: dict[str, str] | None = None) -> Path:
-    """Where the history is kept."""
+    """Return the path where the history is kept."""
     environ = dict(os.environ) if environ is None else environ
     state = environ.get("XDG_STATE_HOME", "")
     base = Path(state) if state.startswith("/") else Path(environ.get("HOME") or "/") / ".local" / "state"
@@ -30,7 +31,7 @@ def history_path(environ: dict[str, str] | None = None) -> Path:
 
 
 def candidates(before: str, word: str, names: Callable[[str], Iterable[str]]) -> list[str]:
-    """What may stand where ``word`` is being typed, behind the text ``before``.
+    """Return what may stand where ``word`` is being typed, behind the text ``before``.
 
     names(what)   names that the instance knows: of a "port", a "backend" or a "nic"
     """
@@ -74,7 +75,7 @@ def _starting(words: Iterable[str], start: str) -> list[str]:
 
 
 class Terminal:
-    """A person's terminal. ``ask(line)`` has the instance answer a command."""
+    """The terminal of a person. ``ask(line)`` has the instance answer a command."""
 
     def __init__(self, ask: Callable[[str], str]) -> None:
         self._ask = ask
@@ -93,7 +94,7 @@ class Terminal:
                 readline.read_history_file(self._history)
 
     def lines(self, prompt: str) -> Iterator[str]:
-        """Lines until the end of input. An interrupt gives the line up."""
+        """Yield lines until the end of input. An interrupt gives the line up."""
         while True:
             try:
                 yield input(prompt)
@@ -104,7 +105,7 @@ class Terminal:
                 print()
 
     def close(self) -> None:
-        """Keep the history."""
+        """Write the history to its file."""
         if self._readline is None:
             return
         with contextlib.suppress(OSError):

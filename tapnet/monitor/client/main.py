@@ -27,10 +27,12 @@ class ClientError(Exception):
 
 
 class Connection:
-    """One control connection."""
+    """This is one connection to a control socket."""
 
     def __init__(self, path: Path, seconds: float = TIMEOUT_S) -> None:
-        """``seconds``: for an answer, on a machine at rest. Raises ClientError."""
+        """Connect to an instance; ``seconds`` is the limit for an answer, on a machine at rest. Raises
+        ClientError.
+        """
         self.path = path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         self._seconds = limit(seconds)
@@ -43,7 +45,7 @@ class Connection:
         self._file = self._socket.makefile("rb")
 
     def ask(self, line: str) -> tuple[bool, str]:
-        """Send one line; (whether it succeeded, the answer). Raises ClientError."""
+        """Send one line and return (whether it succeeded, the answer). Raises ClientError."""
         try:
             self._socket.sendall(line.replace("\n", " ").encode() + b"\n")
             head = self._file.readline(64).split()
@@ -62,14 +64,15 @@ class Connection:
         return head[0] == b"ok", body.decode(errors="replace")
 
     def close(self) -> None:
-        """Idempotent."""
+        """Close the connection; a second call does nothing."""
         self._file.close()
         self._socket.close()
 
 
 def main(instance: str | None, words: list[str] | tuple[str, ...], seconds: float = TIMEOUT_S) -> int:
-    """Run one command in ``instance`` (name, pid or path; None: the only one), or talk if there are no
-    words. ``seconds``: for an answer, on a machine at rest."""
+    """Run one command in ``instance`` (name, pid or path; None: the only one), or talk if there are no words.
+    ``seconds`` is the limit for an answer, on a machine at rest.
+    """
     if list(words[:2]) == ["capture", "start"] and len(words) == 4 and words[3] == "-":
         from . import capture as live
 
@@ -118,7 +121,9 @@ def ps() -> int:
 
 
 def find(instance: str | None) -> Path:
-    """Control socket of an instance. Raises ClientError if there is none, or several and no word which."""
+    """Return the control socket of an instance. Raises ClientError if there is none, or several and no word
+    which.
+    """
     if instance is not None and "/" in instance:
         return Path(instance)
     sockets = paths.existing()
@@ -145,7 +150,7 @@ def find(instance: str | None) -> Path:
 
 
 def _about(path: Path) -> dict[str, str] | None:
-    """What ``info instance`` says; empty if it does not answer; None if nobody listens there."""
+    """Return what ``info instance`` says; empty if it does not answer; None if nobody listens there."""
     try:
         connection = Connection(path, PROBE_S)
     except ClientError:
@@ -160,7 +165,7 @@ def _about(path: Path) -> dict[str, str] | None:
 
 
 def _talk(connection: Connection) -> int:
-    """Line by line until the end of input or ``quit``. Status 1 if the last command failed."""
+    """Send line by line until the end of input or ``quit``. The status is 1 if the last command failed."""
     from .complete import Terminal  # here: one command needs no terminal
 
     terminal = Terminal(lambda line: connection.ask(line)[1]) if _on_terminal() else None

@@ -17,7 +17,7 @@ from .table import Arg, Arguments, Command, Kind
 
 
 def ports_named(control: Control, name: str) -> list[Port]:
-    """The port of a member by its name; of a listener, those of its clients. Raises ControlError."""
+    """Return the port of a member by its name; for a listener, those of its clients. Raises ControlError."""
     devices = list(control.devices())
     found = [d.port for d in devices if d.name == name and d.port is not None]
     if not found:

@@ -3,8 +3,8 @@
     capture start VLAN|PORT FILE      pcapng; VLAN is a number, PORT a member's name
     capture stop VLAN|PORT [FILE]
 
-FILE "-" is standard output of ``tapnet monitor capture start VLAN|PORT -``, or shorter ``tapnet capture VLAN|PORT``: the
-client asks for a pipe of its own (``live``).
+FILE "-" is standard output of ``tapnet monitor capture start VLAN|PORT -``, or shorter ``tapnet capture
+VLAN|PORT``: the client asks for a pipe of its own (``live``).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .table import Arg, Arguments, Command
 
 
 def _target(control: Control, name: str) -> tuple[Hub, Callable[[Port], bool] | None]:
-    """Where to look, and at which ports (None: all). Raises ControlError."""
+    """Return where to look, and at which ports (None: all). Raises ControlError."""
     instance = control.instance
     if name.isascii() and name.isdigit():
         hub = instance.hubs.get(int(name))

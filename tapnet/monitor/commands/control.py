@@ -1,8 +1,8 @@
 """What a monitor can ask of a running instance: one ``Control``, called by the human monitor and by QMP.
 
-``Instance`` is the interface that ``tapnet.instance.instance`` and ``tapnet.service.run`` provide; everything here is
-worked out from it at each call, so nothing can go stale. Answers are text without a final line feed; an
-error that the person at the monitor made is a ``ControlError`` whose text is the answer. No I/O, no clock:
+``Instance`` is the interface that ``tapnet.instance.instance`` and ``tapnet.service.run`` provide; everything
+here is worked out from it at each call, so nothing can go stale. Answers are text without a final line feed;
+an error that the person at the monitor made is a ``ControlError`` whose text is the answer. No I/O, no clock:
 idle times come with the rows.
 
 Formats: ``info network`` as QEMU 0.8 prints it, ``info usernet`` as libslirp does, with the idle time behind.
@@ -37,24 +37,25 @@ _ADDRESS_WIDTH = 15
 
 
 class Device(Protocol):
-    """One member of a VLAN or of a private wire."""
+    """A device is one member of a VLAN or of a private wire."""
 
     @property
     def name(self) -> str:
-        """Unique name, for set_link."""
+        """Return the unique name, for set_link."""
 
     @property
     def kind(self) -> str:
-        """BACKEND, NIC, or ACCEPTED: a connection that a listening backend took in."""
+        """Return BACKEND, NIC, or ACCEPTED: a connection that a listening backend took in."""
 
     @property
     def info(self) -> str:
-        """QEMU 0.8's words, e.g. "user redirector"; "" while there is nothing to show (a listening
-        socket)."""
+        """Return QEMU 0.8's words, e.g. "user redirector"; "" while there is nothing to show (a listening
+        socket).
+        """
 
     @property
     def port(self) -> Port | None:
-        """Its port; None while it has none (a listening socket)."""
+        """Return the port of the device; None while it has none (a listening socket)."""
 
 
 class Instance(Protocol):
@@ -62,59 +63,59 @@ class Instance(Protocol):
 
     @property
     def name(self) -> str:
-        """--name; the pid by default."""
+        """Return --name, or the pid by default."""
 
     @property
     def pid(self) -> int:
-        """Of the emulator."""
+        """Return the process id of the emulator."""
 
     @property
     def mode(self) -> str | None:
-        """user or tap, if one was chosen."""
+        """Return user or tap, if one was chosen."""
 
     @property
     def status(self) -> str:
-        """running, paused, or what else "VM status:" should say."""
+        """Return running, paused, or what else "VM status:" should say."""
 
     @property
     def vlans(self) -> Mapping[int, Sequence[Device]]:
-        """VLAN number -> its devices in option order."""
+        """Return VLAN number -> its devices in option order."""
 
     @property
     def wires(self) -> Sequence[Sequence[Device]]:
-        """Private pairs outside the VLANs; either end may be missing."""
+        """Return the private pairs outside the VLANs; either end may be missing."""
 
     @property
     def usernets(self) -> Sequence[UserNet]:
-        """The NATs in option order."""
+        """Return the NATs in option order."""
 
     @property
     def patchbay(self) -> Patchbay:
-        """What is plugged where."""
+        """Return the table of what is plugged where."""
 
     @property
     def filter_watch(self) -> FilterWatch:
-        """Told when a receive filter is asked for."""
+        """Return the object that is told when a receive filter is asked for."""
 
     @property
     def live(self) -> Live:
-        """Adds and removes."""
+        """Return the object that adds and removes nets and cards."""
 
     @property
     def tracer(self) -> Tracer:
-        """What -d and "log" trace."""
+        """Return the tracer that -d and "log" set."""
 
     @property
     def events(self) -> Events:
-        """What happens, for QMP."""
+        """Return the source of the events that QMP sends."""
 
     @property
     def hubs(self) -> Mapping[int, Hub]:
-        """VLAN number -> its hub."""
+        """Return VLAN number -> its hub."""
 
     @property
     def captures(self) -> Captures:
-        """Captures that run."""
+        """Return the captures of the instance."""
 
     def impair(self, port: Port, impairment: Impairment) -> None:
         """Make, or change, the bad cable of a port (``tapnet.vlan.faults``)."""
@@ -123,18 +124,18 @@ class Instance(Protocol):
         """End the instance soon; returns at once."""
 
     async def set_mode(self, mode: str, vlan: int | None) -> Mapping[int, Sequence[Device]]:
-        """Swap NAT and TAP of all VLANs, or of one; the backends of that mode. Raises ControlError."""
+        """Swap NAT and TAP of all VLANs, or of one; return the backends of that mode. Raises ControlError."""
 
 
 class Control:
-    """The requests."""
+    """The requests that a monitor can make of one instance."""
 
     def __init__(self, instance: Instance) -> None:
         self.instance = instance
         self._told = False
 
     def info_network(self, verbose: bool = False) -> str:
-        """VLANs and their devices: backends in option order, NICs, then accepted connections."""
+        """Show the VLANs and their devices: backends in option order, NICs, then accepted connections."""
         lines: list[str] = []
         for number, devices in sorted(self.instance.vlans.items()):
             lines.append(f"VLAN {number} devices:")
@@ -153,14 +154,14 @@ class Control:
         return "\n".join(lines)
 
     def info_vlans(self) -> str:
-        """VLAN numbers and how many devices each has."""
+        """Show VLAN numbers and how many devices each has."""
         return "\n".join(
             f"VLAN {number}: {len(devices)} device{'' if len(devices) == 1 else 's'}"
             for number, devices in sorted(self.instance.vlans.items())
         )
 
     def info_ports(self) -> str:
-        """Names for set_link and its like, one a line."""
+        """Show the names for set_link and similar commands, one a line."""
         rows = [("NAME", "KIND", "VLAN", "LINK", "WHAT")]
         for number, devices in (
             *sorted(self.instance.vlans.items()),
@@ -177,7 +178,7 @@ class Control:
         return self.instance.usernets if name is None else [self.usernet(name)]
 
     def info_usernet(self, netdev: str | None = None) -> str:
-        """Flows of every NAT, with idle times and queue sizes."""
+        """Show the flows of every NAT, with idle times and queue sizes."""
         tables = []
         for nat in self._nats(netdev):
             number = -1 if nat.vlan is None else nat.vlan
@@ -188,19 +189,19 @@ class Control:
         return "\n".join(tables)
 
     def info_status(self) -> str:
-        """As QEMU says it."""
+        """Show the status in QEMU's words."""
         return f"VM status: {self.instance.status}"
 
     def info_version(self) -> str:
-        """Version number."""
+        """Return the version number of tapnet."""
         return __version__
 
     def info_name(self) -> str:
-        """Name of the instance."""
+        """Return the name of the instance."""
         return self.instance.name
 
     def instance_data(self) -> dict[str, object]:
-        """Name, pid, VLANs and mode."""
+        """Return name, pid, VLANs and mode."""
         instance = self.instance
         return {
             "name": instance.name,
@@ -210,20 +211,20 @@ class Control:
         }
 
     def info_instance(self) -> str:
-        """What ``tapnet ps`` shows, one "key: value" a line."""
+        """Show what ``tapnet ps`` shows, one "key: value" a line."""
         data = self.instance_data() | {"vlans": ",".join(map(str, sorted(self.instance.vlans)))}
         return "\n".join(f"{key}: {value or '-'}" for key, value in data.items())
 
     def devices(self) -> Iterator[Device]:
-        """All devices, those on private wires included."""
+        """Yield all devices, those on private wires included."""
         for _, devices in sorted(self.instance.vlans.items()):
             yield from devices
         for wire in self.instance.wires:
             yield from wire
 
     def set_link(self, name: str, up: bool) -> None:
-        """Plug or pull one device's cable. On a private wire a backend's cable is its NIC's as well. A backend that is to
-        make its connection again tries at once when it is plugged, or was.
+        """Plug or pull one device's cable. On a private wire a backend's cable is its NIC's as well. A
+        backend that has to make its connection again tries at once, when it is plugged in or was already.
 
         Raises NotFound.
         """
@@ -244,12 +245,12 @@ class Control:
     # ---- mode ----------------------------------------------------------------------------------------------
 
     async def set_mode(self, mode: str, vlan: int | None = None) -> list[dict[str, Any]]:
-        """Swap; the backends that are plugged now."""
+        """Swap the mode, and return the backends that are plugged now."""
         found = await self.instance.set_mode(mode, vlan)
         return [{"vlan": n, "name": device.name} for n, devices in found.items() for device in devices]
 
     async def show_mode(self, mode: str, vlan: int | None = None) -> str:
-        """The same for a person."""
+        """Swap the mode, and return the new backends as text for a person."""
         found = await self.instance.set_mode(mode, vlan)
         return "\n".join(
             f"VLAN {number}: {device.info}" for number, devices in found.items() for device in devices
@@ -258,7 +259,7 @@ class Control:
     # ---- redirections --------------------------------------------------------------------------------------
 
     def usernet(self, name: str | None) -> UserNet:
-        """A NAT by its name, the first by default. Raises Refused."""
+        """Return a NAT by its name, the first by default. Raises Refused."""
         nats = self.instance.usernets
         if name is None:
             if not nats:
@@ -294,12 +295,12 @@ class Control:
         return f"host forwarding rule for {rule} {'removed' if gone else 'not found'}"
 
     def hostfwd_gone(self, rule: str, name: str | None = None) -> None:
-        """The same; Refused if there is none."""
+        """End a redirection, named as for ``hostfwd_remove``. Raises Refused if there is none."""
         if not self._hostfwd_remove(rule, name):
             raise Refused(f"host forwarding rule for {rule} not found")
 
     def info_hostfwd(self, netdev: str | None = None) -> str:
-        """Redirections of every NAT, with their numbers."""
+        """Show the redirections of every NAT, with their numbers."""
         lines = []
         for nat in self._nats(netdev):
             lines.append(f"VLAN {-1 if nat.vlan is None else nat.vlan} ({nat.name}):")
@@ -313,19 +314,19 @@ class Control:
         return "\n".join(lines)
 
     def quit(self) -> None:
-        """End the instance."""
+        """End the instance, and tell the listeners of its events."""
         self.ending("host-qmp-quit")
         self.instance.shutdown()
 
     def ending(self, reason: str) -> None:
-        """Tell that the instance ends, once."""
+        """Emit the event that the instance ends, once."""
         if not self._told:
             self._told = True
             self.instance.events.emit(SHUTDOWN, guest=False, reason=reason)
 
 
 def columns(rows: Sequence[tuple[str, ...]]) -> str:
-    """A table, two blanks between the columns."""
+    """Format a table, two blanks between the columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
@@ -352,7 +353,7 @@ def _qemu_reason(ours: str) -> str:
 
 
 def _matcher(text: str) -> Callable[[ForwardRow], bool]:
-    """What hostfwd_remove was given, as a test of rows. Raises Refused."""
+    """Return what hostfwd_remove was given as a test of rows. Raises Refused."""
     if text.isascii() and text.isdigit():
         return lambda row: row.number == int(text)
     try:
@@ -401,7 +402,7 @@ PEERS_SHOWN = 8
 
 
 def _peers(device: Device, group: Sequence[Device]) -> str:
-    """The other ports of its wire."""
+    """Name the other ports of the device's wire."""
     names = [other.name for other in group if other is not device and other.port is not None]
     more = len(names) - PEERS_SHOWN
     return ", ".join(names[:PEERS_SHOWN]) + (f" and {more} more" if more > 0 else "")

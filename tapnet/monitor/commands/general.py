@@ -1,7 +1,8 @@
 """The monitor's commands, all of them: one row each for the human and the machine's monitor (see ``table``).
 
-To add one: a row in a tuple here, or a tuple of your own module in ``TABLES``, and a method of ``Control`` (or of your
-module) that works on ``control.instance``. A handler raises ``ControlError`` for what its caller did wrong.
+To add one: a row in a tuple here, or a tuple of your own module in ``TABLES``, and a method of ``Control``
+(or of your module) that works on ``control.instance``. A handler raises ``ControlError`` for what its caller
+did wrong.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ OPTION = Arg("option", Kind.OPTION, meta="type[,key=value]...")
 
 
 def _trust(option: str) -> Callable[[Arguments], bool]:
-    """Whether a net or card names files or programs."""
+    """Return whether a net or card names files or programs."""
 
     def needed(arguments: Arguments) -> bool:
         value = arguments["option"]

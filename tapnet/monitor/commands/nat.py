@@ -17,7 +17,7 @@ NAMES_FILES = ("cmd", "file", "unix")
 
 
 def _names_a_file(arguments: Arguments) -> bool:
-    """A service that runs a program or names a file. What cannot be read does neither."""
+    """Return whether a service runs a program or names a file. A rule that cannot be read does neither."""
     try:
         return rules.guestfwd(str(arguments["rule"])).target in NAMES_FILES
     except ValueError:
@@ -25,7 +25,7 @@ def _names_a_file(arguments: Arguments) -> bool:
 
 
 def guestfwd_add(control: Control, rule: str, name: str | None = None) -> dict[str, int]:
-    """Add a service; its number. Raises Refused."""
+    """Add a service and return its number. Raises Refused."""
     nat = control.usernet(name)
     try:
         return {"number": nat.add_guest_forward(rules.guestfwd(rule))}
@@ -40,7 +40,9 @@ def _remove(control: Control, rule: str, name: str | None) -> bool:
 
 
 def _number(nat: UserNet, rule: str) -> int | None:
-    """By the text that added it, by its part before the target, or by its number. Raises Refused."""
+    """Return the number of a service, found by the text that added it, by its part before the target, or by
+    its number. Raises Refused.
+    """
     rows = list(nat.guest_forwards())
     if rule.isascii() and rule.isdigit():
         return next((row.number for row in rows if row.number == int(rule)), None)
@@ -77,13 +79,13 @@ def _number(nat: UserNet, rule: str) -> int | None:
 
 
 def guestfwd_remove(control: Control, rule: str, name: str | None = None) -> str:
-    """End a service. Raises Refused."""
+    """End a service, and return a line that says whether there was one. Raises Refused."""
     gone = _remove(control, rule, name)
     return f"guest forwarding rule for {rule} {'removed' if gone else 'not found'}"
 
 
 def guestfwd_gone(control: Control, rule: str, name: str | None = None) -> None:
-    """The same; Refused if there is none."""
+    """End a service. Raises Refused also if there is none."""
     if not _remove(control, rule, name):
         raise Refused(f"guest forwarding rule for {rule} not found")
 
@@ -93,7 +95,7 @@ def _title(nat: UserNet) -> str:
 
 
 def info_guestfwd(control: Control) -> str:
-    """Services of every NAT, with their numbers and addresses."""
+    """Show the services of every NAT, with their numbers and addresses."""
     lines = []
     for nat in control.instance.usernets:
         lines.append(_title(nat))
@@ -104,7 +106,7 @@ def info_guestfwd(control: Control) -> str:
 
 
 def services(nat: UserNet) -> list[dict[str, Any]]:
-    """Services of a NAT, oldest first."""
+    """Return the services of a NAT, oldest first."""
     return [
         {
             "number": row.number,
@@ -120,7 +122,7 @@ def services(nat: UserNet) -> list[dict[str, Any]]:
 
 
 def usernet_data(control: Control) -> list[dict[str, Any]]:
-    """Everything about every NAT, JSON-able."""
+    """Return everything about every NAT as JSON-able data."""
     found = []
     for nat in control.instance.usernets:
         found.append(

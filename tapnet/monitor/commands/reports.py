@@ -1,6 +1,8 @@
-"""What monitors report as data: ports, flows, leases, redirections, cards, receive filters, counters; and as text.
+"""What monitors report as data: ports, flows, leases, redirections, cards, receive filters, counters; and as
+text.
 
-Worked out from the instance at each call. JSON-able; names of members are part of the interface (docs/monitor.md).
+Worked out from the instance at each call. JSON-able; names of members are part of the interface
+(docs/monitor.md).
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ Row = dict[str, Any]
 
 
 def placed(control: Control) -> Iterator[tuple[int | None, Device]]:
-    """Every device with its VLAN; None: on a private wire."""
+    """Yield every device with its VLAN; None on a private wire."""
     for number, devices in sorted(control.instance.vlans.items()):
         for device in devices:
             yield number, device
@@ -33,7 +35,7 @@ def _label(device: Device) -> str | None:
 
 
 def ports(control: Control) -> list[Row]:
-    """Every port with its counters."""
+    """Return every port with its counters."""
     rows = []
     for vlan, device in placed(control):
         row: Row = {
@@ -64,7 +66,7 @@ def _nats(control: Control, name: str | None) -> list[UserNet]:
 
 
 def flows(control: Control, netdev: str | None = None) -> list[Row]:
-    """Flows of the NATs, newest first."""
+    """Return the flows of the NATs, newest first."""
     return [
         {
             "netdev": nat.name,
@@ -85,7 +87,7 @@ def flows(control: Control, netdev: str | None = None) -> list[Row]:
 
 
 def leases(control: Control, netdev: str | None = None) -> list[Row]:
-    """DHCP leases of the NATs, by address."""
+    """Return the DHCP leases of the NATs, by address."""
     return [
         {"netdev": nat.name} | {key.replace("_", "-"): value for key, value in row.items()}
         for nat in _nats(control, netdev)
@@ -94,7 +96,7 @@ def leases(control: Control, netdev: str | None = None) -> list[Row]:
 
 
 def leases_text(control: Control, netdev: str | None = None) -> str:
-    """The same as a table."""
+    """Show the DHCP leases of the NATs as a table."""
     rows = [("NETDEV", "ADDRESS", "MAC", "STATE", "EXPIRES", "HOST NAME")]
     for row in leases(control, netdev):
         left = "never" if row["expires"] is None else f"{row['expires']:.0f}s"
@@ -103,7 +105,7 @@ def leases_text(control: Control, netdev: str | None = None) -> str:
 
 
 def forwards(control: Control, netdev: str | None = None) -> list[Row]:
-    """Redirections of the NATs, oldest first."""
+    """Return the redirections of the NATs, oldest first."""
     rows = []
     for nat in _nats(control, netdev):
         for number, forward, port in nat.forwards():
@@ -119,12 +121,12 @@ def forwards(control: Control, netdev: str | None = None) -> list[Row]:
 
 
 def counters(control: Control, netdev: str | None = None) -> dict[str, Row]:
-    """What the NATs counted."""
+    """Return what the NATs counted, by their names."""
     return {nat.name: nat.counters() for nat in _nats(control, netdev)}
 
 
 def switches(control: Control) -> list[Row]:
-    """VLANs that learn addresses."""
+    """Return the VLANs that learn addresses, with their counters."""
     rows = []
     for number, place in sorted(control.instance.patchbay.vlans.items()):
         table = place.hub.table
@@ -136,7 +138,7 @@ def switches(control: Control) -> list[Row]:
 
 
 def addresses(control: Control, vlan: int | None = None) -> list[Row]:
-    """What the switches have learned."""
+    """Return the addresses that the switches have learned."""
     return [
         {"vlan": number, "mac": row.mac.hex(":"), "port": row.port.name, "age": row.age}
         for number, place in sorted(control.instance.patchbay.vlans.items())
@@ -146,7 +148,7 @@ def addresses(control: Control, vlan: int | None = None) -> list[Row]:
 
 
 def addresses_text(control: Control, vlan: int | None = None) -> str:
-    """The same as a table."""
+    """Show the addresses that the switches have learned as a table."""
     rows = [("VLAN", "MAC", "PORT", "AGE")]
     for row in addresses(control, vlan):
         rows.append((str(row["vlan"]), row["mac"], row["port"], f"{row['age']:.0f}s"))
@@ -157,7 +159,7 @@ def addresses_text(control: Control, vlan: int | None = None) -> str:
 
 
 def cards(control: Control) -> list[Row]:
-    """Every card: where it sits, what it counted."""
+    """Return every card with its place and what it counted."""
     rows = []
     for vlan, device in placed(control):
         if device.kind != NIC:
@@ -174,7 +176,7 @@ def cards(control: Control) -> list[Row]:
 
 
 def cards_text(control: Control) -> str:
-    """The same, as QEMU's "info qtree" shows a tree: the bus, and what sits on it."""
+    """Show the cards as QEMU's "info qtree" shows a tree: the bus, and what sits on it."""
     lines = []
     for row in cards(control):
         lines.append(f'dev: {row.get("model") or row["info"]}, id "{row["name"]}"')
@@ -188,7 +190,7 @@ def cards_text(control: Control) -> str:
 
 
 def rx_filters(control: Control, name: str | None = None) -> list[Row]:
-    """QEMU's query-rx-filter: what each card's receiver lets pass. Raises NotFound, Refused."""
+    """Answer QEMU's query-rx-filter: what each card's receiver lets pass. Raises NotFound, Refused."""
     rows = []
     for _, device in placed(control):
         if device.kind != NIC or name not in (None, device.name, _label(device)):
@@ -206,7 +208,7 @@ def rx_filters(control: Control, name: str | None = None) -> list[Row]:
 
 
 def rx_filter(device: Device) -> Row | None:
-    """One card's filter; None: it has none."""
+    """Return one card's filter; None if it has none."""
     card: Any = getattr(device, "card", None)
     if card is None:
         return None

@@ -4,11 +4,12 @@
                                                                                ├► {"name": "eth0", "up": False} ─► run
     QMP  {"execute": "set_link", "arguments": {"name": ...}}     ─ from_json ──┘
 
-A ``Command`` names its words in either monitor (``hmp``, ``qmp``; "" is none), its arguments, and what it does. The rows
-are in ``commands.TABLES``; ``help``, ``query-commands``, completion and the rights of a client are worked out from them.
+A ``Command`` names its words in either monitor (``hmp``, ``qmp``; "" is none), its arguments, and what it
+does. The rows are in ``commands.TABLES``; ``help``, ``query-commands``, completion and the rights of a client
+are worked out from them.
 
-Rights: a command that runs programs or names files says so (``trust``). A client over TCP may not call it, unless its
-monitor was opened with trusted=on.
+Rights: a command that runs programs or names files says so (``trust``). A client over TCP may not call it,
+unless its monitor was opened with trusted=on.
 
 Ref: QEMU docs/interop/qmp-spec.rst (names and types of arguments), monitor/hmp.c (words of the errors).
 """
@@ -30,7 +31,7 @@ ON_OFF = {"on": True, "up": True, "off": False, "down": False}
 
 
 class Kind(enum.Enum):
-    """How an argument is written: in HMP, in QMP, and what the handler gets."""
+    """The kind of an argument: how it is written in HMP and in QMP, and what the handler gets."""
 
     TEXT = "string"  # a word; a string
     NUMBER = "integer"  # decimal or 0x; an integer
@@ -42,7 +43,7 @@ class Kind(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Arg:
-    """One argument. ``name`` is QMP's and the handler's.
+    """This describes one argument of a command. ``name`` is QMP's and the handler's.
 
     meta     in HMP's help; ``name`` by default. FLAG: the flag's letter
     choices  the only values of a TEXT
@@ -57,7 +58,7 @@ class Arg:
     offers: str = ""
 
     def usage(self) -> str:
-        """As help shows it."""
+        """Return the argument as help shows it."""
         if self.kind is Kind.FLAG:
             return f"[-{self.meta}]"
         text = self.meta or ("|".join(self.choices) if self.choices else self.name)
@@ -68,13 +69,12 @@ class Arg:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """One row.
+    """A command is one row of the table of commands.
 
-    hmp     words of the human monitor, aliases behind "|": "quit|q", "info network"; "": QMP only
-    qmp     name in QMP; "": HMP only
-    run     does it. Its value is QMP's "return" (None: an empty object). May be a coroutine function
-    text    what HMP prints instead of the value of ``run`` (which then is text or None); called in place of ``run``
-    trust   whether a client must be trusted: always, or by ``trust(arguments)``
+    hmp     words of the human monitor, aliases behind "|": "quit|q", "info network"; "": QMP only qmp
+    name in QMP; "": HMP only run     does it. Its value is QMP's "return" (None: an empty object). May be a
+    coroutine function text    what HMP prints instead of the value of ``run`` (which then is text or None);
+    called in place of ``run`` trust   whether a client must be trusted: always, or by ``trust(arguments)``
     ends    the instance ends once the answer is sent
     """
 
@@ -95,29 +95,29 @@ class Command:
 
     @property
     def info(self) -> bool:
-        """Whether it is a subcommand of HMP's ``info``."""
+        """Return whether it is a subcommand of HMP's ``info``."""
         return self.hmp.startswith("info ")
 
     def usage(self) -> str:
-        """The line that ``help`` shows."""
+        """Return the line that ``help`` shows."""
         args = " ".join(arg.usage() for arg in self.args)
         return f"{'|'.join(self.names)} {args} -- {self.summary}"
 
     def needs_trust(self, arguments: Arguments) -> bool:
-        """Whether these arguments are for trusted clients only."""
+        """Return whether these arguments are for trusted clients only."""
         return self.trust if isinstance(self.trust, bool) else self.trust(arguments)
 
 
 class BadArguments(Exception):
-    """HMP: the text is the answer; ``hint``: followed by a hint to ``help``."""
+    """HMP's words are wrong: the text is the answer, with ``hint`` followed by a hint to ``help``."""
 
 
 class BadParameter(Exception):
-    """QMP: the text is the error's desc."""
+    """QMP's arguments are wrong: the text is the error's desc."""
 
 
 def from_words(command: Command, shown: str, words: Sequence[str]) -> Arguments:
-    """HMP's words as arguments. ``shown``: the command for messages. Raises BadArguments.
+    """Read HMP's words as arguments; ``shown`` is the command for messages. Raises BadArguments.
 
     Optional arguments are filled from the left with the words that the others do not need.
     """
@@ -180,7 +180,7 @@ def _from_word(arg: Arg, shown: str, word: str) -> Any:
 
 
 def from_json(command: Command, given: Arguments) -> Arguments:
-    """QMP's arguments, checked. Raises BadParameter in QEMU's words."""
+    """Check QMP's arguments. Raises BadParameter in QEMU's words."""
     left = dict(given)
     found: Arguments = {}
     for arg in command.args:
@@ -216,5 +216,5 @@ def _fits(kind: Kind, value: object) -> bool:
 
 
 async def settled(value: Any) -> Any:
-    """``value``, waited for if it is to be."""
+    """Return ``value``, after awaiting it if it is awaitable."""
     return await value if isinstance(value, Awaitable) else value

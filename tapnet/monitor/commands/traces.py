@@ -10,7 +10,7 @@ from .table import Arg, Command
 
 
 def log(control: Control, items: str) -> None:
-    """Trace these items and nothing else; "none": nothing. Raises ControlError."""
+    """Trace these items and nothing else; "none" traces nothing. Raises ControlError."""
     wanted = [] if items == "none" else items.split(",")
     for item in wanted:
         if item not in keys.LOG_ITEMS:
@@ -22,7 +22,7 @@ def log(control: Control, items: str) -> None:
 
 
 def logfile(control: Control, file: str) -> None:
-    """Write traces to a file; "-": to standard error. Raises ControlError."""
+    """Write traces to a file; "-" is standard error. Raises ControlError."""
     try:
         control.instance.tracer.open(None if file == "-" else file)
     except OSError as error:
@@ -30,7 +30,7 @@ def logfile(control: Control, file: str) -> None:
 
 
 def info_log(control: Control) -> str:
-    """Items and file."""
+    """Show the traced items, the file and the lost lines."""
     tracer = control.instance.tracer
     lost = f"\nlost lines: {tracer.lost}" if tracer.lost else ""
     return f"items: {','.join(tracer.items) or 'none'}\nfile: {tracer.path or '-'}{lost}"

@@ -1,8 +1,8 @@
-"""What a client that is not trusted may put into a net or card: a list of what is harmless, so that a key that nobody
-thought of is refused.
+"""What a client that is not trusted may put into a net or card: a list of what is harmless, so that a key
+that nobody thought of is refused.
 
-Refused is what runs a program, names a file, socket file, directory or process, or reaches into the host's network
-configuration.
+Refused is what runs a program, names a file, socket file, directory or process, or reaches into the host's
+network configuration.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ HARMLESS: dict[str, set[str]] = {
 
 
 def names_more(option: str, value: str) -> bool:
-    """Whether the value of ``option`` needs trust. One that cannot be read does not: it will be refused anyhow."""
+    """Return whether the value of ``option`` needs trust. One that cannot be read does not: it will be
+    refused anyhow.
+    """
     from ...options import parse as options  # here: the client of a monitor has no use for it
 
     try:
@@ -61,5 +63,5 @@ def names_more(option: str, value: str) -> bool:
 
 
 def rule_names_file(arguments: Arguments) -> bool:
-    """A redirection of a UNIX socket."""
+    """Return whether the rule is a redirection of a UNIX socket."""
     return str(arguments["rule"]).startswith("unix:")

@@ -1,8 +1,8 @@
 """One request to ``--metrics``: just enough of HTTP/1.1 for a scraper.
 
-GET or HEAD of /metrics is answered, everything else refused; every answer ends the connection. What a client sends
-behind that is thrown away until it hangs up: otherwise it would lose the answer by a reset. Limits: ``HEAD_MAX`` bytes
-of request head, ``IDLE_S`` seconds for all of it.
+GET or HEAD of /metrics is answered, everything else refused; every answer ends the connection. What a client
+sends behind that is thrown away until it hangs up: otherwise it would lose the answer by a reset. Limits:
+``HEAD_MAX`` bytes of request head, ``IDLE_S`` seconds for all of it.
 
 Ref: RFC 9112.
 """
@@ -30,7 +30,7 @@ _REASONS = {
 
 
 class MetricsSession(Session):
-    """See the module's text."""
+    """The session serves one client of ``--metrics``, which makes one request."""
 
     def __init__(self, control: Control, opened: Hook = nothing, closed: Hook = nothing) -> None:
         super().__init__(opened, closed)

@@ -1,8 +1,8 @@
 """One client of ``-qmp``: the I/O round ``qmp``.
 
-Events go out between answers, from the end of the negotiation on. One that finds ``session.BUFFER_MAX`` bytes waiting for
-a slow reader is dropped and counted (``events_lost``): the client learns of it by ``X_TAPNET_EVENTS_LOST`` when it reads
-again.
+Events go out between answers, from the end of the negotiation on. One that finds ``session.BUFFER_MAX`` bytes
+waiting for a slow reader is dropped and counted (``events_lost``): the client learns of it by
+``X_TAPNET_EVENTS_LOST`` when it reads again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .session import Hook, Session, nothing
 
 
 class QmpSession(Session):
-    """See the module's text."""
+    """The session serves one client of ``-qmp``: its messages, answers and events."""
 
     def __init__(self, qmp: Qmp, events: Events, opened: Hook = nothing, closed: Hook = nothing) -> None:
         super().__init__(opened, closed)

@@ -9,8 +9,8 @@
   final.
 * stdio: ``stdio``.
 
-Who may do what: whoever can open our UNIX sockets (0600) or our terminal is us. A client over TCP is nobody: commands that
-run programs or name files are refused unless the option says trusted=on.
+Who may do what: whoever can open our UNIX sockets (0600) or our terminal is us. A client over TCP is nobody:
+commands that run programs or name files are refused unless the option says trusted=on.
 
 Limits: ``CLIENTS_MAX`` clients of the control socket (the next wait in its backlog); those of ``session``.
 """
@@ -61,7 +61,7 @@ class Listener:
         self._rearm()
 
     def close(self) -> None:
-        """Stop listening and end all sessions. Idempotent."""
+        """Stop listening and end all sessions; a second call does nothing."""
         self._limit = 0
         self._rearm()
         self.listening.close()
@@ -123,7 +123,7 @@ class Listener:
 
 
 class Served:
-    """Something open: ``close()`` undoes all of it, once."""
+    """Something that is open: ``close()`` undoes all of it, once."""
 
     def __init__(
         self, what: str, listener: Listener | None = None, close: Callable[[], None] | None = None
@@ -134,7 +134,7 @@ class Served:
 
     @property
     def port(self) -> int:
-        """TCP port that was bound (the one chosen for port 0); 0 where there is none."""
+        """Return the TCP port that was bound (the one chosen for port 0); 0 where there is none."""
         return self.listener.listening.port if self.listener is not None else 0
 
     async def first_client(self) -> None:
@@ -143,7 +143,7 @@ class Served:
             await self.listener.first.wait()
 
     def close(self) -> None:
-        """Idempotent."""
+        """Close what is open; a second call does nothing."""
         if self.listener is not None:
             self.listener.close()
             self.listener = None
@@ -193,7 +193,7 @@ def _control(listening: Listening, path: str, control: Control) -> Served:
 
 
 def _sweep(directory: Path) -> None:
-    """Take away the control sockets of instances that were killed. The caller holds the lock."""
+    """Remove the control sockets of instances that were killed. The caller holds the lock."""
     for other in paths.sockets(directory):
         try:
             alive(other)
@@ -202,7 +202,7 @@ def _sweep(directory: Path) -> None:
 
 
 def trusted(chardev: Chardev) -> bool:
-    """Whether its clients may run programs and name files."""
+    """Return whether the clients of a monitor may run programs and name files."""
     return chardev.trusted or chardev.address is None or isinstance(chardev.address, UnixPath)
 
 

@@ -4,12 +4,12 @@
 
 ``LineSession`` is a person's monitor, or the control socket (``framed``); ``qmp.QmpSession`` the machine's.
 
-Limits: ``LINE_MAX`` bytes a line (a longer one is answered by an error and ends the session), ``BUFFER_MAX`` bytes that
-wait for a slow reader before we stop reading from it, ``STALL_S`` seconds of that before it is cut off. One command at a
-time: while one takes its time nothing more is read.
+Limits: ``LINE_MAX`` bytes a line (a longer one is answered by an error and ends the session), ``BUFFER_MAX``
+bytes that wait for a slow reader before we stop reading from it, ``STALL_S`` seconds of that before it is cut
+off. One command at a time: while one takes its time nothing more is read.
 
-A browser can be made to connect to a TCP port of this host and to write lines into the body of a request. Whoever
-begins a TCP session as HTTP does is cut off (``http``).
+A browser can be made to connect to a TCP port of this host and to write lines into the body of a request.
+Whoever begins a TCP session as HTTP does is cut off (``http``).
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ Hook = Callable[["Session"], None]
 
 
 def nothing(_session: Session) -> None:
-    """No hook."""
+    """Do nothing: the hook of a session that has none."""
 
 
 class Session(asyncio.Protocol):
-    """One client. ``opened`` and ``closed`` are called once each."""
+    """A session serves one client of a monitor. ``opened`` and ``closed`` are called once each."""
 
-    http = False  # cut off who speaks HTTP
+    http = False  # whether to cut off a client that speaks HTTP
 
     def __init__(self, opened: Hook = nothing, closed: Hook = nothing) -> None:
         self.transport: asyncio.Transport | None = None
@@ -57,7 +57,7 @@ class Session(asyncio.Protocol):
         """Write what a client sees first."""
 
     def _take(self) -> bool:
-        """Serve one message of ``_input``. False: none is whole."""
+        """Serve one message of ``_input``. False means that none is whole."""
         raise NotImplementedError
 
     # ---- asyncio.Protocol ----------------------------------------------------------------------------------
@@ -102,7 +102,7 @@ class Session(asyncio.Protocol):
             self._stall = None
 
     def _look(self) -> None:
-        """Read, or read no more for a while."""
+        """Pause reading while a command runs or the reader is slow; otherwise read on."""
         pause = self._stalled or self._busy
         if self.transport is not None and not self.transport.is_closing() and pause != self._paused:
             self._paused = pause
@@ -141,13 +141,13 @@ class Session(asyncio.Protocol):
             self.transport.write(data)
 
     def end(self) -> None:
-        """Close the connection."""
+        """Close the connection to the client."""
         if self.transport is not None:
             self.transport.close()
 
 
 class LineSession(Session):
-    """Lines of HMP. ``framed``: the control socket's frames; otherwise a person's monitor."""
+    """A session of HMP lines. ``framed``: the control socket's frames; otherwise a person's monitor."""
 
     def __init__(self, hmp: Hmp, framed: bool, opened: Hook = nothing, closed: Hook = nothing) -> None:
         super().__init__(opened, closed)

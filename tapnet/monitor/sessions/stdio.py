@@ -1,8 +1,9 @@
-"""Monitors on standard input and output, by threads: a person's has the loop answer line by line; a program's session
-is fed by one thread and written out by another.
+"""Monitors on standard input and output, by threads: a person's has the loop answer line by line; a program's
+session is fed by one thread and written out by another.
 
-So neither a terminal's mode nor a slow reader of our output touches the loop. The end of input is not the instance's
-end (as in QEMU). On a terminal lines are edited by readline, with history and completion (``complete``).
+So neither a terminal's mode nor a slow reader of our output touches the loop. The end of input is not the
+instance's end (as in QEMU). On a terminal lines are edited by readline, with history and completion
+(``complete``).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ FLUSH_S = 1.0
 
 
 class _Output(asyncio.Transport):
-    """Standard output, by a thread of its own, as a session's transport; standard input feeds the session."""
+    """Standard output with a thread of its own, as a session's transport; standard input feeds the session."""
 
     def __init__(self, session: Session, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__()
@@ -39,12 +40,12 @@ class _Output(asyncio.Transport):
         self._readable.set()
 
     def begin(self) -> None:
-        """Start both threads."""
+        """Start the reading and the writing thread."""
         threading.Thread(target=self._reader, name="qmp-in", daemon=True).start()
         self._thread.start()
 
     def finish(self) -> None:
-        """Close, and give what was written a while to be read."""
+        """Close the output, and give its reader a while for what was written."""
         self.close()
         self._thread.join(FLUSH_S)
 
@@ -99,7 +100,7 @@ class _Output(asyncio.Transport):
         return self._closing
 
     def close(self) -> None:
-        """Idempotent."""
+        """Close the session; a second call does nothing."""
         if not self._closing:
             self._closing = True
             self._queue.put(None)
@@ -109,7 +110,7 @@ class _Output(asyncio.Transport):
 
 
 def start_session(session: Session) -> Callable[[], None]:
-    """Serve a program on standard input and output. The answer ends it."""
+    """Serve a program on standard input and output. The function that is returned ends it."""
     output = _Output(session, asyncio.get_running_loop())
     session.connection_made(output)
     output.begin()
@@ -117,14 +118,14 @@ def start_session(session: Session) -> Callable[[], None]:
 
 
 def put(text: str) -> None:
-    """Write all of it. Raises OSError."""
+    """Write all of ``text`` to standard output. Raises OSError."""
     data = text.encode(errors="replace")
     while data:
         data = data[os.write(1, data) :]
 
 
 def start_person(hmp: Hmp) -> Callable[[], None]:
-    """Serve a person. The answer ends it: it gives a terminal its mode back."""
+    """Serve a person. The function that is returned ends it: it gives a terminal its mode back."""
     loop = asyncio.get_running_loop()
     terminal = os.isatty(0) and os.isatty(1)
     mode = termios.tcgetattr(0) if terminal else None
@@ -163,7 +164,7 @@ def _person(hmp: Hmp, loop: asyncio.AbstractEventLoop, terminal: bool) -> None:
 
 
 def _piped() -> Iterator[str | None]:
-    """Lines of standard input; None: too long a one."""
+    """Yield the lines of standard input; None stands for one that is too long."""
     put(PROMPT)
     while line := sys.stdin.buffer.readline(LINE_MAX + 1):
         if len(line) > LINE_MAX:
@@ -176,7 +177,7 @@ def _piped() -> Iterator[str | None]:
 
 
 def _typed(ask: Callable[[str], Reply]) -> Iterator[str]:
-    """Lines of a terminal."""
+    """Yield the lines that a person types at a terminal."""
     terminal = Terminal(lambda line: ask(line).text)
     try:
         yield from terminal.lines(PROMPT)
