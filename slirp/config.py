@@ -1,13 +1,13 @@
-"""What a user-mode network is made of: one frozen, validated description, and the defaults of QEMU's ``-net
-user``.
+"""This module holds ``Config``, the frozen and validated description of a user-mode network, whose defaults
+are those of QEMU's ``-net user``.
 
 ``Config(net="10.0.2.0/24")`` derives host .2, name server .3 and first lease .15 from the net, as QEMU does
 for its own default. A net without a prefix length is taken as /24, with a warning in ``Config.warnings``:
-QEMU takes it by class (10.x as /8, 192.168.x.y as /16), which is hardly ever what was meant. A
-net too small for .2, .3 and .15 takes its 1st, 2nd and 3rd address.
+QEMU takes it by class (10.x as /8, 192.168.x.y as /16), which is hardly ever what was meant. A net too small
+for .2, .3 and .15 takes its 1st, 2nd and 3rd address.
 
-Every error is a ValueError of one line that names the key and the value. IPv6 is ``config6``; ``ipv4`` off leaves IPv6
-alone.
+Every error is a ValueError of one line that names the key and the value. The IPv6 keys are in ``config6``;
+with ``ipv4`` off the network has IPv6 only.
 
 Ref: QEMU 7.2 qapi/net.json, NetdevUserOptions; RFC 1123 2.1 (host names); RFC 2132 (what fits in an option).
 """
@@ -30,14 +30,14 @@ MTU = 1500
 MTU_MIN, MTU_MAX = (
     576,
     65520,
-)  # RFC 2132 5.1 wants at least 68; below 576 no host need reassemble a DHCP message
-BUFFERS = 64 << 20  # bytes held for guests, all flows together
+)  # RFC 2132 5.1 wants at least 68; below 576 no host has to reassemble a DHCP message
+BUFFERS = 64 << 20  # bytes buffered for guests, all flows together
 BUFFERS_MIN = 1 << 20
 RESOLVERS_MAX = 8
 FIXED_MAX = 1024
 NTP_MAX = 32
 RECORDS_MAX = 4096
-IPXE = -1  # in place of an architecture: clients that are iPXE already
+IPXE = -1  # stands in place of an architecture for clients that already run iPXE
 SERVERS_OWN = frozenset(
     (0, 50, 51, 52, 53, 54, 55, 57, 58, 59, 61, 82, 255)
 )  # options that only the server can know
@@ -57,7 +57,7 @@ def _address(key: str, value: str) -> IPv4Address:
 
 
 def _name(key: str, value: str) -> str:
-    """A host or domain name, without a final dot."""
+    """Return a host or domain name without its final dot. Raises ValueError if it is not valid."""
     name = value.rstrip(".")
     if not name or len(name) > NAME_MAX - 2 or not all(_LABEL.match(label) for label in name.split(".")):
         raise ValueError(f"{key}={value}: not a valid name")
@@ -65,7 +65,7 @@ def _name(key: str, value: str) -> str:
 
 
 def parse_net(value: str) -> tuple[IPv4Network, str]:
-    """``addr[/bits|/mask]`` to a network and a warning ("" if there is none). Raises ValueError."""
+    """Turn ``addr[/bits|/mask]`` into a network and a warning ("" if there is none). Raises ValueError."""
     text, slash, bits = value.partition("/")
     warning = ""
     try:
@@ -84,7 +84,7 @@ def parse_net(value: str) -> tuple[IPv4Network, str]:
 
 
 def parse_resolver(value: str) -> list[Address]:
-    """``ADDR[:PORT][+ADDR...]``; an IPv6 address with a port stands in brackets. Raises ValueError."""
+    """Parse ``ADDR[:PORT][+ADDR...]``; an IPv6 address with a port stands in brackets. Raises ValueError."""
     found: list[Address] = []
     for part in value.split("+"):
         host, port = part, "53"
@@ -105,7 +105,8 @@ def parse_resolver(value: str) -> list[Address]:
     return found
 
 
-# What can change under a running stack: the rest shapes the net itself, and flows would not survive.
+# Keys that can change while a stack runs. The others shape the network itself, and flows would not survive
+# that.
 LIVE = frozenset(
     (
         "hostname",
@@ -135,7 +136,9 @@ LIVE = frozenset(
 
 
 def changes_live(old: Config, new: Config) -> bool:
-    """Whether a stack of ``old`` can become one of ``new`` and keep its flows and leases (``Stack.reconfigure``)."""
+    """Say whether a stack of ``old`` can take on ``new`` and keep its flows and leases
+    (``Stack.reconfigure``).
+    """
     return all(
         one.name in LIVE or getattr(old, one.name) == getattr(new, one.name)
         for one in fields(Config)
@@ -145,11 +148,13 @@ def changes_live(old: Config, new: Config) -> bool:
 
 @dataclass(frozen=True)
 class Config:
-    """The keys of ``-netdev user`` that concern this engine, by QEMU's names with ``_`` for ``-``.
+    """The fields are the keys of ``-netdev user`` that concern this engine; their names are QEMU's, with
+    ``_`` for ``-``.
 
     net, host, dns, dhcpstart are text; after construction ``network``, ``host_ip``, ``dns_ip``,
     ``dhcp_first`` hold them as addresses. ``resolver`` lists the name servers behind ``dns`` (none: the
-    host's own). ``lease_time`` is in seconds, ``mtu`` in bytes of IP, ``buffers`` in bytes."""
+    host's own). ``lease_time`` is in seconds, ``mtu`` in bytes of IP, ``buffers`` in bytes.
+    """
 
     net: str = "10.0.2.0/24"
     host: str | None = None
@@ -159,27 +164,27 @@ class Config:
     domainname: str | None = None
     dnssearch: tuple[str, ...] = ()
     lease_time: int = LEASE_TIME
-    lease_given: bool = False  # the administrator's: every client gets it, whatever it asks for
-    renew_time: int | None = None  # T1, seconds; None: half of the lease
+    lease_given: bool = False  # the administrator set lease_time: every client gets it, whatever it asks for
+    renew_time: int | None = None  # T1 in seconds; None: half of the lease
     restrict: bool = False
-    rules: tuple[Rule, ...] = ()  # allow and deny, in order
+    rules: tuple[Rule, ...] = ()  # allow and deny rules, in order
     hostloopback: bool = True
     resolver: tuple[Address, ...] = ()
     mtu: int = MTU
     buffers: int = BUFFERS
-    tftp: str | None = None  # directory
+    tftp: str | None = None  # directory that the TFTP server offers
     tftp_write: bool = False
     tftp_nocase: bool = False
     tftp_server_name: str | None = None
     bootfile: str | None = None
     bootfiles: tuple[tuple[int, str], ...] = ()  # (client architecture of option 93, or IPXE; file or URL)
-    next_server: str | None = None  # address that boot files come from; None: host
-    fixed: tuple[tuple[bytes, str, str], ...] = ()  # leases: MAC, address, name ("": none)
+    next_server: str | None = None  # address that boot files come from; None: ``host``
+    fixed: tuple[tuple[bytes, str, str], ...] = ()  # fixed leases: MAC, address, name ("": none)
     ntp: tuple[str, ...] = ()
-    routes: tuple[tuple[str, str], ...] = ()  # classless: net, router
-    records: tuple[tuple[str, str], ...] = ()  # names of our own: name, address
-    dhcp_options: tuple[tuple[int, bytes], ...] = ()  # by number; b"": leave it out
-    ftp: str = "auto"  # off: no help for FTP servers behind a redirection
+    routes: tuple[tuple[str, str], ...] = ()  # classless static routes: net, router
+    records: tuple[tuple[str, str], ...] = ()  # records that our name server answers itself: name, address
+    dhcp_options: tuple[tuple[int, bytes], ...] = ()  # options by number; b"": leave this option out
+    ftp: str = "auto"  # "off": no help for FTP servers behind a redirection
     dhcp: bool = True
     ipv4: bool = True
     v6: Config6 | None = None  # None: IPv4 only
@@ -298,17 +303,17 @@ class Config:
 
     @property
     def routed(self) -> bool:
-        """Whether guests can reach anything outside their net, and need a router."""
+        """Say whether guests can reach anything outside their net and so need a router."""
         return not self.restrict or any(rule.allow for rule in self.rules)
 
     @property
     def named(self) -> bool:
-        """Whether guests can use our name server."""
+        """Say whether guests can use our name server."""
         return bool(self.records) or Rules(self.rules, self.restrict).permits(
             PROTO_UDP, self.dns_ip, DNS_PORT
         )
 
     @property
     def own(self) -> tuple[bytes, ...]:
-        """Addresses that this engine answers for."""
+        """Return the addresses that this engine answers for."""
         return (self.host_ip, self.dns_ip)

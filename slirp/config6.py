@@ -1,4 +1,4 @@
-"""The IPv6 half of a user-mode network's description. QEMU's addresses: fec0::/64, router ::2, name server ::3.
+"""This module holds the IPv6 half of a network's description. The defaults are QEMU's: net fec0::/64, router ::2, name server ::3.
 
 Every error is a ValueError of one line that names the key and the value.
 
@@ -15,7 +15,7 @@ from .wire.ipv6 import LINK_LOCAL, is_martian6
 NET = "fec0::/64"
 PREFIX_MAX = 126
 NTP_MAX = 4
-FIRST = 0x1000  # of the addresses to lease, where the prefix has room
+FIRST = 0x1000  # offset of the first address to lease, where the prefix has room
 
 
 def _address(key: str, value: str) -> IPv6Address:
@@ -27,8 +27,9 @@ def _address(key: str, value: str) -> IPv6Address:
 
 @dataclass(frozen=True)
 class Config6:
-    """net, host, dns are text; after construction ``network``, ``host_ip``, ``dns_ip`` hold them. ``ntp``: servers that
-    DHCPv6 names."""
+    """net, host and dns are given as text; after construction ``network``, ``host_ip`` and ``dns_ip`` hold
+    them as addresses. ``ntp`` lists the time servers that DHCPv6 names.
+    """
 
     net: str = NET
     host: str | None = None
@@ -70,12 +71,14 @@ class Config6:
 
     @property
     def own(self) -> tuple[bytes, ...]:
-        """Addresses that this engine answers for, the router's link-local one among them."""
+        """Return the addresses that this engine answers for, including the router's link-local one."""
         return (self.host_ip, self.dns_ip, LINK_LOCAL)
 
     @property
     def pool(self) -> tuple[int, int]:
-        """First and last address to lease, as numbers: a 64 Ki block, or what a small net has."""
+        """Return the first and last address to lease, as integers: a block of 64 Ki addresses, or what a
+        small net has.
+        """
         base = int(self.network.network_address)
         size = 1 << (128 - self.network.prefixlen)
         if size >= 0x10000:

@@ -1,8 +1,8 @@
-"""What the TCP NAT (and any other protocol of layer 4) asks of the stack below it: the contract.
+"""This module is the contract between the TCP NAT (or any other protocol of layer 4) and the stack below it.
 
-``slirp.stack`` implements it; tests use a small fake. A protocol module never sees an Ethernet or IP
-field: it gets validated frames with offsets, and asks a ``Path`` for the headers of what it sends. So one
-TCP serves IPv4 and IPv6.
+``slirp.stack`` implements it; tests use a small fake. A protocol module never sees an Ethernet or IP field:
+it gets validated frames with offsets, and asks a ``Path`` for the headers of what it sends. So one TCP serves
+IPv4 and IPv6.
 
 Ref: virtio 1.2, 5.1.6 (the 10-byte virtio_net_hdr that goes with a frame); linux/if_tun.h (TUN_F_*).
 """
@@ -13,7 +13,7 @@ from typing import Protocol
 
 from .host import Address, IcmpError, TcpEvents, TcpSocket
 
-F_CSUM = 1  # TUN_F_*: what the members of the hub take
+F_CSUM = 1  # TUN_F_* bits: the offloads that the members of the hub accept
 F_TSO4 = 2
 F_TSO6 = 4
 F_USO4 = 0x20
@@ -32,7 +32,7 @@ CODE_PROHIBITED = 13
 
 
 class Unreachable(Exception):
-    """Raised by ``Link.targets``: the guest is to be told by ICMP that the destination cannot be reached."""
+    """``Link.targets`` raises this when ICMP has to tell the guest that the destination cannot be reached."""
 
     def __init__(self, code: int) -> None:
         super().__init__(code)
@@ -40,13 +40,14 @@ class Unreachable(Exception):
 
 
 class Opener(Protocol):
-    """What answers a guest's connection in place of a host address: a program, a UNIX socket, a helper on the stream.
+    """An opener answers a guest's connection in place of a host address: a program, a UNIX socket, a helper
+    on the stream.
 
-    One with a ``patience`` (ns) is given up after that time where another target is left.
+    If it has a ``patience`` (ns), the NAT gives it up after that time when another target is left.
     """
 
     def open(self, events: TcpEvents) -> TcpSocket:
-        """Begin; ``host_connected`` or ``host_failed`` follows. Raises OSError."""
+        """Begin the connection; ``host_connected`` or ``host_failed`` follows. Raises OSError."""
 
 
 BLOCKED: Address = ("", 0)  # a destination that may not be reached
@@ -54,46 +55,54 @@ Target = Address | Opener
 
 
 class Path(Protocol):
-    """How a packet reaches one guest address: templates of the Ethernet and IP headers, IPv4 and IPv6
-    alike."""
+    """A path says how a packet reaches one guest address: it has templates of the Ethernet and IP headers,
+    for IPv4 and IPv6 alike.
+    """
 
     mtu: int  # largest IP packet towards that guest, bytes; the MSS is mtu - ip_header - 20
     ip_header: int  # 20 or 40
     family: int  # 4 or 6
 
     def header(self, length: int) -> bytes:
-        """Ethernet and IP header of a layer 4 packet of ``length`` bytes (IPv4: checksum done, id counts
-        up)."""
+        """Return the Ethernet and IP header of a layer 4 packet of ``length`` bytes (IPv4: with its checksum,
+        and an identification that counts up).
+        """
 
     def pseudo(self, length: int) -> int:
-        """Folded one's complement sum (0..65535) of the pseudo header for ``length`` bytes of layer 4."""
+        """Return the folded one's complement sum (0..65535) of the pseudo header for ``length`` bytes of
+        layer 4.
+        """
 
 
 class Link(Protocol):
     """The stack, as a protocol module sees it."""
 
-    features: int  # F_* bits that the hub takes at present; may change at any time
+    features: int  # F_* bits that the hub accepts at present; they may change at any time
 
     def send(self, frame: bytes, vnet: bytes = b"") -> bool:
-        """Queue one frame for the guest. False: not taken; the stack calls ``tx_ready(now)`` later."""
+        """Queue one frame for the guest. False means that it was not taken; the stack calls ``tx_ready(now)``
+        later.
+        """
 
     def targets(self, dst: bytes, port: int) -> list[Target]:
-        """Numeric host addresses, or what stands for them, to try in order for a guest's SYN to ``dst`` (4 or 16 bytes) and ``port``.
-
-        An empty list refuses (RST). Raises Unreachable for ICMP.
+        """Return numeric host addresses, or openers in place of them, to try in order for a guest's SYN to
+        ``dst`` (4 or 16 bytes) and ``port``. An empty list refuses the connection (RST). Raises
+        Unreachable for ICMP.
         """
 
     def path(self, frame: bytes, protocol: int) -> Path:
-        """The way back to the sender of a guest's frame (addresses swapped)."""
+        """Return the path back to the sender of a guest's frame (addresses swapped)."""
 
     def how(self, frame: bytes) -> int:
-        """How what a guest's frame asks for is to leave the host: ``slirp.contracts.host``."""
+        """Return the TTL, DF and TOS that the host's socket must use for this frame, coded as in
+        ``slirp.contracts.host``.
+        """
 
     def pseudo(self, frame: bytes, off: int, end: int, protocol: int) -> int:
-        """As ``Path.pseudo`` for a guest's frame whose layer 4 lies in ``frame[off:end]``."""
+        """Return the pseudo header's folded sum for a guest's frame whose layer 4 lies in ``frame[off:end]``."""
 
     def complain(self, frame: bytes, error: IcmpError) -> None:
-        """Pass on an ICMP error that came back for what that guest frame led to."""
+        """Pass an ICMP error on to the guest whose ``frame`` caused it."""
 
     def unreachable(self, frame: bytes, code: int) -> None:
-        """ICMP or ICMPv6 destination unreachable about that guest frame; ``code`` is one of CODE_*."""
+        """Send ICMP or ICMPv6 destination unreachable about a guest's frame; ``code`` is one of CODE_*."""

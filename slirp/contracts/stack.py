@@ -1,6 +1,7 @@
-"""What the parts of the NAT ask of the stack, and what the stack asks of them.
+"""This module holds the contracts between the stack and the parts of the NAT, in both directions.
 
-``slirp.stack`` implements ``Below`` and ``Network``; every part with timers is ``Timed``; a UDP service of ours is a ``Service``.
+``slirp.stack`` implements ``Below`` and ``Network``; every part with timers is ``Timed``; a UDP service of
+ours is a ``Service``.
 """
 
 from __future__ import annotations
@@ -11,45 +12,47 @@ from .host import Address
 
 
 class Below(Protocol):
-    """What IP needs of the stack."""
+    """The services that IP needs from the stack."""
 
     features: int
     now: int
 
     def emit(self, frame: bytes, vnet: bytes) -> bool:
-        """Put a frame on the VLAN (or queue it); False: dropped, counted."""
+        """Put a frame on the VLAN, or queue it. False means that it was dropped and counted."""
 
     def count(self, reason: str) -> None:
-        """Count an event."""
+        """Count one event under its reason."""
 
 
 class Network(Protocol):
-    """What the flows ask of the stack."""
+    """The services that flows need from the stack."""
 
     now: int
 
     def udp_target(self, dst: bytes, port: int) -> Address | None:
-        """Where a guest's datagram goes on the host; None: refuse it; ``BLOCKED``: prohibited."""
+        """Return where a guest's datagram goes on the host; None refuses it, and ``BLOCKED`` means
+        prohibited.
+        """
 
     def seen_as(self, address: str) -> bytes | None:
-        """How guests see a host address; None: it is not to be seen."""
+        """Return the address by which guests see a host address, or None if they must not see it."""
 
     def count(self, reason: str) -> None:
-        """Count an event."""
+        """Count one event under its reason."""
 
 
 class Timed(Protocol):
     """A part of the stack that has timers."""
 
     def next_deadline(self) -> int | None:
-        """When ``run`` has something to do."""
+        """Return the time at which ``run`` has something to do; None if there is none."""
 
     def run(self, now: int) -> None:
-        """Let timers expire."""
+        """Act on every timer that is due at ``now``."""
 
 
 class Service(Protocol):
     """A UDP service of the stack itself (DHCP, DNS, TFTP and its sessions)."""
 
     def input(self, frame: bytes, off: int, end: int, src: bytes, sport: int, dst: bytes, now: int) -> None:
-        """A checked datagram whose payload is ``frame[off:end]``."""
+        """Take a checked datagram whose payload is ``frame[off:end]``."""

@@ -1,14 +1,15 @@
-"""FTP clients in guests: active mode's data connections find their way back (``ftp=on``).
+"""This module lets the data connections of active FTP find their way back to clients in guests (``ftp=on``).
 
-A guest's client names its own address and port in PORT or EPRT, which no server of the world can reach. On connections to port 21
-the command is rewritten: a port of the host's, on the address that the control connection has there, leads to the guest's, for one
-connection from the server within ``ftp.EXPECT``.
+A guest's client names its own address and port in PORT or EPRT, which no server outside can reach. On
+connections to port 21 the command is rewritten: a port of the host's, on the address that the control
+connection has there, leads to the guest's, for one connection from the server within ``ftp.EXPECT``.
 
     PORT 10,0,2,15,p,q        the host's address, the new port
     EPRT |1|10.0.2.15|p|      the same, of either family
 
-A command that names somebody else than the guest is left alone: no guest opens ports for others. After the server's "234" (AUTH
-TLS) nothing is read any more. Passive mode needs none of this. Limits: those of ``ftp``.
+A command that names another address than the guest's is left alone, so that no guest opens ports for others.
+After the server's "234" (AUTH TLS) no command is inspected any more. Passive mode needs none of this. The
+limits are those of ``ftp_server``.
 
 Ref: RFC 959 4.1.2; RFC 2428 2; RFC 2577 3 (PORT for third parties).
 """
@@ -27,17 +28,17 @@ _VERBS = (b"PORT ", b"EPRT ")
 
 
 class GuestControl(Control):
-    """One control connection of a guest's (``slirp.contracts.link.Opener``)."""
+    """One control connection of an FTP client in a guest (``slirp.contracts.link.Opener``)."""
 
     def __init__(self, owner: Owner, host: Host, remote: Address) -> None:
         self._host = host
         self._remote = remote
-        self._line = b""  # of the server, as far as it matters
+        self._line = b""  # the server's last words, as far as the search for "234" needs them
         self._connected: TcpSocket | None = None
         super().begin(owner)
 
     def open(self, events: TcpEvents) -> TcpSocket:
-        """Connect. Raises OSError."""
+        """Connect to the FTP server. Raises OSError."""
         self._events = events
         self.guest = getattr(events, "guest", b"")
         self._sock = self._connected = self._host.tcp(self._remote, self)
@@ -45,18 +46,18 @@ class GuestControl(Control):
 
     @property
     def failure(self) -> IcmpError | None:
-        """Why the connect failed."""
+        """Return the ICMP error that ended the connect, if there was one."""
         return getattr(self._connected, "failure", None)
 
     def host_connected(self, now: int) -> None:
-        """The control connection is there."""
+        """The control connection to the server is established."""
         self.local = getattr(self._connected, "local", ("", 0))
         self.peer = self._remote
         if self._events is not None:
             self._events.host_connected(now)
 
     def recv(self, size: int) -> bytes | None:
-        """What the server says; "234" is the end of reading along."""
+        """Return what the server says; after its "234" no command is inspected any more."""
         data = super().recv(size)
         if data and not self._blind:
             text = self._line + data
@@ -76,7 +77,7 @@ class GuestControl(Control):
         return False
 
     def _reply(self, line: bytes) -> bytes:
-        """One command, with our address and port in place of the guest's."""
+        """Return one command with our address and port in place of the guest's."""
         found = _PORT.match(line)
         if found is not None:
             numbers = [int(word) for word in found.groups()]

@@ -1,19 +1,20 @@
-"""FTP servers behind a redirection: the data connections of passive mode find their way (``ftp=auto``). Guests' own clients in
-active mode: ``ftp_client``.
+"""This module lets the data connections of passive FTP reach servers behind a redirection (``ftp=auto``).
+Guests' own clients in active mode are the matter of ``ftp_client``.
 
-A server in a guest answers PASV and EPSV with its own address and port, where no client of the host can go. For a
-client of a redirection to guest port 21 the reply is rewritten: a port of the host's, on the address that the
-client chose, leads to the port that the server named, for one connection from that client's address within
-``EXPECT``. The control connection is a byte stream on both sides, so that its length may change.
+A server in a guest answers PASV and EPSV with its own address and port, where no client of the host can go.
+For a client of a redirection to guest port 21 the reply is rewritten: a port of the host's, on the address
+that the client chose, leads to the port that the server named, for one connection from that client's address
+within ``EXPECT``. The control connection is a byte stream on both sides, so that its length may change.
 
     227 Entering Passive Mode (10,0,2,15,p,q)     the address that the client chose, the new port
     229 Entering Extended Passive Mode (|||p|)    the new port
 
-A reply that names another address than the guest's is left alone: an administrator has set that up. After "234"
-(AUTH TLS) nothing can be read any more, nor rewritten. Active mode needs no help: the server connects out.
+A reply that names another address than the guest's is left alone: an administrator has set that up. After
+"234" (AUTH TLS) nothing can be read any more, nor rewritten. Active mode needs no help: the server connects
+out.
 
-Limits: ``EXPECTED`` ports at once over all, ``PER_CONTROL`` of one control connection (the oldest goes); a line that
-begins as such a reply is held until it ends, up to ``LINE`` bytes.
+Limits: ``EXPECTED`` ports at once over all, ``PER_CONTROL`` of one control connection (the oldest goes); a
+line that begins as such a reply is held until it ends, up to ``LINE`` bytes.
 
 Ref: RFC 959 4.1.2; RFC 2428 3; RFC 4217 (TLS); RFC 2577 3 (whom a data connection is taken from).
 """
@@ -42,23 +43,27 @@ class Expecting(Protocol):
 
     @property
     def address(self) -> Address:
-        """As bound."""
+        """Return the address and port that the socket is bound to."""
 
     def close(self) -> None:
-        """Wait no more. Idempotent."""
+        """Stop waiting and close the port. The call is idempotent."""
 
 
 class Owner(Protocol):
-    """What a control connection asks of ``forward.Forwards``."""
+    """The services that a control connection needs from ``forward.Forwards``."""
 
     def expect(self, control: Control, port: int) -> Expecting | None:
-        """Let one connection of the control connection's client through to a port of its guest; None: no room."""
+        """Let one connection of the control connection's client through to ``port`` of its guest; None if
+        there is no room.
+        """
 
 
 class Control:
-    """The socket of a control connection, between the flow and the host (``AcceptedTcp`` and ``TcpEvents``)."""
+    """The socket of a control connection, which stands between the flow and the host (``AcceptedTcp`` and
+    ``TcpEvents``).
+    """
 
-    _sock: Any  # AcceptedTcp; of ``ftp_client`` a TcpSocket
+    _sock: Any  # an AcceptedTcp; in ``ftp_client`` a TcpSocket
     peer: Address
     local: Address
 
@@ -69,15 +74,15 @@ class Control:
         self.local = sock.local
 
     def begin(self, owner: Owner) -> None:
-        """Nothing has been said yet."""
+        """Set the state of a control connection on which nothing has been said yet."""
         self.peer = self.local = ("", 0)
-        self.guest = b""  # its address, once it is known
+        self.guest = b""  # the guest's address, once it is known
         self._owner = owner
         self._events: TcpEvents | None = None
-        self._held = b""  # of a line that may be a reply to be rewritten
-        self._inside = False  # of a line that is none
-        self._blind = False  # nothing is rewritten any more
-        self._out = b""  # rewritten, not taken by the host yet
+        self._held = b""  # start of a line that may become a reply to be rewritten
+        self._inside = False  # whether we are inside a line that is not to be rewritten
+        self._blind = False  # whether rewriting has ended for good
+        self._out = b""  # rewritten bytes that the host has not taken yet
         self._wanted = (False, False)
         self._ended = False
         self._expecting: list[Expecting] = []
@@ -85,12 +90,12 @@ class Control:
     # ---- the flow's view -----------------------------------------------------------------------------------
 
     def fileno(self) -> int:
-        """The descriptor; -1: none to show."""
+        """Return the socket's descriptor, or -1 if it has none to show."""
         fileno = getattr(self._sock, "fileno", None)
         return int(fileno()) if fileno is not None else -1
 
     def send(self, data: bytes | memoryview) -> int:
-        """Take what the server says; 0: the host is full."""
+        """Take what the server says; return 0 when the host's buffer is full."""
         if self._out and not self._flush():
             return 0
         self._out = self._rewritten(bytes(data))
@@ -98,13 +103,13 @@ class Control:
         return len(data)
 
     def recv(self, size: int) -> bytes | None:
-        """What the client says."""
+        """Return what the client says."""
         data: bytes | None = self._sock.recv(size)
         return data
 
     @property
     def urgent(self) -> bool:
-        """Whether the client has urgent data, as with ABOR."""
+        """Tell whether the client has sent urgent data, as it does with ABOR."""
         return bool(self._sock.urgent)
 
     @urgent.setter
@@ -112,19 +117,19 @@ class Control:
         self._sock.urgent = value
 
     def at_mark(self) -> bool:
-        """Whether the client's next byte is the urgent one."""
+        """Say whether the client's next byte is the urgent one."""
         return bool(self._sock.at_mark())
 
     def send_urgent(self, byte: bytes) -> int:
-        """A server has none: in line."""
+        """Send a server's urgent byte as ordinary data, because FTP servers have none."""
         return self.send(byte)
 
     def keepalive(self, idle: int) -> None:
-        """Towards the client."""
+        """Send keep-alive probes towards the client."""
         self._sock.keepalive(idle)
 
     def shutdown(self) -> None:
-        """No more from the server, when all has gone out."""
+        """Half-close towards the client when all bytes of the server have gone out."""
         self._out += self._held
         self._held = b""
         self._ended = True
@@ -132,12 +137,12 @@ class Control:
             self._sock.shutdown()
 
     def watch(self, read: bool, write: bool) -> None:
-        """Which events the flow wants."""
+        """Choose the events that the flow wants to hear."""
         self._wanted = (read, write)
         self._sock.watch(read, write or bool(self._out))
 
     def close(self, *, reset: bool = False) -> None:
-        """The control connection is over, and no data connection is expected any more."""
+        """Close the control connection and stop expecting data connections for it."""
         if not reset and (self._out or self._held):
             self._out += self._held
             self._held = b""
@@ -151,43 +156,43 @@ class Control:
         self._sock.close(reset=reset)
 
     def attach(self, events: TcpEvents) -> None:
-        """The flow."""
+        """Report events to the flow ``events``."""
         self._events = events
         self._sock.attach(self)
 
     def gone(self) -> bool:
-        """Whether the client has left."""
+        """Say whether the client has left."""
         return bool(self._sock.gone())
 
     # ---- the host's events ---------------------------------------------------------------------------------
 
     def host_connected(self, now: int) -> None:
-        """Never: it was accepted."""
+        """Not called: an accepted connection is established from the start."""
 
     def host_failed(self, error: int, now: int) -> None:
-        """It broke."""
+        """The client's connection broke: pass this on to the flow."""
         if self._events is not None:
             self._events.host_failed(error, now)
 
     def host_readable(self, now: int) -> None:
-        """For the flow."""
+        """The client has sent something: let the flow read it."""
         if self._events is not None:
             self._events.host_readable(now)
 
     def host_writable(self, now: int) -> None:
-        """What waits goes first."""
+        """The host takes bytes again: send the waiting ones before the flow may write."""
         try:
             if self._out and not self._flush():
                 return
         except OSError:
-            self._out = b""  # the flow finds out by its own call
+            self._out = b""  # the flow meets the same error in its own next call
         if self._ended:
             self._sock.shutdown()
         if self._wanted[1] and self._events is not None:
             self._events.host_writable(now)
 
     def _flush(self) -> bool:
-        """Whether all has gone out. Raises OSError."""
+        """Send the waiting bytes and say whether all have gone out. Raises OSError."""
         if self._out:
             self._out = self._out[self._sock.send(self._out) :]
             self._sock.watch(self._wanted[0], self._wanted[1] or bool(self._out))
@@ -223,19 +228,19 @@ class Control:
         return bytes(out)
 
     def _may_begin(self, line: bytes) -> bool:
-        """Whether a part of a line may become one that is to be rewritten, or that ends rewriting."""
+        """Say whether part of a line may become one that is to be rewritten, or one that ends rewriting."""
         return line[:3] in (b"2", b"22", b"23", *_STARTS)
 
     def _begins(self, line: bytes) -> bool:
-        """Whether a line is to be rewritten."""
+        """Say whether a line is to be rewritten."""
         return line[:3] in _STARTS
 
     def _ends_all(self, line: bytes) -> bool:
-        """Whether nothing behind a line can be read."""
+        """Say whether nothing behind this line can be read (TLS begins)."""
         return line.startswith(b"234")
 
     def _reply(self, line: bytes) -> bytes:
-        """One reply, with our port in place of the guest's."""
+        """Return one reply with our port in place of the guest's."""
         found = _PASSIVE.match(line)
         if found is not None:
             numbers = [int(word) for word in found.groups()]

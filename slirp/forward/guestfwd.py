@@ -1,13 +1,16 @@
-"""What answers guests at addresses of the net (``guestfwd=``, and what is built on it: ``smb=``).
+"""This module puts services at addresses of the guests' net (``guestfwd=``, and ``smb=``, which is built on
+it).
 
-A rule gives one port of an own address, TCP or UDP, to a ``host.Service``: a program, a connection to somewhere on the
-host's side, a UNIX socket. Every TCP connection and every UDP flow (a guest's address and port) gets a program or a
-connection of its own. An address that is not ours yet becomes ours while a rule needs it: it answers ARP and ping.
+A rule gives one port of an own address, TCP or UDP, to a ``host.Service``: a program, a connection to
+somewhere on the host's side, a UNIX socket. Every TCP connection and every UDP flow (a guest's address and
+port) gets a program or a connection of its own. An address that is not ours yet becomes ours while a rule
+needs it: it answers ARP and ping.
 
-TCP: the service is an ``link.Opener``, so it is a flow as any other: half-closes and resets cross both ways. UDP: a datagram
-each way is a packet of the service's (a stream has no packets: what one read gives is a datagram). Datagrams that come before the
-service is there wait, ``EARLY`` of them. The service's end, or its refusal, ends the flow (refusal: ICMP port unreachable);
-the guest's next datagram begins another. A guest's ICMP port unreachable ends it as well, so does ``IDLE``.
+TCP: the service is a ``link.Opener``, so its connection is a flow like any other: half-closes and resets
+cross both ways. UDP: each datagram is one packet of the service (a stream has no packets, so what one read
+gives becomes a datagram). Up to ``EARLY`` datagrams wait until the service is ready. The service's end, or
+its refusal, ends the flow (refusal: ICMP port unreachable); the guest's next datagram begins another. A
+guest's ICMP port unreachable ends the flow as well, and so does ``IDLE`` time without a datagram.
 
 Rules stand outside ``allow=``, ``deny=`` and ``restrict``: they are the administrator's own.
 
@@ -42,34 +45,34 @@ QUOTE = 512  # bytes of a datagram kept for an ICMP error
 
 @dataclass(frozen=True, slots=True)
 class GuestRule:
-    """One rule. ``text`` is what it is called in messages."""
+    """A rule gives one port of an own address to a service. ``text`` is the name of the rule in messages."""
 
-    protocol: str  # tcp, udp
-    address: bytes  # 4 or 16 bytes, of the net
+    protocol: str  # "tcp" or "udp"
+    address: bytes  # 4 or 16 bytes, an address inside the net
     port: int
     service: Service
     text: str = ""
 
 
 class Network(Protocol):
-    """What the rules ask of the stack."""
+    """The services that the rules need from the stack."""
 
     now: int
     config: Config
     services: dict[tuple[bytes, int], Any]
 
     def adopt(self, address: bytes) -> None:
-        """An address becomes ours."""
+        """Make an address one of our own."""
 
     def abandon(self, address: bytes) -> None:
-        """It is ours no more."""
+        """Stop treating ``address`` as one of our own."""
 
     def count(self, reason: str) -> None:
-        """Count an event."""
+        """Count one event under its reason."""
 
 
 class _Opener:
-    """Answers TCP connections (``slirp.contracts.link.Opener``)."""
+    """An opener that answers TCP connections with a service (``slirp.contracts.link.Opener``)."""
 
     __slots__ = ("_host", "_service")
 
@@ -78,12 +81,12 @@ class _Opener:
         self._service = service
 
     def open(self, events: TcpEvents) -> TcpSocket:
-        """Begin."""
+        """Begin a connection to the service. Raises OSError."""
         return self._host.service(self._service, events)
 
 
 class UdpFlow:
-    """One guest port and its service (``slirp.contracts.host.TcpEvents``)."""
+    """A UDP flow joins one guest port to its service (``slirp.contracts.host.TcpEvents``)."""
 
     __slots__ = ("dst", "early", "key", "last", "last_sent", "neighbour", "owner", "port", "ready", "socket")
 
@@ -102,7 +105,7 @@ class UdpFlow:
         self.socket: TcpSocket | None = None
 
     def send(self, payload: bytes, now: int) -> None:
-        """To the service, or to wait for it."""
+        """Send a datagram to the service, or queue it until the service is ready."""
         self.last = now
         self.last_sent = payload[:QUOTE]
         if not self.ready:
@@ -119,7 +122,7 @@ class UdpFlow:
             self.host_failed(error.errno or errno.EIO, now)
 
     def host_connected(self, now: int) -> None:
-        """The service is there."""
+        """The service is ready: send it the waiting datagrams."""
         assert self.socket is not None
         self.ready = True
         self.socket.watch(True, False)
@@ -130,11 +133,11 @@ class UdpFlow:
             self.send(payload, now)
 
     def host_failed(self, error: int, now: int) -> None:
-        """It is not, or no more: the guest is told."""
+        """The service refused or broke: tell the guest by ICMP and end the flow."""
         self.owner.refused(self, now)
 
     def host_readable(self, now: int) -> None:
-        """Packets for the guest."""
+        """The service has packets: deliver them to the guest."""
         owner = self.owner
         for _ in range(BATCH):
             if self.socket is None:
@@ -153,17 +156,17 @@ class UdpFlow:
             owner.deliver(self, data)
 
     def host_writable(self, now: int) -> None:
-        """Nothing waits."""
+        """Do nothing, because no datagram waits for room."""
 
     def close(self) -> None:
-        """Give the socket back."""
+        """Close the socket to the service."""
         if self.socket is not None:
             self.socket.close()
             self.socket = None
 
 
 class UdpGuestPort:
-    """A UDP port of ours that a service answers (``slirp.contracts.stack.Service``)."""
+    """A UDP port of our own that a service answers (``slirp.contracts.stack.Service``)."""
 
     def __init__(self, owner: GuestForwards, rule: GuestRule) -> None:
         self.rule = rule
@@ -171,11 +174,11 @@ class UdpGuestPort:
         self._owner = owner
 
     def count(self, reason: str) -> None:
-        """Count an event."""
+        """Count one event under its reason."""
         self._owner.network.count(reason)
 
     def input(self, frame: bytes, off: int, end: int, src: bytes, sport: int, dst: bytes, now: int) -> None:
-        """A guest's datagram."""
+        """Take a guest's datagram, and begin a flow if the guest's port has none."""
         owner = self._owner
         if not any(src):
             self.count("broadcast_ignored")
@@ -200,12 +203,12 @@ class UdpGuestPort:
         owner.hasten(now + IDLE)
 
     def deliver(self, flow: UdpFlow, data: bytes) -> None:
-        """A datagram for the guest."""
+        """Send the guest a datagram from the service."""
         if not self._owner.families.datagram(flow.neighbour, flow.dst, self.rule.port, flow.port, data):
             self.count("udp_to_guest_dropped")
 
     def refused(self, flow: UdpFlow, now: int) -> None:
-        """The service cannot be reached, or broke."""
+        """End a flow whose service cannot be reached or broke, and tell the guest by ICMP."""
         self.count("guestfwd_refused")
         family = self._owner.families.of(flow.dst)
         kind, code = (UNREACHABLE, PORT) if len(flow.dst) == 4 else (1, 4)
@@ -215,12 +218,12 @@ class UdpGuestPort:
         self.end(flow)
 
     def end(self, flow: UdpFlow) -> None:
-        """The flow is over."""
+        """End a flow and close its socket."""
         self.flows.pop(flow.key, None)
         flow.close()
 
     def expire(self, now: int) -> int | None:
-        """End idle flows; when the next one is due."""
+        """End idle flows; return the time when the next one is due, or None if none is left."""
         for flow in list(self.flows.values()):
             if flow.last + IDLE > now:
                 return flow.last + IDLE
@@ -229,13 +232,13 @@ class UdpGuestPort:
         return None
 
     def close(self) -> None:
-        """End all flows."""
+        """End all flows of this port."""
         for flow in list(self.flows.values()):
             self.end(flow)
 
 
 class GuestForward:
-    """A rule in force."""
+    """A rule in force, with its number."""
 
     def __init__(self, number: int, rule: GuestRule) -> None:
         self.number = number
@@ -244,7 +247,7 @@ class GuestForward:
 
 
 class GuestForwards:
-    """The rules of one stack."""
+    """The service rules of one stack."""
 
     def __init__(self, network: Network, host: Host, families: Families) -> None:
         self.network = network
@@ -256,7 +259,7 @@ class GuestForwards:
         self._expiry: int | None = None
 
     def add(self, rule: GuestRule) -> GuestForward:
-        """Answer there from now on. Raises ForwardError."""
+        """Put a rule into force, so that its service answers from now on. Raises ForwardError."""
         place = (rule.address, rule.port)
         if len(self.rules) >= RULES:
             raise ForwardError(f"more than {RULES} of them")
@@ -284,7 +287,9 @@ class GuestForwards:
         return found
 
     def remove(self, number: int) -> bool:
-        """Answer no more; TCP connections that exist go on, UDP flows end. False: there is no such rule."""
+        """Withdraw a rule: existing TCP connections go on, UDP flows end. False means that there is no such
+        rule.
+        """
         found = self.rules.pop(number, None)
         if found is None:
             return False
@@ -299,11 +304,15 @@ class GuestForwards:
         return True
 
     def tcp(self, dst: bytes, port: int) -> list[_Opener]:
-        """What answers a connection there, best first; []: nothing of ours."""
+        """Return what answers a connection to this address and port, best first; [] means that no rule
+        applies.
+        """
         return self._tcp.get((dst, port), [])
 
     def guest_error(self, guest: bytes, port: int, remote: bytes, rport: int) -> bool:
-        """A guest's ICMP port unreachable. False: it is not about a datagram of a rule's."""
+        """Take a guest's ICMP port unreachable. False means that it is not about a datagram of one of the
+        rules.
+        """
         service = self.network.services.get((remote, rport))
         flow = service.flows.get(guest + U16.pack(port)) if isinstance(service, UdpGuestPort) else None
         if flow is None:
@@ -315,30 +324,30 @@ class GuestForwards:
     # ---- time ----------------------------------------------------------------------------------------------
 
     def hasten(self, deadline: int) -> None:
-        """A UDP flow may expire at ``deadline``."""
+        """Note that a UDP flow may expire at ``deadline``."""
         if self._expiry is None:
             self._expiry = deadline
 
     def next_deadline(self) -> int | None:
-        """When ``run`` has something to do."""
+        """Return the time at which ``run`` has something to do; None if there is none."""
         return self._expiry
 
     def run(self, now: int) -> None:
-        """End idle UDP flows."""
+        """End UDP flows that have been idle too long."""
         if self._expiry is None or now < self._expiry:
             return
         due = [found.udp.expire(now) for found in self.rules.values() if found.udp is not None]
         self._expiry = min((at for at in due if at is not None), default=None)
 
     def close(self) -> None:
-        """End all of it."""
+        """Withdraw all rules and end their UDP flows."""
         for number in list(self.rules):
             self.remove(number)
 
     # ---- reports -------------------------------------------------------------------------------------------
 
     def flows(self, now: int) -> list[dict[str, Any]]:
-        """Rows of ``info usernet``: UDP flows (TCP's are TCP's)."""
+        """Return rows of ``info usernet`` for the UDP flows; ``tcp`` reports those of TCP."""
         return [
             {
                 "protocol": "UDP",

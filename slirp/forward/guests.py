@@ -1,18 +1,20 @@
-"""Which address the guest of a rule has: redirections name guests by address, MAC, DHCP host name, or not at all.
+"""This module finds the address of the guest that a rule names. Redirections name guests by address, MAC,
+DHCP host name, or not at all.
 
-    address      itself
-    MAC          by the leases in force or fixed, and by what neighbours said
+    address      that address itself
+    MAC          by the leases in force or fixed, and by the neighbour tables
     name         by the leases in force or fixed
-    none         who has the first address of DHCP (10.0.2.15, leased or set by hand), else the lowest lease
+    none         the holder of the first DHCP address (10.0.2.15, leased or set by hand), else the lowest lease
 
-A listener on an IPv6 address prefers the IPv6 address of that guest, and takes the IPv4 one where none is known. A
-network without IPv4 knows guests by IPv6 alone: the lowest lease, else who was heard first. A guest's IPv6 address
-is the one that it leased, else the one made from its MAC (RFC 4291 appendix A), else any that it was heard to use or
-to want (duplicate address detection; link-local ones do not count), or, if it speaks IPv6 at all, the one that its MAC
-would make, which it is asked about.
+A listener on an IPv6 address prefers the IPv6 address of that guest, and takes the IPv4 one where none is
+known. A network without IPv4 knows guests by IPv6 alone: the lowest lease, else the guest heard first. A
+guest's IPv6 address is the one that it leased, else the one made from its MAC (RFC 4291 appendix A), else any
+that it was heard to use or to want (duplicate address detection; link-local ones do not count), or, if it
+speaks IPv6 at all, the one that its MAC would make, which it is asked about.
 
-Nothing is found that has not been heard: it is asked for, so that a later call finds it. The IPv6 address of a guest
-whose IPv4 address would do is waited for no longer than ``PATIENCE``, once in ``FORGET``.
+An address that has not been heard is not found, but it is asked for (ARP, NDP), so that a later call finds
+it. If a guest's IPv4 address would do, its IPv6 address is waited for no longer than ``PATIENCE``, once in
+``FORGET``.
 """
 
 from __future__ import annotations
@@ -29,19 +31,21 @@ SECOND = 1_000_000_000
 PATIENCE = SECOND * 3 // 2
 FORGET = 600 * SECOND
 REMEMBERED = 1024
-STATIONS = 16  # that speak IPv6 and are asked for the address that their MAC would make
+STATIONS = 16  # stations that speak IPv6 and are asked for the address that their MAC would make
 
 Guest = bytes | str | None
 """4 or 16 bytes of address, 6 of MAC, a DHCP host name; None: the first guest."""
 
 
 def eui64(mac: bytes) -> bytes:
-    """The interface identifier that goes with a MAC."""
+    """Return the 8-byte interface identifier that goes with a MAC (modified EUI-64)."""
     return bytes((mac[0] ^ 2, *mac[1:3], 0xFF, 0xFE, *mac[3:]))
 
 
 class Guests:
-    """The guests of one stack. ``wanted()``: IPv6 addresses that guests were heard to want, with their MACs."""
+    """The guests of one stack. ``wanted()`` returns the IPv6 addresses that guests were heard to want, with
+    their MACs.
+    """
 
     def __init__(
         self,
@@ -56,14 +60,16 @@ class Guests:
         self._leases = leases
         self._leases6 = leases6
         self._wanted = wanted
-        self._since: dict[Guest, int] = {}  # when a guest's IPv6 address was asked for in vain
+        self._since: dict[Guest, int] = {}  # when a guest's IPv6 address was first asked for in vain
 
     def reconfigure(self, config: Config) -> None:
-        """Nothing of it moves a guest."""
+        """Take over a new configuration; no guest's address depends on what changed."""
         self._config = config
 
     def find(self, guest: Guest, now: int, prefer: int = 4) -> bytes | None:
-        """The address of the guest that a rule names, if it is there; else None, and it is being asked for."""
+        """Return the address of the guest that a rule names if it is present; otherwise return None and ask
+        for it.
+        """
         if isinstance(guest, bytes) and len(guest) != 6:
             return guest if self._families.of(guest).neighbours.known(guest, now) else None
         candidates = self._four(guest, now) if self._config.ipv4 else iter(())
@@ -82,7 +88,9 @@ class Guests:
         return None if asked and four is not None and self._patient(guest, now) else four
 
     def _patient(self, guest: Guest, now: int) -> bool:
-        """Whether to wait for the IPv6 address of a guest that has an IPv4 one: not for long, and not every time."""
+        """Say whether to wait for the IPv6 address of a guest that has an IPv4 one: for ``PATIENCE``, once in
+        ``FORGET``.
+        """
         since = self._since.get(guest)
         if since is None or now - since > FORGET:
             if len(self._since) >= REMEMBERED:
@@ -91,7 +99,7 @@ class Guests:
         return now - since < PATIENCE
 
     def likely(self, guest: Guest, now: int, prefer: int = 4) -> bytes | None:
-        """The address where a rule's guest will be, present or not; None: nobody knows."""
+        """Return the address where a rule's guest will be, present or not; None if it is unknown."""
         found = self.find(guest, now, prefer)
         if found is not None:
             return found
@@ -100,7 +108,7 @@ class Guests:
         return self._config.dhcp_first if guest is None and self._config.ipv4 else None
 
     def named(self, guest: Guest, now: int) -> str:
-        """What a rule's guest is called; asks nobody."""
+        """Return the name of a rule's guest for reports, without asking the network."""
         if isinstance(guest, str):
             return guest
         if guest is None:
@@ -115,7 +123,7 @@ class Guests:
         return mac_text(guest) if len(guest) == 6 else ip_text(guest)
 
     def _four(self, guest: Guest, now: int) -> Iterator[bytes]:
-        """IPv4 addresses that the guest may have, best first."""
+        """Yield the IPv4 addresses that the guest may have, best first."""
         if isinstance(guest, str):
             yield from self._leases.called(guest, now)
             return
@@ -130,7 +138,7 @@ class Guests:
             yield from _heard(self._families.v4, guest)
 
     def _six(self, v6: Family, guest: Guest, four: bytes | None, now: int) -> Iterator[bytes]:
-        """IPv6 addresses that the guest may have; ``four`` is its IPv4 address, if that is known."""
+        """Yield the IPv6 addresses that the guest may have; ``four`` is its IPv4 address, if that is known."""
         leases = self._leases6.bound(now) if self._leases6 is not None else []
         mac = guest if isinstance(guest, bytes) else None
         if isinstance(guest, str):
@@ -160,7 +168,7 @@ class Guests:
 
 
 def _heard(family: Family, mac: bytes | None) -> list[bytes]:
-    """Addresses of the net that a station (None: any) was heard to use."""
+    """Return addresses of the net that a station (None: any station) was heard to use."""
     table = family.neighbours.table
     return [
         address

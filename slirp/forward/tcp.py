@@ -1,27 +1,25 @@
-"""Redirections: ports of the host that lead to guests (``hostfwd=``, ``-redir``).
+"""This module holds the redirections: ports of the host that lead to guests (``hostfwd=``, ``-redir``).
 
-Data flow, TCP and UNIX: a ``Listener`` of the host has a client -> the guest is found -> ``Tcp.open`` connects
-to it -> from there on it is a flow like any other: half-closes and resets cross in both directions. UDP is in
-``udp``.
+Data flow, TCP and UNIX: a ``Listener`` of the host has a client -> the guest is found -> ``Tcp.open``
+connects to it -> from there on it is a flow like any other: half-closes and resets cross in both directions.
+UDP is in ``udp``.
 
-Which guest: see ``guests``. Listener and guest need not be of the same family.
+``guests`` finds the guest of a rule. Listener and guest need not be of the same family.
 
-Who the guest sees: the client's own address and port, so that its logs and access rules mean something, where
-the guest can answer it: that is an address of its family that the NAT itself would carry to. Otherwise ``host``
-(10.0.2.2, fec0::2): clients on this host's loopback, on a UNIX socket, of the other family, with an address of the
+The guest sees the client's own address and port, so that its logs and access rules mean something, if it can answer there: the address must be of its family and one that the NAT itself would carry to. Otherwise it sees ``host`` (10.0.2.2, fec0::2): clients on this host's loopback, on a UNIX socket, of the other family, with an address of the
 guest's own net, and all of them where guests
 have no route to anything else (``restrict``). A port that is taken is replaced.
 
 A guest that is not there yet: the client waits. Every ``POLL`` the guest is looked for (ARP asks for it), and
-a SYN goes out every two seconds once it was found; after ``tcp.states.OPEN_WAIT`` in all, client and guest are
-reset. A client that leaves while it waits is forgotten at the next ``POLL``, so that no dead connections greet a
-guest that comes up. A guest that refuses resets the client.
+a SYN goes out every two seconds once it was found; after ``tcp.states.OPEN_WAIT`` in all, client and guest
+are reset. A client that leaves while it waits is forgotten at the next ``POLL``, so that a guest that comes
+up gets no dead connections. A guest that refuses resets the client.
 
-FTP servers on guest port 21 get help with passive mode, see ``ftp``.
+FTP servers on guest port 21 get help with passive mode (``ftp_server``).
 
 Limits: ``PORTS`` listening sockets, ``WAITING`` clients that wait, three quarters of TCP's flows in all (the
-rest is for guests' own connections). Beyond, clients are reset, counted. When the host has no descriptor to spare
-a listener rests for ``REST``.
+rest is for guests' own connections). Clients beyond these are reset and counted. When the host has no
+descriptor to spare a listener rests for ``REST``.
 
 Ref: RFC 9293 3.5; RFC 5382 REQ-1; libslirp's hostfwd (the guest sees the client's address).
 """
@@ -57,9 +55,9 @@ PORT_FIRST, PORT_LAST = 1024, 65535
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One redirection. ``count`` ports in a row; ``text`` is what it is called in messages."""
+    """A rule redirects ``count`` ports in a row. ``text`` is the name of the rule in messages."""
 
-    protocol: str  # tcp, udp, unix
+    protocol: str  # "tcp", "udp" or "unix"
     listen: Address | str  # address and port, or a path ("\\0name": abstract)
     guest: Guest
     guest_port: int
@@ -68,12 +66,12 @@ class Rule:
 
     @property
     def prefer(self) -> int:
-        """The family that a guest is looked for in first."""
+        """Return the family (4 or 6) in which the guest is looked for first."""
         return 6 if not isinstance(self.listen, str) and ":" in self.listen[0] else 4
 
 
 class ForwardError(ValueError):
-    """A redirection that cannot be: one line with the reason."""
+    """A redirection was refused; the message is one line with the reason."""
 
 
 def refuse_nobodys(config: Config, address: bytes) -> None:
@@ -86,15 +84,15 @@ def refuse_nobodys(config: Config, address: bytes) -> None:
 
 
 class Network(Protocol):
-    """What redirections ask of the stack."""
+    """The services that redirections need from the stack."""
 
     now: int
 
     def seen_as(self, address: str) -> bytes | None:
-        """How guests see a host address; None: not at all."""
+        """Return the address by which guests see a host address, or None if they do not see it."""
 
     def count(self, reason: str) -> None:
-        """Count an event."""
+        """Count one event under its reason."""
 
 
 class TcpPort:
@@ -106,27 +104,27 @@ class TcpPort:
         self.forwards = forwards
         self.rule = rule
         self.guest_port = guest_port
-        self.rests = 0  # until then, in ns; 0: it listens
+        self.rests = 0  # time in ns until which it accepts nothing; 0: it listens
         self.listener: Listener = forwards.host.listen(listen, self)
 
     @property
     def address(self) -> Address:
-        """As bound."""
+        """Return the address that the socket is bound to."""
         return self.listener.address
 
     @property
     def socket(self) -> object:
-        """For ``info usernet``."""
+        """Return the listener, for ``info usernet``."""
         return self.listener
 
     def host_acceptable(self, now: int) -> None:
-        """Clients wait to be accepted."""
+        """Accept waiting clients, up to ``BATCH`` of them."""
         forwards = self.forwards
         forwards.network.now = now
         for _ in range(BATCH):
             try:
                 client = self.listener.accept()
-            except OSError:  # no descriptor: the event would come again at once
+            except OSError:  # there is no free descriptor, and the event would come again at once
                 forwards.rest(self, now)
                 return
             if client is None:
@@ -134,12 +132,12 @@ class TcpPort:
             forwards.connect(self, client, now)
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop listening on this port."""
         self.listener.close()
 
 
 class DataPort(TcpPort):
-    """A port for one data connection of FTP, from one client (``ftp.Expecting``)."""
+    """A port for one data connection of FTP, from one client (``ftp_server.Expecting``)."""
 
     __slots__ = ("closed", "deadline", "peer")
 
@@ -151,7 +149,7 @@ class DataPort(TcpPort):
         self.closed = False
 
     def host_acceptable(self, now: int) -> None:
-        """Somebody comes: the client is let through, another is refused."""
+        """Accept connections: the expected client is let through, any other is reset."""
         forwards = self.forwards
         forwards.network.now = now
         for _ in range(BATCH):
@@ -170,7 +168,7 @@ class DataPort(TcpPort):
             client.close(reset=True)
 
     def close(self) -> None:
-        """Wait no more."""
+        """Stop waiting and close the port."""
         self.closed = True
         self.forwards.unexpect(self)
         super().close()
@@ -185,11 +183,11 @@ class Client:
         self.port = port
         self.sock = sock
         self.deadline = deadline
-        self.flow: Flow | None = None  # the SYN is out
+        self.flow: Flow | None = None  # the flow of its SYN to the guest; None: no SYN was sent yet
 
 
 class Forward:
-    """A rule in force."""
+    """A rule in force, with its number and its ports."""
 
     def __init__(self, number: int, rule: Rule) -> None:
         self.number = number
@@ -222,19 +220,19 @@ class Forwards:
         self._rng = rng
         self._waiting: list[Client] = []
         self._resting: list[TcpPort] = []
-        self._data: list[DataPort] = []  # that wait for an FTP client
+        self._data: list[DataPort] = []  # ports that wait for an FTP client
         self._poll: int | None = None
-        self._expiry: int | None = None  # of UDP clients
+        self._expiry: int | None = None  # earliest time at which a UDP client or an FTP port may expire
         self._last = 0
 
     # ---- rules ---------------------------------------------------------------------------------------------
 
     def reconfigure(self, config: Config) -> None:
-        """For clients that come from now on."""
+        """Use ``config`` for clients that come from now on."""
         self._config = config
 
     def add(self, rule: Rule) -> Forward:
-        """Listen. Raises ForwardError; then nothing of the rule is left."""
+        """Listen on all ports of a rule. Raises ForwardError, and then nothing of the rule is left."""
         if sum(len(forward.ports) for forward in self.rules.values()) + rule.count > PORTS:
             raise ForwardError(f"more than {PORTS} redirected ports")
         guest = rule.guest
@@ -276,7 +274,7 @@ class Forwards:
             raise ForwardError(f"cannot listen on {where.replace(chr(0), '@')}: {reason}") from None
 
     def remove(self, number: int) -> bool:
-        """Listen no more; connections that exist go on. False: there is no such rule."""
+        """Stop listening for a rule; existing connections go on. False means that there is no such rule."""
         forward = self.rules.pop(number, None)
         if forward is None:
             return False
@@ -293,7 +291,7 @@ class Forwards:
     # ---- guests --------------------------------------------------------------------------------------------
 
     def seen(self, client: Address, guest: bytes) -> bytes:
-        """The address by which ``guest`` sees a client."""
+        """Return the address by which ``guest`` sees a client."""
         host = self.families.gateway(guest)
         if not client[0] or not self._config.routed:
             return host
@@ -301,7 +299,7 @@ class Forwards:
         return seen if seen is not None and len(seen) == len(guest) else host
 
     def free_port(self, wanted: int, taken: Any) -> int | None:
-        """``wanted``, or another port that ``taken(port)`` denies; None: there is none."""
+        """Return ``wanted``, or another port for which ``taken(port)`` is false; None if there is none."""
         if wanted and not taken(wanted):
             return wanted
         for _ in range(PORT_TRIES):
@@ -313,7 +311,7 @@ class Forwards:
     # ---- TCP clients ---------------------------------------------------------------------------------------
 
     def connect(self, port: TcpPort, sock: AcceptedTcp, now: int) -> None:
-        """A client was accepted."""
+        """Take an accepted client: connect it to its guest, or let it wait for the guest."""
         helped = self._config.ftp != "off" and port.guest_port == ftp.PORT and sock.peer[0]
         client = Client(port, Control(self, sock) if helped else sock, now + OPEN_WAIT)
         tcp = self._tcp
@@ -333,7 +331,7 @@ class Forwards:
                 self._poll = now + POLL
 
     def _open(self, client: Client, guest: bytes, now: int) -> bool:
-        """Connect to the guest. False: there was no room, the client is reset."""
+        """Connect a client to the guest. False means that there was no room and the client was reset."""
         tcp = self._tcp
         src = self.seen(client.sock.peer, guest)
         head, middle = guest + src, U16.pack(client.port.guest_port)
@@ -368,7 +366,7 @@ class Forwards:
     # ---- FTP -----------------------------------------------------------------------------------------------
 
     def expect(self, control: Control, port: int) -> DataPort | None:
-        """A port for a data connection to the control connection's guest; None: there is no room."""
+        """Open a port for a data connection to the control connection's guest; None if there is no room."""
         now = self.network.now
         if len(self._data) >= ftp.EXPECTED:
             self.network.count("ftp_full")
@@ -383,14 +381,14 @@ class Forwards:
         return found
 
     def unexpect(self, port: DataPort) -> None:
-        """The port is closed."""
+        """Forget a data port that is being closed."""
         if port in self._data:
             self._data.remove(port)
         if port in self._resting:
             self._resting.remove(port)
 
     def rest(self, port: TcpPort, now: int) -> None:
-        """The host has no descriptor to spare: accept nothing for a moment."""
+        """Accept nothing on this port for a moment, because the host has no free descriptor."""
         self.network.count("forward_no_descriptor")
         port.listener.watch(False)
         port.rests = now + REST
@@ -399,12 +397,12 @@ class Forwards:
     # ---- time ----------------------------------------------------------------------------------------------
 
     def hasten(self, deadline: int) -> None:
-        """A UDP client may expire at ``deadline``."""
+        """Note that a UDP client or an FTP data port may expire at ``deadline``."""
         if self._expiry is None or deadline < self._expiry:
             self._expiry = deadline
 
     def next_deadline(self) -> int | None:
-        """When ``run`` has something to do."""
+        """Return the time at which ``run`` has something to do; None if there is none."""
         found = self._poll
         for port in self._resting:
             if found is None or port.rests < found:
@@ -414,7 +412,7 @@ class Forwards:
         return found
 
     def run(self, now: int) -> None:
-        """Look for guests and for clients that left."""
+        """Look for guests and for clients that left, and let timers expire."""
         if self._poll is not None and self._poll <= now:
             self._forget_settled()
             for client in list(self._waiting):
@@ -444,7 +442,7 @@ class Forwards:
                 self._open(client, guest, now)
 
     def close(self) -> None:
-        """Listen no more, reset who waits."""
+        """Stop listening on all ports, and reset clients that wait."""
         for number in list(self.rules):
             self.remove(number)
         for port in list(self._data):
@@ -453,7 +451,7 @@ class Forwards:
     # ---- reports -------------------------------------------------------------------------------------------
 
     def flows(self, now: int) -> list[dict[str, Any]]:
-        """Rows of ``info usernet``, newest rule first; ``rule`` is its number."""
+        """Return rows of ``info usernet``, newest rule first; ``rule`` is its number."""
         rows = []
         for forward in reversed(self.rules.values()):
             for port in forward.ports:
