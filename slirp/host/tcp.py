@@ -89,14 +89,14 @@ class HostTcp(HostSocket):
             return None
 
     def shutdown(self) -> None:
-        """Send FIN."""
+        """Half-close the connection by sending FIN."""
         try:
             self._sock.shutdown(socket.SHUT_WR)
         except OSError:
             pass  # broken already: recv or send says so
 
     def watch(self, read: bool, write: bool) -> None:
-        """Which events to report."""
+        """Choose which events are reported."""
         if self._fd < 0 or not self.connected:
             return
         wanted = (_IN | _PRI if read else 0) | (_OUT if write else 0)
@@ -105,7 +105,7 @@ class HostTcp(HostSocket):
             self._watched = wanted
 
     def close(self, *, reset: bool = False) -> None:
-        """Give the socket back."""
+        """Close the socket; ``reset`` closes it with RST."""
         if reset and self._fd >= 0:
             try:
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
@@ -114,7 +114,7 @@ class HostTcp(HostSocket):
         super().close()
 
     def event(self, events: int, now: int) -> None:
-        """From the epoll set."""
+        """Pass an epoll event on to the flow."""
         if not self.connected:
             self._connected(now)
             return
@@ -170,7 +170,7 @@ class HostAccepted(HostTcp):
         self._local = local
 
     def attach(self, events: TcpEvents) -> None:
-        """Who hears the events."""
+        """Report this socket's events to ``events``."""
         self._events = events
 
     def gone(self) -> bool:
@@ -186,19 +186,19 @@ class HostAccepted(HostTcp):
 
 
 class _Nobody:
-    """Hears what happens to a client that nobody has taken over yet: it watches nothing, so that is nothing."""
+    """Stands in for the flow of a client that nobody has taken over yet; such a client watches nothing."""
 
     def host_connected(self, now: int) -> None:
-        """Never."""
+        """Not called: nothing is watched until somebody takes the client over."""
 
     def host_failed(self, error: int, now: int) -> None:
-        """Never."""
+        """Not called: nothing is watched until somebody takes the client over."""
 
     def host_readable(self, now: int) -> None:
-        """Never."""
+        """Not called: nothing is watched until somebody takes the client over."""
 
     def host_writable(self, now: int) -> None:
-        """Never."""
+        """Not called: nothing is watched until somebody takes the client over."""
 
 
 _NOBODY = _Nobody()

@@ -53,7 +53,7 @@ class HostUdp(ErrorSocket):
         host.register(self._fd, select.EPOLLIN)
 
     def sendto(self, data: bytes | memoryview, remote: Address, how: int = 64) -> int:
-        """0, or errno."""
+        """Send one datagram; return 0, or the errno of a failure."""
         if self._fd < 0:
             return errno.EBADF
         sock = self._sock
@@ -72,7 +72,7 @@ class HostUdp(ErrorSocket):
         return error
 
     def sendmany(self, data: bytes, size: int, remote: Address, how: int = 64) -> int:
-        """0, or errno."""
+        """Send datagrams of ``size`` bytes each; return 0, or the errno of a failure."""
         step = min(SEGMENTS, SEGMENTED // size) * size
         error = 0
         for start in range(0, len(data), step or size):

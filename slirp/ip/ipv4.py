@@ -179,15 +179,15 @@ class Ipv4(IpErrors):
 
     @property
     def neighbours(self) -> Arp:
-        """Who has which address."""
+        """Return the ARP table of this stack."""
         return self._arp
 
     def adopt(self, address: bytes) -> None:
-        """One more address is ours."""
+        """Treat ``address`` as one of our own."""
         self._macs[address] = own_mac(address)
 
     def abandon(self, address: bytes) -> None:
-        """One less."""
+        """Stop treating ``address`` as one of our own."""
         self._macs.pop(address, None)
 
     def inside(self, address: bytes) -> bool:
@@ -451,7 +451,7 @@ class Ipv4(IpErrors):
     def error_from(
         self, frame: bytes, source: bytes | None, kind: int, code: int, info: int, ttl: int
     ) -> None:
-        """The same from ``source`` (None: as ``error`` does)."""
+        """Send an ICMP error about a guest's frame from ``source`` (None: the address that ``error`` uses)."""
         off = IP + ((frame[IP] & 15) << 2)
         dst = frame[IP + 16 : IP + 20]
         if (

@@ -177,15 +177,15 @@ class Ipv6(IpErrors):
 
     @property
     def neighbours(self) -> Ndp:
-        """Who has which address."""
+        """Return the neighbour table of this stack."""
         return self._ndp
 
     def adopt(self, address: bytes) -> None:
-        """One more address is ours."""
+        """Treat ``address`` as one of our own."""
         self._macs[address] = own_mac6(address)
 
     def abandon(self, address: bytes) -> None:
-        """One less."""
+        """Stop treating ``address`` as one of our own."""
         self._macs.pop(address, None)
 
     def inside(self, address: bytes) -> bool:

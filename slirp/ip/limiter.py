@@ -11,7 +11,7 @@ PER_SECOND = 100
 
 
 class Limiter:
-    """Allowance, kept in nanoseconds."""
+    """A token bucket whose allowance is kept in nanoseconds."""
 
     __slots__ = ("_burst", "_rate", "_refilled", "_tokens")
 

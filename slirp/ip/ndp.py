@@ -117,12 +117,12 @@ class Ndp(Neighbours):
         return not (address in self.own or address[0] == 0xFF or address[:15] == UNSPECIFIED[:15])
 
     def adopt(self, address: bytes) -> None:
-        """One more address is ours."""
+        """Treat ``address`` as one of our own."""
         self.own += (address,)
         self.table.pop(address, None)
 
     def abandon(self, address: bytes) -> None:
-        """One less."""
+        """Stop treating ``address`` as one of our own."""
         self.own = tuple(own for own in self.own if own != address)
 
     # ---- messages in ---------------------------------------------------------------------------------------

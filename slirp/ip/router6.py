@@ -77,7 +77,7 @@ class Router:
         self._next = now + INITIAL_INTERVAL * SECOND
 
     def reconfigure(self, config: Config) -> None:
-        """For advertisements to come."""
+        """Use ``config`` for advertisements to come."""
         self._config = config
 
     def solicited(self, frame: bytes, body: bytes, hops: int, src: bytes, now: int) -> str:
@@ -109,7 +109,7 @@ class Router:
         self._send(ALL_NODES, group_mac(ALL_NODES), 0)
 
     def _send(self, dst: bytes, mac: bytes, lifetime: int) -> None:
-        """One advertisement."""
+        """Send one router advertisement to ``dst``."""
         v6, config = self._v6, self._config
         network = v6.network
         autonomous = network.prefixlen == 64
@@ -149,7 +149,7 @@ class Router:
         return self._next
 
     def run(self, now: int) -> None:
-        """The next unsolicited one."""
+        """Send the next unsolicited advertisement if it is due."""
         if now < self._next:
             return
         self._sent += 1
