@@ -48,26 +48,26 @@ class HostTcp(HostSocket):
 
     @property
     def local(self) -> Address:
-        """The address of our end, once it is connected."""
+        """Return the address of our end, once the socket is connected."""
         name = self._sock.getsockname()
         return spelled(name) if isinstance(name, tuple) else ("", 0)
 
     def send(self, data: bytes | memoryview) -> int:
-        """Bytes taken; 0: the buffer is full."""
+        """Return how many bytes the socket took, or 0 when its buffer is full."""
         try:
             return self._sock.send(data)
         except (BlockingIOError, InterruptedError):
             return 0
 
     def send_urgent(self, byte: bytes) -> int:
-        """1: taken; 0: the buffer is full."""
+        """Send one urgent byte; return 1, or 0 when the buffer is full."""
         try:
             return self._sock.send(byte, 0 if self._sock.family == socket.AF_UNIX else socket.MSG_OOB)
         except (BlockingIOError, InterruptedError):
             return 0
 
     def at_mark(self) -> bool:
-        """Whether the next byte is the urgent one."""
+        """Say whether the next byte is the urgent one."""
         if fcntl.ioctl(self._fd, _SIOCATMARK, b"\0\0\0\0") == b"\0\0\0\0":
             return False
         self.urgent = False
@@ -82,7 +82,7 @@ class HostTcp(HostSocket):
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
     def recv(self, size: int) -> bytes | None:
-        """Bytes; b"" at end of stream; None: nothing now."""
+        """Return bytes, b"" at the end of the stream, or None if nothing is there now."""
         try:
             return self._sock.recv(size)
         except (BlockingIOError, InterruptedError):
@@ -150,7 +150,7 @@ class HostPackets(HostTcp):
     __slots__ = ()
 
     def recv(self, size: int) -> bytes | None:
-        """A datagram; None: nothing now."""
+        """Return a datagram, or None if nothing is there now."""
         return super().recv(size) or None
 
 
@@ -161,7 +161,7 @@ class HostAccepted(HostTcp):
 
     @property
     def local(self) -> Address:
-        """The address that the client chose."""
+        """Return the host address that the client connected to."""
         return self._local
 
     def __init__(self, host: SocketSet, sock: socket.socket, peer: Address, local: Address) -> None:
@@ -174,7 +174,7 @@ class HostAccepted(HostTcp):
         self._events = events
 
     def gone(self) -> bool:
-        """Whether it has left without a word."""
+        """Say whether the client has left with nothing to be read."""
         if self._fd < 0:
             return True
         try:

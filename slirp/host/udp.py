@@ -116,7 +116,7 @@ class HostUdp(ErrorSocket):
         return found
 
     def error(self) -> IcmpError | None:
-        """One error of the queue; None: none."""
+        """Return one error of the queue, or None if there is none."""
         found = super().error()
         if self._spelled and isinstance(found, QueuedError):
             found.remote = self._spelled.get(found.remote, found.remote)
@@ -132,7 +132,7 @@ class HostUdp(ErrorSocket):
             return False
 
     def recv(self) -> tuple[bytes, Address] | None:
-        """One datagram; None: nothing now."""
+        """Return one datagram and its sender, or None if nothing is there now."""
         if self._fd < 0:
             return None
         for _ in range(4):

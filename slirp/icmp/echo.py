@@ -93,7 +93,7 @@ class Flow:
         self.socket: EchoSocket | None = None
 
     def host_readable(self, now: int) -> None:
-        """Replies or errors from the host."""
+        """Take replies and errors from the host socket, and send them to the guest."""
         network = self.echoes.network
         network.now = now
         for _ in range(BATCH):
@@ -225,7 +225,7 @@ class Echoes:
         return flow
 
     def _failed(self, flow: Flow, frame: bytes, error: int) -> None:
-        """The request could not be sent."""
+        """Tell the guest about a request that could not be sent."""
         code = unreachable_code(error)
         if error in BUSY or code is None:
             self.network.count("icmp_send_failed")

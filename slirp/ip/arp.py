@@ -98,7 +98,7 @@ class Arp(Neighbours):
             self._emit(ARP_REPLY, tpa, sha, sha, spa)
 
     def learnable(self, address: bytes) -> bool:
-        """Neither ours nor anything that no host has."""
+        """Say whether a guest may have ``address``: not our own, nor one that no host has."""
         return not (address in self._reserved or is_multicast_or_broadcast(address) or address[0] in (0, 127))
 
     def _conflict(self, address: bytes, now: int) -> None:

@@ -279,7 +279,7 @@ class Ipv6(IpErrors):
             return None
 
     def _unfinished(self, frame: bytes) -> None:
-        """The rest of this datagram never came."""
+        """Tell the sender of an unfinished datagram that its reassembly time is over."""
         self.complain(frame, TIME_EXCEEDED6, REASSEMBLY)
 
     def _source(self, frame: bytes, src: bytes, dst: bytes, now: int) -> bool:
@@ -323,7 +323,7 @@ class Ipv6(IpErrors):
             self._below.emit(passed, vnet)
 
     def _nobody(self, frames: list[bytes], now: int) -> None:
-        """Neighbour discovery had no answer for these."""
+        """Tell the senders of these frames that neighbour discovery had no answer (address unreachable)."""
         self._below.now = now
         for frame in frames:
             source = self._ndp.table.get(frame[IP6_SRC:IP6_DST])

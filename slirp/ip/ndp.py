@@ -113,7 +113,7 @@ class Ndp(Neighbours):
         self._narrow: OrderedDict[bytes, int] = OrderedDict()  # address -> until when its MTU is believed
 
     def learnable(self, address: bytes) -> bool:
-        """Neither ours nor anything that no host has."""
+        """Say whether a guest may have ``address``: not our own, nor one that no host has."""
         return not (address in self.own or address[0] == 0xFF or address[:15] == UNSPECIFIED[:15])
 
     def adopt(self, address: bytes) -> None:

@@ -105,7 +105,7 @@ class Router:
         self._next = now + INITIAL_INTERVAL * SECOND
 
     def retire(self) -> None:
-        """We go: no default route by us, and better no address of our prefix."""
+        """Say that this router goes: it is no default route any more, and its prefix is deprecated."""
         self._send(ALL_NODES, group_mac(ALL_NODES), 0)
 
     def _send(self, dst: bytes, mac: bytes, lifetime: int) -> None:

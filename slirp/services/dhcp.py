@@ -258,7 +258,7 @@ class Dhcp:
             self._below.count("dhcp_ignored")
             return
         self._below.count("dhcp_decline")
-        if lease.mac in self.leases.fixed:  # it shall have no other
+        if lease.mac in self.leases.fixed:  # free a fixed lease, but never offer this client another address
             self.leases.release(lease, now)
         else:
             self.leases.decline(lease, now)
