@@ -35,7 +35,7 @@ class Rule:
 
 
 class _Line:
-    """A rule, ready to be asked."""
+    """A rule prepared for fast comparison, with its counter."""
 
     __slots__ = ("allow", "first", "hits", "last", "protocols", "rule", "shift", "size", "value")
 

@@ -1,16 +1,17 @@
-"""UDP redirections: datagrams from clients of the host to a guest's port, and its answers back.
+"""This module holds the UDP redirections: datagrams go from clients of the host to a guest's port, and its
+answers go back.
 
-Each client (its address, and the address of ours that it chose) is a flow. The guest sees it as ``seen`` by
-``forward`` says, at its own port or, where that is taken, at another; an answer to there goes back by the listening
-socket, from the address that the client had written to.
+Each client (its address, and the address of ours that it chose) is a flow. The guest sees the client at the
+address that ``Forwards.seen`` returns, at the client's own port or, where that is taken, at another. The
+guest's answer goes back by the listening socket, from the address that the client had written to.
 
-The guest's port has one ``udp.Flow`` as any port of a guest has. Its socket becomes a ``Fan``: what goes to a
-client leaves by the listener, all else by an ordinary socket, which is opened when it is needed first. So a server
-in the guest that is redirected to still speaks to the rest of the world as before.
+The guest's port has one ``udp.Flow``, as any port of a guest has. Its socket becomes a ``Fan``: datagrams to
+a client leave by the listener, all others by an ordinary socket, which is opened when it is first needed. So
+a server in the guest that is redirected to still speaks to the rest of the world as before.
 
-Limits: ``CLIENTS`` of one port, the longest idle goes first. A client idle for ``IDLE`` is forgotten; all clients
-of a guest's port go when the guest answers with ICMP port unreachable. The guest of a rule that names none by
-address is looked up again after ``LOOK``.
+Limits: ``CLIENTS`` clients of one port; the one idle longest goes first. A client idle for ``IDLE`` is
+forgotten; all clients of a guest's port go when the guest answers with ICMP port unreachable. The guest of a
+rule that names none by address is looked up again after ``LOOK``.
 
 Ref: RFC 768; RFC 4787 REQ-5 (mapping timer).
 """
@@ -37,40 +38,40 @@ SWEEP = SECOND
 
 
 class Forwards(Protocol):
-    """What a port asks of ``forward.Forwards``."""
+    """The services that a port needs from ``forward.Forwards``."""
 
     @property
     def host(self) -> Host:
-        """The host."""
+        """Return the host's network (``slirp.contracts.host.Host``)."""
 
     @property
     def network(self) -> Any:
-        """The stack."""
+        """Return the stack that counts events."""
 
     @property
     def udp(self) -> Udp:
-        """UDP of the stack."""
+        """Return the UDP NAT of the stack."""
 
     @property
     def families(self) -> Families:
-        """The IP families of the stack."""
+        """Return the IP families of the stack."""
 
     @property
     def guests(self) -> Guests:
-        """Where guests are."""
+        """Return the finder of guests' addresses."""
 
     def seen(self, client: Address, guest: bytes) -> bytes:
-        """The address by which a guest sees a client."""
+        """Return the address by which a guest sees a client."""
 
     def hasten(self, deadline: int) -> None:
-        """A client may expire then."""
+        """Note that a client may expire at ``deadline``."""
 
     def free_port(self, wanted: int, taken: Callable[[int], bool]) -> int | None:
-        """``wanted``, or another port that is not taken."""
+        """Return ``wanted``, or another port that is not taken; None if there is none."""
 
 
 class Client(tuple[str, int]):
-    """One client, and the destination of what the guest sends to it."""
+    """A client is the host address and port that the guest's datagrams to it go to, with the client's state."""
 
     fan: Fan
     last: int
@@ -89,14 +90,14 @@ class Fan:
     def __init__(self, host: Host, flow: Flow) -> None:
         self._host = host
         self._plain: UdpSocket | None = flow.socket
-        self._asked: UdpListener | UdpSocket | None = None  # what the last datagram left by
+        self._asked: UdpListener | UdpSocket | None = None  # the last sender; ``mtu()`` asks it
         self.flow = flow
-        self.clients: dict[bytes, Client] = {}  # by the address and port that the guest sees
+        self.clients: dict[bytes, Client] = {}  # clients by the address and port that the guest sees
         flow.remotes = Remotes(self.clients, flow.remotes)
         flow.socket = self
 
     def fileno(self) -> int:
-        """Of the ordinary socket; -1: there is none."""
+        """Return the descriptor of the ordinary socket, or -1 if there is none."""
         fileno = getattr(self._plain, "fileno", None)
         return int(fileno()) if fileno is not None else -1
 
@@ -109,7 +110,7 @@ class Fan:
         return self._plain
 
     def sendto(self, data: bytes | memoryview, remote: Address, how: int = 64) -> int:
-        """To a client, or to anybody else."""
+        """Send one datagram to a client or to any other address; return 0, or the errno of a failure."""
         if isinstance(remote, Client):
             self._asked = remote.port.socket
             return remote.port.answer(remote, data, how)
@@ -120,7 +121,9 @@ class Fan:
         return sock.sendto(data, remote, how)
 
     def sendmany(self, data: bytes, size: int, remote: Address, how: int = 64) -> int:
-        """The same, several datagrams."""
+        """Send datagrams of ``size`` bytes each to a client or to any other address; return 0, or the errno
+        of a failure.
+        """
         if isinstance(remote, Client):
             self._asked = remote.port.socket
             error = 0
@@ -134,25 +137,25 @@ class Fan:
         return sock.sendmany(data, size, remote, how)
 
     def recv(self) -> tuple[bytes, Address] | None:
-        """From the ordinary socket."""
+        """Return one datagram of the ordinary socket, or None if nothing is there now."""
         return self._plain.recv() if self._plain is not None else None
 
     def refuse(self, remote: Address) -> bool:
-        """Tell a client, or anybody else, that the guest's port is closed."""
+        """Tell a client, or any other sender, that the guest's port is closed."""
         if isinstance(remote, Client):
             return remote.port.socket.refuse(remote.remote, remote.local)
         return self._plain is not None and self._plain.refuse(remote)
 
     def mtu(self) -> int:
-        """Of whichever refused."""
+        """Return the MTU from the socket that refused the last datagram; 0 if it is unknown."""
         return self._asked.mtu() if self._asked is not None else 0
 
     def error(self) -> IcmpError | None:
-        """Of the ordinary socket."""
+        """Return one ICMP error of the ordinary socket, or None if there is none."""
         return self._plain.error() if self._plain is not None else None
 
     def close(self) -> None:
-        """The flow is over, and with it all clients."""
+        """Close the ordinary socket and forget all clients, because the flow is over."""
         if self._plain is not None:
             self._plain.close()
             self._plain = None
@@ -161,7 +164,7 @@ class Fan:
 
 
 class Remotes(dict[bytes, Address | None]):
-    """A flow's destinations, with clients before all else: they are never forgotten for want of room."""
+    """A flow's destinations, to which clients are added as a fallback that is never evicted for want of room."""
 
     def __init__(self, clients: dict[bytes, Client], known: dict[bytes, Address | None]) -> None:
         super().__init__(known)
@@ -189,7 +192,7 @@ class UdpPort:
 
     @property
     def address(self) -> Address:
-        """As bound."""
+        """Return the address that the socket is bound to."""
         return self.socket.address
 
     def __len__(self) -> int:
@@ -198,7 +201,7 @@ class UdpPort:
     # ---- clients to the guest ------------------------------------------------------------------------------
 
     def host_readable(self, now: int) -> None:
-        """Datagrams, or errors about answers."""
+        """Carry datagrams to the guest, and report errors about its answers."""
         forwards = self.forwards
         network = forwards.network
         network.now = now
@@ -229,7 +232,9 @@ class UdpPort:
             error = self.socket.error()
 
     def _find(self, key: tuple[Address, str], now: int) -> Client | None:
-        """The client of a datagram, with the guest where it is now."""
+        """Return the client of a datagram, joined to the address that the guest has now; None if that is
+        unknown.
+        """
         if self._where is None or now - self._looked > LOOK:
             self._looked = now
             self._where = self.forwards.guests.likely(self._guest, now, self._prefer)
@@ -267,7 +272,7 @@ class UdpPort:
         return client
 
     def _error(self, error: IcmpError) -> None:
-        """A client's host complained about an answer: tell the guest."""
+        """Tell the guest about an ICMP error that its answer to a client caused."""
         forwards = self.forwards
         client = next((c for c in reversed(self._clients.values()) if c.remote == error.remote), None)
         if client is None:
@@ -297,7 +302,7 @@ class UdpPort:
     # ---- the guest to clients ------------------------------------------------------------------------------
 
     def answer(self, client: Client, data: bytes | memoryview, how: int) -> int:
-        """A datagram from the guest: 0, or errno."""
+        """Send a datagram from the guest to a client; return 0, or the errno of a failure."""
         client.last = self.forwards.network.now
         key = (client.remote, client.local)
         if key in self._clients:
@@ -307,12 +312,12 @@ class UdpPort:
     # ---- life ----------------------------------------------------------------------------------------------
 
     def forget(self, client: Client) -> None:
-        """The client is over. Idempotent."""
+        """Remove a client. The call is idempotent."""
         self._clients.pop((client.remote, client.local), None)
         client.fan.clients.pop(client.src + U16.pack(client.sport), None)
 
     def expire(self, now: int) -> int | None:
-        """Forget idle clients; when to call again, None: there are none."""
+        """Forget idle clients; return the time of the next call, or None if no client is left."""
         while self._clients:
             client = next(iter(self._clients.values()))
             if client.last + IDLE > now:
@@ -322,7 +327,7 @@ class UdpPort:
         return None
 
     def close(self) -> None:
-        """Give the socket back; its clients are forgotten."""
+        """Forget the clients and close the socket."""
         for client in list(self._clients.values()):
             self.forget(client)
         self.socket.close()

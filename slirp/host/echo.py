@@ -1,10 +1,11 @@
-"""The host's echo requests: ``slirp.contracts.host.EchoSocket`` by ping sockets, or by a raw socket where those are not permitted.
+"""This module sends the host's echo requests. It implements ``slirp.contracts.host.EchoSocket`` by ping
+sockets, or by a raw socket where those are not permitted.
 
-Ping sockets (SOCK_DGRAM with IPPROTO_ICMP) are one for each guest and identifier. The kernel hands each only its own
-replies and writes identifier and checksum itself; ``net.ipv4.ping_group_range`` says who may have them. Where it does not,
-and the process has CAP_NET_RAW, all flows of a family share one raw socket (``RawEchoes``), which hears the replies of the
-whole host: a flow gets those of its identifier from remotes that it wrote to. The guest's identifier is kept on the wire
-where nobody else has it.
+There is one ping socket (SOCK_DGRAM with IPPROTO_ICMP) for each guest and identifier. The kernel hands it
+only its own replies and writes identifier and checksum itself; ``net.ipv4.ping_group_range`` says who may
+open one. Where the process may not, but has CAP_NET_RAW, all flows of a family share one raw socket
+(``RawEchoes``), which hears the replies of the whole host: a flow gets those of its identifier from remotes
+that it wrote to. The guest's identifier is kept on the wire where no other flow has it.
 
 Limits: ``INBOX`` replies and ``REMOTES`` remotes of one flow on a raw socket; ``BATCH`` messages a wake-up.
 
@@ -41,29 +42,29 @@ _TOS = ((socket.IPPROTO_IP, socket.IP_TOS), (socket.IPPROTO_IPV6, _IPV6_TCLASS))
 
 
 class EchoEndpoint(Protocol):
-    """What both kinds offer (``slirp.contracts.host.EchoSocket``)."""
+    """The interface that ping and raw endpoints share (``slirp.contracts.host.EchoSocket``)."""
 
     def fileno(self) -> int:
-        """The descriptor; -1 when closed."""
+        """Return the descriptor, or -1 when the endpoint is closed."""
 
     def send(self, seq: int, data: bytes, remote: str, how: int = 64) -> int:
-        """0, or errno."""
+        """Send an echo request; return 0, or the errno of a failure."""
 
     def mtu(self) -> int:
-        """What the last refusal as too long did not keep."""
+        """Return the MTU that the last send with EMSGSIZE exceeded, or 0 if it is unknown."""
 
     def recv(self) -> Echo | None:
-        """One reply."""
+        """Return one echo reply, or None if nothing is there now."""
 
     def error(self) -> IcmpError | None:
-        """One error."""
+        """Return one ICMP error, or None if there is none."""
 
     def close(self) -> None:
-        """Give it back."""
+        """Close this endpoint and free its identifier."""
 
 
 def _socket(host: SocketSet, family: int, kind: int) -> socket.socket:
-    """An ICMP socket of the family 4 or 6. Raises OSError."""
+    """Open an ICMP socket of the family 4 or 6. Raises OSError."""
     where, protocol = (
         (socket.AF_INET, socket.IPPROTO_ICMP) if family == 4 else (socket.AF_INET6, socket.IPPROTO_ICMPV6)
     )
@@ -84,7 +85,7 @@ def _socket(host: SocketSet, family: int, kind: int) -> socket.socket:
 
 
 def _request(family: int, ident: int, seq: int, data: bytes) -> bytes:
-    """An echo request; the kernel sums those of IPv6."""
+    """Build an echo request; the checksum of an IPv6 one is left to the kernel."""
     rest = ident << 16 | seq
     if family == 6:
         return ICMP.pack(ECHO_REQUEST_6, 0, 0, rest) + data
@@ -100,13 +101,13 @@ def _send(sock: socket.socket, message: bytes, remote: str) -> int:
             return 0
         except OSError as failure:
             error = failure.errno or errno.EIO
-            if error not in SOFT:  # else perhaps the report of an earlier request: once more
+            if error not in SOFT:  # otherwise it may be the report of an earlier request: try once more
                 return error
     return error
 
 
 def _receive(sock: socket.socket) -> tuple[bytes, str, int, int] | None:
-    """A message, its sender, TTL and type of service; None: nothing now."""
+    """Return a message, its sender, TTL and type of service, or None if nothing is there now."""
     for _ in range(4):
         try:
             message, control, _, address = sock.recvmsg(MESSAGE, CONTROL)
@@ -120,7 +121,7 @@ def _receive(sock: socket.socket) -> tuple[bytes, str, int, int] | None:
 
 
 def _echo(family: int, message: bytes, remote: str, ttl: int, tos: int) -> tuple[int, Echo] | None:
-    """Identifier and contents of an echo reply; None: it is none."""
+    """Return identifier and contents of an echo reply, or None if the message is something else."""
     if len(message) < ICMP_LEN or message[0] != (ECHO_REPLY if family == 4 else ECHO_REPLY_6) or message[1]:
         return None
     _, _, _, rest = ICMP.unpack_from(message)
@@ -128,7 +129,7 @@ def _echo(family: int, message: bytes, remote: str, ttl: int, tos: int) -> tuple
 
 
 class HostEcho(ErrorSocket):
-    """A ping socket of its own. Raises PermissionError where the host permits none."""
+    """A ping socket for one flow. The constructor raises PermissionError where the host permits none."""
 
     __slots__ = ("_family", "_how", "born")
 
@@ -142,7 +143,7 @@ class HostEcho(ErrorSocket):
         try:
             try:
                 sock.bind(("", ident))
-            except OSError:  # somebody on this host has that identifier
+            except OSError:  # another socket on this host has that identifier
                 sock.bind(("", 0))
         except BaseException:
             sock.close()
@@ -152,7 +153,7 @@ class HostEcho(ErrorSocket):
         host.register(self._fd, _IN)
 
     def send(self, seq: int, data: bytes, remote: str, how: int = 64) -> int:
-        """0, or errno."""
+        """Send an echo request; return 0, or the errno of a failure."""
         if self._fd < 0:
             return errno.EBADF
         try:
@@ -164,7 +165,7 @@ class HostEcho(ErrorSocket):
         return _send(self._sock, _request(self._family, 0, seq, data), remote)
 
     def recv(self) -> Echo | None:
-        """One reply; None: nothing now."""
+        """Return one echo reply, or None if nothing is there now."""
         while self._fd >= 0:
             found = _receive(self._sock)
             if found is None:
@@ -189,11 +190,11 @@ class RawEcho:
         self.errors: deque[IcmpError] = deque(maxlen=INBOX)
 
     def fileno(self) -> int:
-        """Of the raw socket; -1 when closed."""
+        """Return the descriptor of the raw socket, or -1 when this endpoint is closed."""
         return self._hub.fileno() if self._hub is not None else -1
 
     def send(self, seq: int, data: bytes, remote: str, how: int = 64) -> int:
-        """0, or errno."""
+        """Send an echo request; return 0, or the errno of a failure."""
         if self._hub is None:
             return errno.EBADF
         if remote not in self.remotes:
@@ -203,26 +204,26 @@ class RawEcho:
         return self._hub.send(self.ident, seq, data, remote, how)
 
     def mtu(self) -> int:
-        """What the last refusal as too long did not keep; 0: unknown."""
+        """Return the MTU that the last send with EMSGSIZE exceeded, or 0 if it is unknown."""
         return self._hub.mtu() if self._hub is not None else 0
 
     def recv(self) -> Echo | None:
-        """One reply; None: nothing now."""
+        """Return one echo reply, or None if nothing is there now."""
         return self.inbox.popleft() if self.inbox else None
 
     def error(self) -> IcmpError | None:
-        """One error; None: none."""
+        """Return one ICMP error, or None if there is none."""
         return self.errors.popleft() if self.errors else None
 
     def close(self) -> None:
-        """Give it back; the last one closes the socket."""
+        """Leave the raw socket; the last flow that leaves closes it."""
         hub, self._hub = self._hub, None
         if hub is not None:
             hub.leave(self.ident)
 
 
 class RawEchoes:
-    """The raw socket of a family. ``registry`` forgets it when the last flow is over."""
+    """The raw socket of one family. ``registry`` forgets it when the last flow is over."""
 
     def __init__(self, host: SocketSet, family: int, registry: dict[int, RawEchoes]) -> None:
         self._sock = sock = _socket(host, family, socket.SOCK_RAW)
@@ -243,18 +244,18 @@ class RawEchoes:
         host.register(self._fd, _IN)
 
     def fileno(self) -> int:
-        """The descriptor; -1 when closed."""
+        """Return the descriptor, or -1 when the socket is closed."""
         return self._fd
 
     def endpoint(self, ident: int, events: UdpEvents) -> RawEcho:
-        """A flow; another identifier where that one is taken."""
+        """Make an endpoint for a flow, with another identifier where ``ident`` is taken."""
         while ident in self._flows:
             ident = int.from_bytes(os.urandom(2), "big")
         found = self._flows[ident] = RawEcho(self, ident, events)
         return found
 
     def leave(self, ident: int) -> None:
-        """A flow is over."""
+        """Remove a flow that is over, and close the socket after the last one."""
         del self._flows[ident]
         if not self._flows:
             self._host.leave(self._fd)
@@ -263,7 +264,7 @@ class RawEchoes:
             self._sock.close()
 
     def send(self, ident: int, seq: int, data: bytes, remote: str, how: int) -> int:
-        """0, or errno."""
+        """Send an echo request for one flow; return 0, or the errno of a failure."""
         try:
             if how != self._how:
                 apply(self._sock, self._family, self._how, how)
@@ -273,11 +274,11 @@ class RawEchoes:
         return _send(self._sock, _request(self._family, ident, seq, data), remote)
 
     def mtu(self) -> int:
-        """What the last refusal as too long did not keep; 0: unknown."""
+        """Return the MTU that the last send with EMSGSIZE exceeded, or 0 if it is unknown."""
         return self._errors.mtu()
 
     def event(self, events: int, now: int) -> None:
-        """From the epoll set: to each flow what is its own."""
+        """Read the raw socket after an epoll event, and hand each flow its replies and errors."""
         if events & select.EPOLLERR:
             self._errors.ready = True
         heard: dict[int, RawEcho] = {}
@@ -286,7 +287,7 @@ class RawEchoes:
             if found is None:
                 break
             message, remote, ttl, tos = found
-            if self._family == 4:  # raw(7): with its IP header
+            if self._family == 4:  # raw(7): the message comes with its IP header
                 message = message[(message[0] & 15) << 2 :] if message else b""
             echo = _echo(self._family, message, remote, ttl, tos)
             flow = self._flows.get(echo[0]) if echo is not None else None

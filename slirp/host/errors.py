@@ -1,12 +1,14 @@
-"""What comes back for datagrams (the error queue of IP_RECVERR), and how they leave (TTL, DF, type of service).
+"""This module reads the errors that come back for datagrams (the queue of IP_RECVERR) and sets how datagrams
+leave (TTL, DF, type of service).
 
-``ErrorQueue`` reads MSG_ERRQUEUE of one socket. An entry of ICMP origin is what a router or host on the way sent; one of
-local origin that says "too long" belongs to the send that has just failed, which asks ``mtu()``.
+``ErrorQueue`` reads MSG_ERRQUEUE of one socket. An entry of ICMP origin was sent by a router or host on the
+way; an entry of local origin that says "too long" belongs to the send that has just failed, which asks
+``mtu()``.
 
-``apply`` sets a socket's options for the ``how`` of ``slirp.contracts.host``, those that differ from the last ones only. Where the
-guest forbids fragments, PMTUDISC_PROBE sets DF and leaves the discovery of the path MTU to the guest: the kernel
-refuses only what its own interface cannot carry, as a router would. Where it permits them, PMTUDISC_DONT leaves DF away
-and cuts.
+``apply`` sets a socket's options for the ``how`` of ``slirp.contracts.host``, but only those that differ from
+the last ones. Where the guest forbids fragments, PMTUDISC_PROBE sets DF and leaves the discovery of the path
+MTU to the guest: the kernel refuses only what its own interface cannot carry, as a router would. Where it
+permits them, PMTUDISC_DONT leaves DF clear, and the kernel fragments.
 
 Ref: ip(7), ipv6(7); Linux uapi/linux/errqueue.h; RFC 1191; RFC 8201.
 """
@@ -27,7 +29,7 @@ from ..wire.ipv6 import IPV6, VERSION
 from .socket_set import HostSocket, sockaddr, spelled
 
 ERROR_PAYLOAD = 2048
-KEPT = 64  # errors read while an MTU was looked for
+KEPT = 64  # errors kept that were read while an MTU was looked for
 
 _IP_RECVERR = 11
 _IP_RECVTTL = 12
@@ -40,7 +42,7 @@ _EXTENDED_ERROR = struct.Struct("=IBBBBII")  # struct sock_extended_err
 _INT = struct.Struct("=i")
 _ORIGIN_LOCAL, _ORIGIN_ICMP, _ORIGIN_ICMP6 = 1, 2, 3
 _HOPS = ((socket.IPPROTO_IP, socket.IP_TTL), (socket.IPPROTO_IPV6, _IPV6_HOPLIMIT))
-# What a local error (no ICMP involved) would have been as ICMP type and code.
+# ICMP type and code that a local error (no ICMP involved) would have had.
 _LOCAL_CODES = {
     errno.ENETUNREACH: (3, 0),
     errno.EHOSTUNREACH: (3, 1),
@@ -48,7 +50,7 @@ _LOCAL_CODES = {
     errno.EMSGSIZE: (3, 4),
     errno.EACCES: (3, 13),
 }
-# On a socket: the report of an earlier datagram, perhaps.
+# Errors that a call on a socket may return for an earlier datagram rather than for itself.
 SOFT = frozenset(
     (
         errno.ECONNREFUSED,
@@ -65,7 +67,7 @@ SOFT = frozenset(
 
 
 def listen_for_errors(sock: socket.socket, family: int, on: bool = True) -> None:
-    """Have the kernel queue ICMP errors, with their TTL."""
+    """Have the kernel queue ICMP errors, together with their TTL."""
     if family == 4:
         sock.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, on)
         sock.setsockopt(socket.IPPROTO_IP, _IP_RECVTTL, on)
@@ -75,7 +77,7 @@ def listen_for_errors(sock: socket.socket, family: int, on: bool = True) -> None
 
 
 def hops(control: list[tuple[int, int, bytes]]) -> int:
-    """The TTL or hop limit among a message's control data; 0: it is not there."""
+    """Return the TTL or hop limit in a message's control data, or 0 if it is not there."""
     for level, kind, data in control:
         if (level, kind) in _HOPS and len(data) >= _INT.size:
             return int(_INT.unpack_from(data)[0])
@@ -83,7 +85,7 @@ def hops(control: list[tuple[int, int, bytes]]) -> int:
 
 
 def apply(sock: socket.socket, family: int, old: int, how: int) -> None:
-    """Set what ``how`` has otherwise than ``old`` (-1: nothing is known). Raises OSError."""
+    """Set the socket options in which ``how`` differs from ``old`` (-1: nothing is known). Raises OSError."""
     changed = old ^ how if old >= 0 else -1
     ip = family == 4
     if changed & 0xFF:
@@ -105,7 +107,7 @@ def apply(sock: socket.socket, family: int, old: int, how: int) -> None:
 
 
 def local_towards(family: int, remote: Address) -> str:
-    """This host's address on the way to ``remote``. Raises OSError."""
+    """Return this host's address on the way to ``remote``. Raises OSError."""
     kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC
     with socket.socket(socket.AF_INET if family == 4 else socket.AF_INET6, kind) as probe:
         probe.connect(sockaddr(remote))
@@ -113,9 +115,10 @@ def local_towards(family: int, remote: Address) -> str:
 
 
 def refuse(family: int, remote: Address, local: str, port: int) -> bool:
-    """Send ``remote`` the ICMP error about its UDP datagram to ``local``: nobody is at ``port``. False: not permitted.
-
-    The kernel sends one for its own closed ports; this one is for a guest's, and takes CAP_NET_RAW."""
+    """Send ``remote`` the ICMP error that no one listens at ``port``, where its UDP datagram to ``local``
+    went. False means that this is not permitted. The kernel sends one for its own closed ports; this one
+    is for a guest's port, and takes CAP_NET_RAW.
+    """
     ports = UDP.pack(remote[1], port, UDP_LEN, 0)
     try:
         if family == 4:
@@ -172,7 +175,7 @@ class QueuedError:
 def parse_error(
     level: int, kind: int, data: bytes, remote: Address, payload: bytes, ttl: int = 0
 ) -> QueuedError | None:
-    """One control message of MSG_ERRQUEUE to an error; None: it is something else."""
+    """Turn one control message of MSG_ERRQUEUE into an error; None if the message is something else."""
     if (level, kind) not in ((socket.IPPROTO_IP, _IP_RECVERR), (socket.IPPROTO_IPV6, _IPV6_RECVERR)):
         return None
     if len(data) < _EXTENDED_ERROR.size:
@@ -196,7 +199,7 @@ def parse_error(
 
 
 def next_error(sock: socket.socket) -> QueuedError | None:
-    """The next entry of a socket's error queue that tells something; None: there is none left."""
+    """Return the next usable entry of a socket's error queue, or None if there is none left."""
     while True:
         try:
             payload, control, _, address = sock.recvmsg(ERROR_PAYLOAD, 512, _MSG_ERRQUEUE)
@@ -221,7 +224,7 @@ class ErrorQueue:
         self.ready = False  # EPOLLERR was seen
 
     def mtu(self) -> int:
-        """The MTU that the datagram which has just been refused as too long did not keep; 0: it is not known."""
+        """Return the MTU that the datagram just refused as too long exceeded, or 0 if it is unknown."""
         found = 0
         for _ in range(KEPT):
             error = next_error(self._sock)
@@ -237,7 +240,7 @@ class ErrorQueue:
         return found
 
     def next(self) -> IcmpError | None:
-        """The next error that somebody on the way sent; None: there is none."""
+        """Return the next error that a router or host on the way sent, or None if there is none."""
         if not self.ready:
             return None
         if self._kept:
@@ -252,7 +255,7 @@ class ErrorQueue:
 
 
 class ErrorSocket(HostSocket):
-    """What datagram sockets with an error queue share."""
+    """The common base of datagram sockets with an error queue."""
 
     __slots__ = ("_errors", "_events")
 
@@ -260,15 +263,15 @@ class ErrorSocket(HostSocket):
     _events: UdpEvents
 
     def mtu(self) -> int:
-        """What the last refusal as too long did not keep; 0: unknown."""
+        """Return the MTU that the last send with EMSGSIZE exceeded, or 0 if it is unknown."""
         return self._errors.mtu() if self._fd >= 0 else 0
 
     def error(self) -> IcmpError | None:
-        """One error of the queue; None: none."""
+        """Return one error of the queue, or None if there is none."""
         return self._errors.next() if self._fd >= 0 else None
 
     def event(self, events: int, now: int) -> None:
-        """From the epoll set."""
+        """Note a queued error after an epoll event, and let the flow read."""
         if events & select.EPOLLERR:
             self._errors.ready = True
         self._events.host_readable(now)

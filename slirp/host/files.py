@@ -1,18 +1,20 @@
-"""Files of one directory of the host, for the TFTP server: part of ``slirp.host.sockets``.
+"""This module serves files of one directory of the host to the TFTP server; it is part of
+``slirp.host.sockets``.
 
-Nothing outside the directory: the directory is held by a descriptor, and the kernel itself resolves each name
-beneath it (openat2, RESOLVE_BENEATH and no magic links): "..", absolute links and links that lead out fail with
-EXDEV, and there is no moment between a check and its use. Links that stay inside work. Where the kernel has no
-openat2, or a sandbox forbids it, each part is opened in the one before with O_NOFOLLOW: then no link works.
-Only regular files are read; O_NONBLOCK keeps a FIFO from holding anybody up.
+Nothing outside the directory can be reached: it is held by a descriptor, and the kernel itself resolves each
+name beneath it (openat2, RESOLVE_BENEATH and no magic links): "..", absolute links and links that lead out
+fail with EXDEV, and no time passes between a check and its use. Links that stay inside work. Where the kernel
+has no openat2, or a sandbox forbids it, each part is opened in the one before with O_NOFOLLOW: then no link
+works. Only regular files are read; O_NONBLOCK keeps a FIFO from blocking the worker.
 
-``nocase``: where a name is not there, the first (in the order of bytes) of its directory that differs in capital and small
-letters only is taken, among the ``NAMES`` that are looked at. The name of a new file is taken as it is.
+``nocase``: where a name is not there, the first (in the order of bytes) of its directory that differs in
+capital and small letters only is taken, among the first ``NAMES`` names. The name of a new file is taken as
+it is.
 
-Nothing waits: every call on a file is done by ``THREADS`` worker threads, and its answer comes to the loop as
-an event. A slow disk delays transfers, and nothing else.
+The event loop never waits: every call on a file is done by ``THREADS`` worker threads, and its answer comes
+to the loop as an event. A slow disk delays transfers only.
 
-A new file is written under a name of its own beside its place, and renamed onto its name when it is whole: nobody
+A new file is written under a temporary name in the same directory, and renamed when it is complete: no reader
 sees a part of it, and a link of that name is replaced, not followed.
 
 Ref: openat2(2); open(2) O_NOFOLLOW, O_PATH; rename(2).
@@ -34,8 +36,8 @@ from typing import Any
 from ..contracts.host import FileEvents
 
 THREADS = 2
-NAMES = 1 << 16  # of a directory that are compared without regard to case
-RACES = 8  # EAGAIN of openat2: a directory was renamed meanwhile
+NAMES = 1 << 16  # names of one directory that are compared without regard to case
+RACES = 8  # retries after EAGAIN of openat2: a directory was renamed meanwhile
 _SYS_OPENAT2 = 437  # the same number on every architecture
 _HOW = struct.Struct("=QQQ")  # struct open_how: flags, mode, resolve
 _RESOLVE = 0x08 | 0x02  # RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS
@@ -50,7 +52,7 @@ _syscall: Any = ctypes.CDLL(None, use_errno=True).syscall
 
 
 def _openat2(directory: int, path: bytes, flags: int) -> int:
-    """Open ``path`` beneath ``directory``. Raises OSError."""
+    """Open ``path`` beneath ``directory`` with openat2. Raises OSError."""
     how = ctypes.create_string_buffer(_HOW.pack(flags, 0, _RESOLVE), _HOW.size)
     error = errno.EAGAIN
     for _ in range(RACES):
@@ -70,7 +72,7 @@ def _openat2(directory: int, path: bytes, flags: int) -> int:
 
 
 def _walk(directory: int, parts: Sequence[bytes], flags: int) -> int:
-    """The same, one part after the other, without any link. Raises OSError."""
+    """Open ``parts`` beneath ``directory`` one after the other, without following any link. Raises OSError."""
     at = os.dup(directory)
     try:
         for part in parts[:-1]:
@@ -83,11 +85,10 @@ def _walk(directory: int, parts: Sequence[bytes], flags: int) -> int:
 
 
 class HostDirectory:
-    """One directory (``slirp.contracts.host.Directory``).
+    """One directory of the host (``slirp.contracts.host.Directory``).
 
-    defer   runs a function on the loop, from any thread
-    after   is called when an event has been told
-    beneath whether the kernel resolves names; False: part by part
+    defer runs a function on the loop, from any thread after is called when an event has been delivered
+    beneath whether the kernel resolves names; False: they are opened part by part
     """
 
     def __init__(
@@ -110,19 +111,19 @@ class HostDirectory:
         self._workers: ThreadPoolExecutor | None = None
 
     def open(self, parts: Sequence[bytes], events: FileEvents) -> HostFile:
-        """Open for reading."""
+        """Open a file for reading; an event tells the result."""
         file = HostFile(self, events)
         file.ask(lambda: file.open_old(list(parts)))
         return file
 
     def create(self, parts: Sequence[bytes], size: int, events: FileEvents) -> HostFile:
-        """A new file."""
+        """Create a new file; an event tells the result."""
         file = HostFile(self, events)
         file.ask(lambda: file.open_new(list(parts), size))
         return file
 
     def close(self) -> None:
-        """Give it back, and what files are still open."""
+        """Close the directory and every file that is still open in it."""
         if self._workers is not None:
             self._workers.shutdown(wait=True)
             self._workers = None
@@ -135,7 +136,7 @@ class HostDirectory:
     # ---- for files -----------------------------------------------------------------------------------------
 
     def work(self, task: Callable[[], None]) -> None:
-        """Do ``task`` in a worker thread."""
+        """Run ``task`` in a worker thread."""
         if self._fd < 0:
             return
         if self._workers is None:
@@ -148,7 +149,7 @@ class HostDirectory:
             self._defer(event)
 
     def find_open(self, parts: Sequence[bytes], flags: int) -> int:
-        """Open what has this name, or with ``nocase`` one like it. Raises OSError."""
+        """Open the file of this name, or with ``nocase`` one that differs in case only. Raises OSError."""
         try:
             return self.beneath_open(parts, flags)
         except FileNotFoundError:
@@ -160,7 +161,9 @@ class HostDirectory:
         return self.beneath_open(real, flags)
 
     def _alike(self, above: Sequence[bytes], part: bytes) -> bytes:
-        """The name in a directory that is ``part``, else the first that is but for its case; else ``part``."""
+        """Return the directory's name that equals ``part``, else the first that differs in case only, else
+        ``part``.
+        """
         fd = self.beneath_open(above, _LIST)
         try:
             with os.scandir(fd) as entries:
@@ -172,7 +175,7 @@ class HostDirectory:
         return part if part in found or not found else min(found)
 
     def beneath_open(self, parts: Sequence[bytes], flags: int) -> int:
-        """Open what has this name. Raises OSError."""
+        """Open the file of exactly this name. Raises OSError."""
         if self.beneath:
             try:
                 return _openat2(self._fd, b"/".join(parts) or b".", flags)
@@ -183,7 +186,7 @@ class HostDirectory:
         return _walk(self._fd, parts or [b"."], flags)
 
     def _kernel_cannot(self) -> bool:
-        """Whether openat2 fails for our own directory: then it is not there, or forbidden."""
+        """Say whether openat2 fails even for our own directory, because it does not exist or is forbidden."""
         try:
             os.close(_openat2(self._fd, b".", _PLACE))
         except OSError as error:
@@ -192,7 +195,7 @@ class HostDirectory:
 
 
 class HostFile:
-    """One file (``slirp.contracts.host.File``). ``open_*`` and what they call run in a worker."""
+    """One file of a directory (``slirp.contracts.host.File``). ``open_*`` and what they call run in a worker."""
 
     def __init__(self, directory: HostDirectory, events: FileEvents) -> None:
         self._directory = directory
@@ -201,33 +204,33 @@ class HostFile:
         self._fd = -1
         self._busy = False
         self._closed = False
-        self._place = -1  # the directory of a new file
-        self._temporary = b""  # its name there until it is committed
+        self._place = -1  # descriptor of a new file's directory
+        self._temporary = b""  # name of a new file until it is committed
         self._name = b""
 
     # ---- requests, on the loop -----------------------------------------------------------------------------
 
     def read(self, offset: int, size: int) -> None:
-        """Ask for bytes."""
+        """Ask for ``size`` bytes at ``offset``."""
         self.ask(lambda: self._do_read(offset, size))
 
     def write(self, data: bytes) -> None:
-        """Append."""
+        """Append ``data`` to the file."""
         self.ask(lambda: self._do_write(data))
 
     def commit(self) -> None:
-        """Take the name."""
+        """Give the file its final name."""
         self.ask(self._do_commit)
 
     def close(self) -> None:
-        """Give it back, when the request under way has ended."""
+        """Close the file as soon as the pending request has ended."""
         if not self._closed:
             self._closed = True
             if not self._busy:
                 self._directory.work(self.release)
 
     def ask(self, task: Callable[[], Callable[[int], None]]) -> None:
-        """Do ``task`` in a worker; what it returns is told on the loop with the time."""
+        """Run ``task`` in a worker; the event that it returns is called on the loop with the time."""
         if self._closed:
             return
         self._busy = True
@@ -256,7 +259,7 @@ class HostFile:
     # ---- work, in a worker ---------------------------------------------------------------------------------
 
     def open_old(self, parts: list[bytes]) -> Callable[[int], None]:
-        """Open a regular file. Raises OSError."""
+        """Open an existing regular file. Raises OSError."""
         fd = self._directory.find_open(parts, _READ)
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode):
@@ -267,7 +270,7 @@ class HostFile:
         return lambda now: self._events.file_opened(found.st_size, now)
 
     def open_new(self, parts: list[bytes], size: int) -> Callable[[int], None]:
-        """Make a file without a name. Raises OSError."""
+        """Create a file under a temporary name. Raises OSError."""
         self._place = self._directory.find_open(parts[:-1], _PLACE)
         self._name = parts[-1]
         with contextlib.suppress(FileNotFoundError):
@@ -306,7 +309,7 @@ class HostFile:
         return self._events.file_written
 
     def release(self) -> None:
-        """Close the descriptors, remove what has no name yet. Idempotent."""
+        """Close the descriptors and remove a file that was not committed. The call is idempotent."""
         self._directory.files.discard(self)
         if self._temporary:
             with contextlib.suppress(OSError):

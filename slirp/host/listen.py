@@ -1,9 +1,9 @@
-"""Listening sockets of the host for redirections: part of ``slirp.host.sockets``.
+"""This module holds the host's listening sockets for redirections; it is part of ``slirp.host.sockets``.
 
 TCP: SO_REUSEADDR, so that a restart need not wait for TIME-WAIT; clients come one by one by ``accept``. UNIX:
-a socket file that nobody listens on any more is replaced, any other file is not touched, and the file goes
-when the listener is closed if it is still the one that was made. UDP: IP_PKTINFO (IPV6_PKTINFO) tells which of the host's
-addresses a client wrote to, and the answer leaves from that one.
+a socket file without a listener is replaced, and any other file is not touched. The file is removed when the
+listener is closed, if it is still the one that was made. UDP: IP_PKTINFO (IPV6_PKTINFO) tells which of the
+host's addresses a client wrote to, and the answer leaves from that one.
 
 IPv6 sockets hear IPv6 only (IPV6_V6ONLY).
 
@@ -31,11 +31,11 @@ BACKLOG = 256
 DATAGRAM = 65536
 CONTROL = 128
 IP_PKTINFO = 8
-SKIPPED = 16  # soft errors in a row
+SKIPPED = 16  # soft errors in a row that are skipped
 _IN = select.EPOLLIN
 _PKTINFO = struct.Struct("=I4s4s")  # struct in_pktinfo
 _PKTINFO6 = struct.Struct("=16sI")  # struct in6_pktinfo
-# of accept: the connection is at fault, not the listener
+# errors of accept that concern the connection, not the listener
 _THEIRS = frozenset(
     (
         errno.ECONNABORTED,
@@ -56,11 +56,11 @@ _SOFT = frozenset((errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, er
 
 class _Set(SocketSet, Protocol):
     def adopt(self, sock: socket.socket, peer: Address, local: Address) -> AcceptedTcp:
-        """A socket that was accepted. Raises OSError."""
+        """Return a socket for an accepted connection. Raises OSError."""
 
 
 def listen(host: _Set, local: Address | str, events: ListenEvents) -> HostListener:
-    """Bind and listen. Raises OSError."""
+    """Bind a stream socket and listen on it. Raises OSError."""
     if isinstance(local, str):
         family = socket.AF_UNIX
     else:
@@ -92,7 +92,7 @@ def _bind_path(sock: socket.socket, path: str) -> None:
 
 
 def _abandoned(path: str) -> bool:
-    """Whether a path is a socket that nobody listens on."""
+    """Say whether a path is a socket without a listener."""
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             return False
@@ -103,7 +103,7 @@ def _abandoned(path: str) -> bool:
 
 
 def _scoped(info: bytes) -> str:
-    """The address of an in6_pktinfo, with the interface of a link-local one."""
+    """Return the address in an in6_pktinfo; a link-local one is followed by its interface."""
     packed, index = _PKTINFO6.unpack(info[: _PKTINFO6.size])
     text = socket.inet_ntop(socket.AF_INET6, packed)
     return f"{text}%{index}" if packed[0] == 0xFE and packed[1] & 0xC0 == 0x80 else text
@@ -122,7 +122,7 @@ class HostListener(HostSocket):
         self._fd = sock.fileno()
         self._events = events
         self._watched = _IN
-        self._file: tuple[str, int, int] | None = None  # path, device and inode of what we made
+        self._file: tuple[str, int, int] | None = None  # path, device and inode of our socket file
         if isinstance(local, str):
             self.address: Address = (local, 0)
             if not local.startswith("\0"):
@@ -134,7 +134,7 @@ class HostListener(HostSocket):
         host.register(self._fd, _IN)
 
     def accept(self) -> AcceptedTcp | None:
-        """The next client."""
+        """Return the next client, or None if none waits. Raises OSError."""
         for _ in range(SKIPPED):
             try:
                 sock, peer = self._sock.accept()
@@ -152,18 +152,18 @@ class HostListener(HostSocket):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
                 return self._host.adopt(sock, spelled(peer), spelled(sock.getsockname()))
             except OSError:
-                sock.close()  # no room: this client is turned away, the listener goes on
+                sock.close()  # there is no room: this client is turned away, the listener goes on
         return None
 
     def watch(self, on: bool) -> None:
-        """Report events or not."""
+        """Choose whether events are reported."""
         wanted = _IN if on else 0
         if self._fd >= 0 and wanted != self._watched:
             self._host.rewatch(self._fd, self._watched, wanted)
             self._watched = wanted
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop listening, and remove our socket file."""
         if self._fd < 0:
             return
         super().close()
@@ -175,12 +175,12 @@ class HostListener(HostSocket):
                     os.unlink(path)
 
     def event(self, events: int, now: int) -> None:
-        """From the epoll set."""
+        """Report waiting clients after an epoll event."""
         self._events.host_acceptable(now)
 
 
 class HostUdpListener(ErrorSocket):
-    """A UDP socket that clients know (``slirp.contracts.host.UdpListener``)."""
+    """A UDP socket on a port that clients know (``slirp.contracts.host.UdpListener``)."""
 
     __slots__ = ("_family", "_how", "address", "born")
 
@@ -197,7 +197,9 @@ class HostUdpListener(ErrorSocket):
         host.register(self._fd, _IN)
 
     def recv(self) -> tuple[bytes, Address, str] | None:
-        """One datagram, its sender, and our address that it was sent to."""
+        """Return one datagram, its sender and our address that it was sent to, or None if nothing is there
+        now.
+        """
         for _ in range(SKIPPED):
             if self._fd < 0:
                 return None
@@ -216,7 +218,7 @@ class HostUdpListener(ErrorSocket):
         return None
 
     def sendto(self, data: bytes | memoryview, remote: Address, local: str, how: int = 64) -> int:
-        """0, or errno."""
+        """Send one datagram from the address ``local``; return 0, or the errno of a failure."""
         if self._fd < 0:
             return errno.EBADF
         if self._family == 6:
@@ -236,10 +238,12 @@ class HostUdpListener(ErrorSocket):
                 return 0
             except OSError as error:
                 failed = error.errno or errno.EIO
-                if failed not in _SOFT:  # else perhaps the report of an earlier datagram: once more
+                if failed not in _SOFT:  # else it may be an earlier datagram's report: try again
                     return failed
         return failed
 
     def refuse(self, remote: Address, local: str) -> bool:
-        """Tell ``remote`` that its datagram to ``local`` found a closed port."""
+        """Tell ``remote`` by ICMP that its datagram to ``local`` found a closed port. False means that it is
+        not permitted.
+        """
         return refuse(self._family, remote, local, self.address[1])

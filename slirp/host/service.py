@@ -1,4 +1,5 @@
-"""Services on the host's side for guests (``slirp.contracts.host.Service``): part of ``slirp.host.sockets``.
+"""This module connects guests to services on the host's side (``slirp.contracts.host.Service``); it is part
+of ``slirp.host.sockets``.
 
 A service is one non-blocking socket, whatever is behind it:
 
@@ -8,10 +9,11 @@ A service is one non-blocking socket, whatever is behind it:
     program  our end of a socket pair; the other is the program's standard input, output and error, as inetd has it.
              Packets: SOCK_SEQPACKET, one datagram each. ``inet``: a TCP connection to ourselves in place of the pair
 
-A program is started by a thread (``posix_spawn``: no shell, an own session, signals as at a shell) and awaited by a
-pidfd. What its guest says after it has ended is thrown away; when it leaves what its guest said unread, that is an end
-as any other, no reset. When its connection is over it has ``GRACE`` to end by itself (it reads end of file), after a reset
-none; then its process group gets SIGTERM, and SIGKILL ``KILL`` later. The same without delay at the end of tapnet.
+A program is started by a thread (``posix_spawn``: no shell, an own session, signals as at a shell) and
+awaited by a pidfd. What the guest sends after the program has ended is thrown away. A program that ends and
+leaves data of the guest unread ends the stream normally, without a reset. When its connection is over, the
+program has ``GRACE`` to end by itself (it reads end of file), but no time after a reset; then its process
+group gets SIGTERM, and SIGKILL ``KILL`` later. At the end of tapnet this happens without delay.
 
 Limits: ``PROGRAMS`` at once; further ones are refused.
 
@@ -41,9 +43,9 @@ if TYPE_CHECKING:
 PROGRAMS = 1024
 GRACE = 10.0  # seconds
 KILL = 5.0
-CONNECT = 1.0  # of a loopback connection to ourselves
-STRANGERS = 16  # that may come in between
-LAST = 1.0  # for programs to end when we do
+CONNECT = 1.0  # time limit of a loopback connection to ourselves
+STRANGERS = 16  # connections of other processes that may come in between
+LAST = 1.0  # time that programs have to end when tapnet ends
 SIGNALS = (
     signal.SIGPIPE,
     signal.SIGXFSZ,
@@ -56,7 +58,9 @@ SIGNALS = (
 
 
 def connect(service: Service, packets: bool) -> tuple[socket.socket, bool]:
-    """A socket that connects to ``service`` (no program), and whether it has. Raises OSError."""
+    """Return a socket that connects to ``service`` (not a program), and whether it is connected already.
+    Raises OSError.
+    """
     to = service.to
     kind = (
         socket.SOCK_DGRAM
@@ -70,9 +74,9 @@ def connect(service: Service, packets: bool) -> tuple[socket.socket, bool]:
     sock = socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
         if family == socket.AF_UNIX and kind == socket.SOCK_DGRAM:
-            sock.bind("")  # the kernel makes a name
+            sock.bind("")  # the kernel chooses a name
         error = sock.connect_ex(to if family == socket.AF_UNIX else sockaddr((str(to[0]), int(to[1]))))
-        if error == errno.EAGAIN:  # of a UNIX socket: its backlog is full
+        if error == errno.EAGAIN:  # the backlog of a UNIX socket is full
             error = errno.ECONNREFUSED
         if error not in (0, errno.EINPROGRESS):
             raise OSError(error, os.strerror(error))
@@ -83,7 +87,7 @@ def connect(service: Service, packets: bool) -> tuple[socket.socket, bool]:
 
 
 class Program:
-    """A process of ours."""
+    """A running program that tapnet started."""
 
     __slots__ = ("fd", "owner", "pid", "timer")
 
@@ -94,7 +98,7 @@ class Program:
         self.timer: asyncio.TimerHandle | None = None
 
     def end(self, after: float) -> None:
-        """It is to end within ``after`` seconds."""
+        """Terminate the program within ``after`` seconds if it has not ended by then."""
         if self.pid:
             self._later(after, self._terminate)
 
@@ -108,13 +112,13 @@ class Program:
         self._later(KILL, lambda: self.signal(signal.SIGKILL))
 
     def signal(self, number: int) -> None:
-        """To its process group, which is its own."""
+        """Send a signal to the program's own process group."""
         if self.pid:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, number)
 
     def reap(self) -> None:
-        """It has ended."""
+        """Collect the exit status if the program has ended."""
         if not self.pid:
             return
         with contextlib.suppress(ChildProcessError):
@@ -133,7 +137,7 @@ class Programs:
         self.loop = loop
         self.starting = 0
         self._running: set[Program] = set()
-        self._born: list[int] = []  # started, and not heard of by the loop yet
+        self._born: list[int] = []  # pids started, but not yet known to the loop
         self._thread: ThreadPoolExecutor | None = None
         self._closed = False
 
@@ -143,7 +147,9 @@ class Programs:
     def start(
         self, service: Service, child: socket.socket, done: Callable[[Program | OSError], None]
     ) -> None:
-        """Start it with ``child``, which is closed; ``done`` is called on the loop. Raises OSError: too many."""
+        """Start a program with ``child``, which is closed; ``done`` is called on the loop. Raises OSError if
+        there are too many.
+        """
         if len(self) >= PROGRAMS or self._closed:
             child.close()
             raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
@@ -155,7 +161,7 @@ class Programs:
     def _start(
         self, service: Service, child: socket.socket, done: Callable[[Program | OSError], None]
     ) -> None:
-        """In the thread."""
+        """Start one program; this runs in the thread."""
         result: int | OSError
         try:
             with child:
@@ -163,9 +169,9 @@ class Programs:
                 self._born.append(result)
         except OSError as error:
             result = error
-        except ValueError as error:  # a NUL in a word
+        except ValueError as error:  # a NUL in an argument
             result = OSError(errno.EINVAL, str(error))
-        with contextlib.suppress(RuntimeError):  # the loop is closed: ``close`` has waited for us before
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and ``close`` has waited for us
             self.loop.call_soon_threadsafe(self._started, result, done)
 
     def _started(self, result: int | OSError, done: Callable[[Program | OSError], None]) -> None:
@@ -174,7 +180,7 @@ class Programs:
             done(result)
             return
         if result not in self._born:
-            return  # ``close`` was first
+            return  # ``close`` has taken it already
         self._born.remove(result)
         program = Program(self, result)
         self._running.add(program)
@@ -189,7 +195,7 @@ class Programs:
             self._running.discard(program)
 
     def close(self) -> None:
-        """End all of them, within ``LAST`` seconds. Idempotent."""
+        """End all programs: SIGTERM, and SIGKILL after ``LAST`` seconds. The call is idempotent."""
         self._closed = True
         if self._thread is not None:
             self._thread.shutdown()
@@ -207,7 +213,7 @@ class Programs:
 
 
 def _left(programs: Iterable[Program], seconds: float) -> list[Program]:
-    """Wait for programs to end; those that did not."""
+    """Wait up to ``seconds`` for programs to end; return those that did not."""
     end = time.monotonic() + seconds
     while True:
         left = [program for program in programs if program.pid]
@@ -220,20 +226,22 @@ def _left(programs: Iterable[Program], seconds: float) -> list[Program]:
 
 
 def _inherited() -> list[int]:
-    """Descriptors that tapnet was started with and that are nobody else's business: fd=, --ready-fd, a shell's leftovers."""
+    """Return the inheritable descriptors that tapnet was started with, which no program should get: fd=,
+    --ready-fd, a shell's leftovers.
+    """
     found = []
     for name in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):  # the listing's own, or closed meanwhile
+        with contextlib.suppress(OSError):  # the descriptor of the listing itself, or one closed meanwhile
             if int(name) > 2 and os.get_inheritable(int(name)):
                 found.append(int(name))
     return found
 
 
 def spawn(service: Service, fd: int) -> int:
-    """Start the program with its standard descriptors on ``fd``; its pid. Raises OSError, ValueError."""
+    """Start the program with its standard descriptors on ``fd``; return its pid. Raises OSError, ValueError."""
     assert isinstance(service.to, tuple)
     argv = [str(word) for word in service.to]
-    import shutil  # here: it imports compressors, which no start should wait for
+    import shutil  # imported here because it imports compressors, which would slow every start
 
     path = shutil.which(argv[0])
     if path is None:
@@ -251,7 +259,7 @@ def spawn(service: Service, fd: int) -> int:
 
 
 def inet_pair() -> tuple[socket.socket, socket.socket]:
-    """Two ends of a TCP connection, which nobody else can have slipped into. Raises OSError."""
+    """Return two ends of a TCP connection that no other process can have joined. Raises OSError."""
     with socket.create_server(("127.0.0.1", 0), backlog=1) as listener:
         ours = socket.create_connection(listener.getsockname(), timeout=CONNECT)
         try:
@@ -270,18 +278,18 @@ def inet_pair() -> tuple[socket.socket, socket.socket]:
 
 
 class HostProgram(HostTcp):
-    """A program as a service."""
+    """A program as a service, seen as the socket to it."""
 
     __slots__ = ("_ended", "_program")
 
     def __init__(self, host: SocketSet, sock: socket.socket, events: TcpEvents) -> None:
         super().__init__(host, sock, events, True)
-        self.connected = False  # it is watched when it is
+        self.connected = False  # it is watched only once it is connected
         self._program: Program | None = None
         self._ended = False
 
     def started(self, result: Program | OSError) -> None:
-        """The thread is done, outside any batch of events."""
+        """Take the thread's result, outside any batch of events."""
         host = self._host
         if isinstance(result, OSError):
             if self._fd >= 0:
@@ -296,16 +304,16 @@ class HostProgram(HostTcp):
         host.served()
 
     def recv(self, size: int) -> bytes | None:
-        """What it says."""
+        """Return what the program writes, or b"" when it has ended."""
         try:
             data = super().recv(size)
-        except ConnectionResetError:  # it ended, and something for it was left
+        except ConnectionResetError:  # the program ended and left data unread
             data = b""
         self._ended = data == b""
         return data
 
     def send(self, data: bytes | memoryview) -> int:
-        """What it is told; nobody listens after its end."""
+        """Write to the program; what comes after its end is thrown away."""
         try:
             return super().send(data)
         except (BrokenPipeError, ConnectionResetError):
@@ -314,7 +322,7 @@ class HostProgram(HostTcp):
             return len(data)
 
     def close(self, *, reset: bool = False) -> None:
-        """The connection is over, and so is the program, soon."""
+        """Close the connection, and end the program soon (at once after a reset)."""
         super().close()
         if self._program is not None:
             self._program.end(0 if reset else GRACE)
@@ -322,7 +330,7 @@ class HostProgram(HostTcp):
 
 
 def program(host: AsyncHost, service: Service, events: TcpEvents, packets: bool) -> HostTcp:
-    """Begin to start a program. Raises OSError."""
+    """Begin to start a program; return its socket. Raises OSError."""
     kind = socket.SOCK_SEQPACKET if packets else socket.SOCK_STREAM
     ours, theirs = inet_pair() if service.inet else socket.socketpair(socket.AF_UNIX, kind)
     try:

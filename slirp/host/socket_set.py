@@ -1,4 +1,5 @@
-"""The epoll set of the host's sockets, as those sockets see it (``slirp.host.sockets.AsyncHost`` is one), and what all of them share.
+"""This module describes the epoll set as the host's sockets see it (``slirp.host.sockets.AsyncHost`` is one),
+and holds what these sockets share.
 
 Ref: epoll(7).
 """
@@ -15,41 +16,41 @@ _LINK_LOCAL = frozenset(("fe8", "fe9", "fea", "feb"))  # how the text of fe80::/
 
 
 class Watched(Protocol):
-    """What the set dispatches to. ``born``: what ``enter`` answered."""
+    """A socket that the set dispatches events to. ``born`` is what ``enter`` returned."""
 
     born: int
 
     def event(self, events: int, now: int) -> None:
-        """Something happened to the descriptor."""
+        """Something happened to the descriptor; ``events`` are EPOLL* bits."""
 
 
 class SocketSet(Protocol):
-    """The set."""
+    """The epoll set that the host's sockets belong to."""
 
     def now(self) -> int:
-        """The NAT's clock, nanoseconds."""
+        """Return the time of the NAT's clock in nanoseconds."""
 
     def enter(self, fd: int, sock: Watched) -> int:
-        """A socket is born; answers the batch of events that it was born in."""
+        """Add a new socket; return the number of the batch of events that it was made in."""
 
     def leave(self, fd: int) -> None:
-        """A socket is about to be closed."""
+        """Remove a socket that is about to be closed."""
 
     def register(self, fd: int, events: int) -> None:
-        """Watch a new descriptor."""
+        """Watch a new descriptor for ``events``."""
 
     def rewatch(self, fd: int, old: int, new: int) -> None:
-        """Change what is watched; 0 is nothing, not even errors."""
+        """Change what is watched from ``old`` to ``new``; 0 is nothing, not even errors."""
 
     def served(self) -> None:
-        """Something happened outside a batch."""
+        """Note that something happened outside a batch of events."""
 
     def affords(self, fd: int) -> None:
-        """Raises OSError(EMFILE) when a new descriptor belongs to the rest of the process."""
+        """Raise OSError(EMFILE) if a new descriptor belongs to the reserve of the rest of the process."""
 
 
 def scope_index(scope: str) -> int:
-    """The number of the interface that an address names behind its ``%``. Raises OSError."""
+    """Return the number of the interface that an address names behind its ``%``. Raises OSError."""
     if scope.isascii() and scope.isdigit():
         return int(scope[:10])
     try:
@@ -59,10 +60,7 @@ def scope_index(scope: str) -> int:
 
 
 def sockaddr(address: Address) -> tuple[str, int] | tuple[str, int, int, int]:
-    """An address as Python's socket calls want it: with a pair they leave an IPv6 scope (``fe80::1%eth0``) out.
-
-    Raises OSError: there is no such interface, or a link-local address names none.
-    """
+    """Return an address as Python's socket calls want it, because they ignore an IPv6 scope (``fe80::1%eth0``) in a pair. Raises OSError if there is no such interface, or if a link-local address names none."""
     bare, percent, scope = address[0].partition("%")
     if percent:
         return bare, address[1], 0, scope_index(scope)
@@ -72,7 +70,7 @@ def sockaddr(address: Address) -> tuple[str, int] | tuple[str, int, int, int]:
 
 
 def spelled(name: tuple[Any, ...]) -> Address:
-    """What ``sockaddr`` takes for a name that the kernel told."""
+    """Turn a socket name from the kernel into an address that ``sockaddr`` takes."""
     text = str(name[0])
     if len(name) > 3 and name[3] and "%" not in text:
         text = f"{text}%{name[3]}"
@@ -80,7 +78,7 @@ def spelled(name: tuple[Any, ...]) -> Address:
 
 
 class HostSocket:
-    """A socket in the set. Subclasses fill the fields in; ``_fd`` -1: closed."""
+    """A socket in the set. Subclasses fill the fields in; ``_fd`` is -1 when it is closed."""
 
     __slots__ = ("_fd", "_host", "_sock")
 
@@ -89,11 +87,11 @@ class HostSocket:
     _sock: socket.socket
 
     def fileno(self) -> int:
-        """The descriptor; -1 when closed."""
+        """Return the descriptor, or -1 when the socket is closed."""
         return self._fd
 
     def close(self) -> None:
-        """Give the socket back."""
+        """Leave the set and close the socket."""
         if self._fd < 0:
             return
         self._host.leave(self._fd)

@@ -1,21 +1,21 @@
-"""The host's sockets for the NAT: ``slirp.contracts.host.Host`` on an asyncio (or uvloop) event loop.
+r"""This module gives the NAT its host sockets: it implements ``slirp.contracts.host.Host`` on an asyncio (or
+uvloop) event loop.
 
-All sockets of one NAT sit in one epoll set of their own, and the loop watches only that set's descriptor:
-one callback serves up to ``EVENTS`` sockets, a change of interest is one system call, and error events
-(EPOLLERR of an ICMP error queue) behave alike under every loop. Events are level-triggered; a flow's turn
-is bounded by the flow itself, so that no socket starves the others, and the loop is given back after each
-batch.
+All sockets of one NAT sit in one epoll set of their own, and the loop watches only that set's descriptor: one
+callback serves up to ``EVENTS`` sockets, a change of interest is one system call, and error events (EPOLLERR
+of an ICMP error queue) behave alike under every loop. Events are level-triggered; a flow's turn is bounded by
+the flow itself, so that no socket starves the others, and the loop is given back after each batch.
 
-What each kind of socket does is told in ``tcp``, ``udp``, ``echo`` (ping) and ``listen``.
+The kinds of sockets are described in ``tcp``, ``udp``, ``echo`` (ping) and ``listen``.
 
 ``resolvers`` reads resolv.conf again when its stat changed, looked at once a second at most; without a
 nameserver line it is the host's own 127.0.0.1, as the C library has it. ``forbidden`` says whether a
 destination is a control-plane listener of any tapnet instance: such a listener holds an abstract UNIX
-datagram name ``\\0tapnet/control/tcp/PORT`` (or ``.../PORT/1`` to ``/3``), see ``tapnet/system/guard.py``;
-the destination counts if it is one of the host's own addresses in any spelling.
+datagram name ``\0tapnet/control/tcp/PORT`` (or ``.../PORT/1`` to ``/3``; ``tapnet/system/guard.py``); the
+destination counts if it is one of the host's own addresses in any spelling.
 
-Limits: as many sockets as RLIMIT_NOFILE allows, which is raised to ``DESCRIPTORS``, less ``RESERVE`` (a quarter
-where there are few) for the rest of the process; beyond, OSError(EMFILE) and the NAT makes room.
+Limits: as many sockets as RLIMIT_NOFILE allows, which is raised to ``DESCRIPTORS``, less ``RESERVE`` (a
+quarter where there are few) for the rest of the process; beyond, OSError(EMFILE) and the NAT makes room.
 
 Ref: epoll(7), unix(7), getrlimit(2), resolv.conf(5).
 """
@@ -46,7 +46,7 @@ EVENTS = 256
 DESCRIPTORS = 65536  # the soft RLIMIT_NOFILE is raised to this, or to the hard limit
 RESERVE = 64  # descriptors that the NAT leaves to the rest of the process (monitors, taps, files)
 UDP_BUFFER = 1 << 20  # bytes; the kernel takes what net.core.rmem_max allows
-CLAIMS = 4  # names that may mark one port, as tapnet/system/guard.py
+CLAIMS = 4  # names that may mark one port, as in tapnet/system/guard.py
 RESOLV_CONF = "/etc/resolv.conf"
 RESOLV_SIZE = 1 << 16
 RESOLVERS = 8
@@ -55,9 +55,8 @@ SECOND = 1_000_000_000
 
 
 class AsyncHost:
-    """The host's network on ``loop``; ``now()`` is the NAT's clock in nanoseconds.
-
-    ``after()`` is called when a batch of events has been served (the owner re-arms its timer there).
+    """The host's network on ``loop``; ``now()`` is the NAT's clock in nanoseconds. ``after()`` is called when
+    a batch of events has been served (the owner re-arms its timer there).
     """
 
     def __init__(
@@ -72,7 +71,7 @@ class AsyncHost:
         self._after = after
         self._epoll = select.epoll()
         self._sockets: dict[int, Watched] = {}
-        self._raw: dict[int, RawEchoes] = {}  # by family
+        self._raw: dict[int, RawEchoes] = {}  # raw sockets by family
         self._batch = 0
         limit = raise_descriptor_limit()
         self._last = limit - min(RESERVE, limit // 4)  # greatest descriptor that a socket may have
@@ -85,7 +84,7 @@ class AsyncHost:
         loop.add_reader(self._epoll.fileno(), self._serve)
 
     def close(self) -> None:
-        """Close the epoll set; the sockets belong to their flows. Idempotent."""
+        """Close the epoll set and end the programs; flows close their own sockets. The call is idempotent."""
         self.programs.close()
         if not self._epoll.closed:
             self._loop.remove_reader(self._epoll.fileno())
@@ -97,7 +96,7 @@ class AsyncHost:
     # ---- sockets -------------------------------------------------------------------------------------------
 
     def tcp(self, remote: Address, events: TcpEvents, how: int = 64) -> HostTcp:
-        """Start a connect. Raises OSError."""
+        """Start a connect to ``remote``. Raises OSError."""
         family = 6 if ":" in remote[0] else 4
         kind = socket.AF_INET6 if family == 6 else socket.AF_INET
         sock = socket.socket(kind, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
@@ -143,13 +142,13 @@ class AsyncHost:
         return found
 
     def program_socket(self, sock: socket.socket, events: TcpEvents) -> HostProgram:
-        """Our end of a program's. Raises OSError: there is no descriptor to spare."""
+        """Make the socket of our end of a program. Raises OSError if there is no descriptor to spare."""
         if sock.fileno() > self._last:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         return HostProgram(self, sock, events)
 
     def udp(self, family: int, events: UdpEvents) -> HostUdp:
-        """A bound socket of the family 4 or 6. Raises OSError."""
+        """Open a bound UDP socket of the family 4 or 6. Raises OSError."""
         kind = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
         sock = socket.socket(socket.AF_INET if family == 4 else socket.AF_INET6, kind)
         try:
@@ -169,7 +168,9 @@ class AsyncHost:
             raise
 
     def echo(self, family: int, ident: int, events: UdpEvents) -> EchoEndpoint:
-        """Where echo requests leave. Raises OSError: the host permits none, or there is no descriptor."""
+        """Open an endpoint for echo requests. Raises OSError if the host permits none, or there is no
+        descriptor.
+        """
         try:
             return HostEcho(self, family, ident, events)
         except PermissionError:
@@ -179,16 +180,16 @@ class AsyncHost:
             return hub.endpoint(ident, events)
 
     def affords(self, fd: int) -> None:
-        """Raises OSError(EMFILE) when a new descriptor belongs to the rest of the process."""
+        """Raise OSError(EMFILE) if a new descriptor belongs to the reserve of the rest of the process."""
         if fd > self._last:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     def listen(self, local: Address | str, events: ListenEvents) -> HostListener:
-        """A listening TCP or UNIX socket. Raises OSError."""
+        """Open a listening TCP or UNIX socket. Raises OSError."""
         return listen(self, local, events)
 
     def listen_udp(self, local: Address, events: UdpEvents) -> HostUdpListener:
-        """A UDP socket on a port that clients know. Raises OSError."""
+        """Open a UDP socket on a port that clients know. Raises OSError."""
         kind = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
         six = ":" in local[0]
         sock = socket.socket(socket.AF_INET6 if six else socket.AF_INET, kind)
@@ -208,31 +209,33 @@ class AsyncHost:
             raise
 
     def directory(self, path: str) -> HostDirectory:
-        """A directory to serve files from. Raises OSError."""
+        """Open a directory to serve files from. Raises OSError."""
         return HostDirectory(path, self.now, self._loop.call_soon_threadsafe, self._after)
 
     def adopt(self, sock: socket.socket, peer: Address, local: Address) -> HostAccepted:
-        """A client that a listener accepted. Raises OSError: there is no descriptor to spare."""
+        """Make a socket for a client that a listener accepted. Raises OSError if there is no descriptor to
+        spare.
+        """
         self.affords(sock.fileno())
         return HostAccepted(self, sock, peer, local)
 
     # ---- the epoll set -------------------------------------------------------------------------------------
 
     def enter(self, fd: int, sock: Watched) -> int:
-        """A socket is born; answers the batch that it was born in."""
+        """Add a new socket; return the number of the batch of events that it was made in."""
         self._sockets[fd] = sock
         return self._batch
 
     def leave(self, fd: int) -> None:
-        """A socket is about to be closed, which takes it out of the set."""
+        """Remove a socket that is about to be closed; the close itself takes it out of the epoll set."""
         self._sockets.pop(fd, None)
 
     def register(self, fd: int, events: int) -> None:
-        """Watch a new descriptor."""
+        """Watch a new descriptor for ``events``."""
         self._epoll.register(fd, events)
 
     def rewatch(self, fd: int, old: int, new: int) -> None:
-        """Change what is watched; 0 is nothing, not even errors."""
+        """Change what is watched from ``old`` to ``new``; 0 is nothing, not even errors."""
         if not new:
             self._epoll.unregister(fd)
         elif old:
@@ -241,11 +244,11 @@ class AsyncHost:
             self._epoll.register(fd, new)
 
     def served(self) -> None:
-        """Something happened outside a batch."""
+        """Tell the owner that something happened outside a batch of events."""
         self._after()
 
     def _serve(self) -> None:
-        """The epoll set is readable."""
+        """Serve one batch of events from the epoll set."""
         events = self._epoll.poll(0, EVENTS)
         self._batch += 1
         batch = self._batch
@@ -253,20 +256,20 @@ class AsyncHost:
         sockets = self._sockets
         for fd, mask in events:
             sock = sockets.get(fd)
-            if sock is not None and sock.born != batch:  # else: a new socket got a closed one's number
+            if sock is not None and sock.born != batch:  # else a new socket reuses a closed one's number
                 sock.event(mask, now)
         self._after()
 
     # ---- the host's own settings ---------------------------------------------------------------------------
 
     def own_names(self) -> tuple[str, Sequence[str]]:
-        """By the kernel and resolv.conf."""
+        """Return the host's name from the kernel, and its domains from resolv.conf and the kernel."""
         label, _, domain = os.uname().nodename.partition(".")
         self.resolvers()
         return label, [*self._domains, *([domain] if domain else [])]
 
     def resolvers(self) -> Sequence[Address]:
-        """Name servers of resolv.conf."""
+        """Return the name servers of resolv.conf, which is read again if it has changed."""
         now = self.now()
         if self._resolv_checked is None or now - self._resolv_checked >= SECOND:
             self._resolv_checked = now
@@ -280,17 +283,17 @@ class AsyncHost:
                     self._domains = parse_search(text)
                     self._resolv_stat = mark
             except OSError:
-                if not self._resolvers:  # gone for a moment: keep what we knew
+                if not self._resolvers:  # the file is gone for a moment: keep what we knew
                     self._resolvers = parse_resolv_conf("")
         return self._resolvers
 
     def forbidden(self, remote: Address) -> bool:
-        """Whether a control-plane listener of a tapnet instance is there."""
+        """Say whether ``remote`` is a control-plane listener of a tapnet instance."""
         return _claimed(remote[1]) and is_local(remote[0])
 
 
 def raise_descriptor_limit(wanted: int = DESCRIPTORS) -> int:
-    """Raise the soft limit of descriptors as far as that is allowed and sensible; the limit that holds."""
+    """Raise the soft limit of descriptors up to ``wanted`` or the hard limit; return the limit in force."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < most:
@@ -303,7 +306,9 @@ def raise_descriptor_limit(wanted: int = DESCRIPTORS) -> int:
 
 
 def parse_resolv_conf(text: str) -> list[Address]:
-    """The ``nameserver`` lines, or the host itself. Lines that make no sense are skipped."""
+    """Return the ``nameserver`` addresses, or the host itself if there are none. Lines that make no sense are
+    skipped.
+    """
     found: list[Address] = []
     for line in text.splitlines():
         words = line.split()
@@ -319,7 +324,7 @@ def parse_resolv_conf(text: str) -> list[Address]:
 
 
 def parse_search(text: str) -> list[str]:
-    """The domains of the last ``search`` or ``domain`` line."""
+    """Return the domains of the last ``search`` or ``domain`` line."""
     found: list[str] = []
     for line in text.splitlines():
         words = line.split()
@@ -337,8 +342,9 @@ def _claimed(port: int) -> bool:
 
 
 def is_local(text: str) -> bool:
-    """Whether an address, in any spelling, is one of this host's own; unspecified addresses lead to it as
-    well."""
+    """Say whether an address, in any spelling, is one of this host's own. Unspecified addresses count,
+    because they lead to the host as well.
+    """
     try:
         address = ip_address(text.partition("%")[0])
     except ValueError:

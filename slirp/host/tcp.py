@@ -48,26 +48,26 @@ class HostTcp(HostSocket):
 
     @property
     def local(self) -> Address:
-        """The address of our end, once it is connected."""
+        """Return the address of our end, once the socket is connected."""
         name = self._sock.getsockname()
         return spelled(name) if isinstance(name, tuple) else ("", 0)
 
     def send(self, data: bytes | memoryview) -> int:
-        """Bytes taken; 0: the buffer is full."""
+        """Return how many bytes the socket took, or 0 when its buffer is full."""
         try:
             return self._sock.send(data)
         except (BlockingIOError, InterruptedError):
             return 0
 
     def send_urgent(self, byte: bytes) -> int:
-        """1: taken; 0: the buffer is full."""
+        """Send one urgent byte; return 1, or 0 when the buffer is full."""
         try:
             return self._sock.send(byte, 0 if self._sock.family == socket.AF_UNIX else socket.MSG_OOB)
         except (BlockingIOError, InterruptedError):
             return 0
 
     def at_mark(self) -> bool:
-        """Whether the next byte is the urgent one."""
+        """Say whether the next byte is the urgent one."""
         if fcntl.ioctl(self._fd, _SIOCATMARK, b"\0\0\0\0") == b"\0\0\0\0":
             return False
         self.urgent = False
@@ -82,21 +82,21 @@ class HostTcp(HostSocket):
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
     def recv(self, size: int) -> bytes | None:
-        """Bytes; b"" at end of stream; None: nothing now."""
+        """Return bytes, b"" at the end of the stream, or None if nothing is there now."""
         try:
             return self._sock.recv(size)
         except (BlockingIOError, InterruptedError):
             return None
 
     def shutdown(self) -> None:
-        """Send FIN."""
+        """Half-close the connection by sending FIN."""
         try:
             self._sock.shutdown(socket.SHUT_WR)
         except OSError:
             pass  # broken already: recv or send says so
 
     def watch(self, read: bool, write: bool) -> None:
-        """Which events to report."""
+        """Choose which events are reported."""
         if self._fd < 0 or not self.connected:
             return
         wanted = (_IN | _PRI if read else 0) | (_OUT if write else 0)
@@ -105,7 +105,7 @@ class HostTcp(HostSocket):
             self._watched = wanted
 
     def close(self, *, reset: bool = False) -> None:
-        """Give the socket back."""
+        """Close the socket; ``reset`` closes it with RST."""
         if reset and self._fd >= 0:
             try:
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
@@ -114,7 +114,7 @@ class HostTcp(HostSocket):
         super().close()
 
     def event(self, events: int, now: int) -> None:
-        """From the epoll set."""
+        """Pass an epoll event on to the flow."""
         if not self.connected:
             self._connected(now)
             return
@@ -150,7 +150,7 @@ class HostPackets(HostTcp):
     __slots__ = ()
 
     def recv(self, size: int) -> bytes | None:
-        """A datagram; None: nothing now."""
+        """Return a datagram, or None if nothing is there now."""
         return super().recv(size) or None
 
 
@@ -161,7 +161,7 @@ class HostAccepted(HostTcp):
 
     @property
     def local(self) -> Address:
-        """The address that the client chose."""
+        """Return the host address that the client connected to."""
         return self._local
 
     def __init__(self, host: SocketSet, sock: socket.socket, peer: Address, local: Address) -> None:
@@ -170,11 +170,11 @@ class HostAccepted(HostTcp):
         self._local = local
 
     def attach(self, events: TcpEvents) -> None:
-        """Who hears the events."""
+        """Report this socket's events to ``events``."""
         self._events = events
 
     def gone(self) -> bool:
-        """Whether it has left without a word."""
+        """Say whether the client has left with nothing to be read."""
         if self._fd < 0:
             return True
         try:
@@ -186,19 +186,19 @@ class HostAccepted(HostTcp):
 
 
 class _Nobody:
-    """Hears what happens to a client that nobody has taken over yet: it watches nothing, so that is nothing."""
+    """Stands in for the flow of a client that nobody has taken over yet; such a client watches nothing."""
 
     def host_connected(self, now: int) -> None:
-        """Never."""
+        """Not called: nothing is watched until somebody takes the client over."""
 
     def host_failed(self, error: int, now: int) -> None:
-        """Never."""
+        """Not called: nothing is watched until somebody takes the client over."""
 
     def host_readable(self, now: int) -> None:
-        """Never."""
+        """Not called: nothing is watched until somebody takes the client over."""
 
     def host_writable(self, now: int) -> None:
-        """Never."""
+        """Not called: nothing is watched until somebody takes the client over."""
 
 
 _NOBODY = _Nobody()

@@ -53,7 +53,7 @@ class HostUdp(ErrorSocket):
         host.register(self._fd, select.EPOLLIN)
 
     def sendto(self, data: bytes | memoryview, remote: Address, how: int = 64) -> int:
-        """0, or errno."""
+        """Send one datagram; return 0, or the errno of a failure."""
         if self._fd < 0:
             return errno.EBADF
         sock = self._sock
@@ -72,7 +72,7 @@ class HostUdp(ErrorSocket):
         return error
 
     def sendmany(self, data: bytes, size: int, remote: Address, how: int = 64) -> int:
-        """0, or errno."""
+        """Send datagrams of ``size`` bytes each; return 0, or the errno of a failure."""
         step = min(SEGMENTS, SEGMENTED // size) * size
         error = 0
         for start in range(0, len(data), step or size):
@@ -116,7 +116,7 @@ class HostUdp(ErrorSocket):
         return found
 
     def error(self) -> IcmpError | None:
-        """One error of the queue; None: none."""
+        """Return one error of the queue, or None if there is none."""
         found = super().error()
         if self._spelled and isinstance(found, QueuedError):
             found.remote = self._spelled.get(found.remote, found.remote)
@@ -132,7 +132,7 @@ class HostUdp(ErrorSocket):
             return False
 
     def recv(self) -> tuple[bytes, Address] | None:
-        """One datagram; None: nothing now."""
+        """Return one datagram and its sender, or None if nothing is there now."""
         if self._fd < 0:
             return None
         for _ in range(4):

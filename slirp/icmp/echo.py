@@ -56,14 +56,14 @@ class Network(Protocol):
         """How guests see a host address; None: it is not to be seen."""
 
     def count(self, reason: str) -> None:
-        """Count an event."""
+        """Count one event under its reason."""
 
     def tell(self, text: str) -> None:
-        """Tell the owner, once."""
+        """Tell the owner a text once."""
 
 
 class Flow:
-    """One guest address and identifier."""
+    """One guest address and identifier, with its host socket."""
 
     __slots__ = (
         "echoes",
@@ -93,7 +93,7 @@ class Flow:
         self.socket: EchoSocket | None = None
 
     def host_readable(self, now: int) -> None:
-        """Replies or errors from the host."""
+        """Take replies and errors from the host socket, and send them to the guest."""
         network = self.echoes.network
         network.now = now
         for _ in range(BATCH):
@@ -111,7 +111,7 @@ class Flow:
         self.complaints()
 
     def complaints(self) -> None:
-        """Errors from the host."""
+        """Pass on the queued ICMP errors of the host socket."""
         error = self.socket.error() if self.socket is not None else None
         while error is not None and self.socket is not None:
             self._error(error)
@@ -137,7 +137,7 @@ class Flow:
         self.family.echo_error(self.neighbour, source, error.type, error.code, error.info, quote, ttl)
 
     def close(self) -> None:
-        """Give the host socket back."""
+        """Close the host socket of this flow."""
         if self.socket is not None:
             self.socket.close()
             self.socket = None
@@ -225,7 +225,7 @@ class Echoes:
         return flow
 
     def _failed(self, flow: Flow, frame: bytes, error: int) -> None:
-        """The request could not be sent."""
+        """Tell the guest about a request that could not be sent."""
         code = unreachable_code(error)
         if error in BUSY or code is None:
             self.network.count("icmp_send_failed")
@@ -240,7 +240,7 @@ class Echoes:
     # ---- life of a flow ------------------------------------------------------------------------------------
 
     def touch(self, flow: Flow, now: int) -> None:
-        """The flow is in use."""
+        """Note that the flow is in use."""
         flow.last = now
         if flow.key in self._flows:
             self._flows.move_to_end(flow.key)
@@ -255,7 +255,7 @@ class Echoes:
         return self._sweep
 
     def run(self, now: int) -> None:
-        """End idle flows."""
+        """End flows that have been idle too long."""
         if self._sweep is None or now < self._sweep:
             return
         while self._flows:
@@ -273,7 +273,7 @@ class Echoes:
             flow.targets.clear()
 
     def close(self) -> None:
-        """End all flows."""
+        """End all flows and stop the timer."""
         for flow in self._flows.values():
             flow.close()
         self._flows.clear()

@@ -51,11 +51,11 @@ class Icmp:
         self._udp_error = udp_error
 
     def adopt(self, address: bytes) -> None:
-        """One more address is ours."""
+        """Treat ``address`` as one of our own."""
         self._own += (address,)
 
     def abandon(self, address: bytes) -> None:
-        """One less."""
+        """Stop treating ``address`` as one of our own."""
         self._own = tuple(own for own in self._own if own != address)
 
     def input(

@@ -61,14 +61,14 @@ class Arp(Neighbours):
         self._defended = now - DEFEND
 
     def adopt(self, address: bytes) -> None:
-        """One more is ours."""
+        """Treat ``address`` as one of our own, and announce it."""
         self.own += (address,)
         self._reserved |= {address}
         self.table.pop(address, None)
         self._emit(ARP_REQUEST, address, BROADCAST_MAC, NO_MAC, address)
 
     def abandon(self, address: bytes) -> None:
-        """One less."""
+        """Stop treating ``address`` as one of our own."""
         self.own = tuple(own for own in self.own if own != address)
         self._reserved -= {address}
 
@@ -98,7 +98,7 @@ class Arp(Neighbours):
             self._emit(ARP_REPLY, tpa, sha, sha, spa)
 
     def learnable(self, address: bytes) -> bool:
-        """Neither ours nor anything that no host has."""
+        """Say whether a guest may have ``address``: not our own, nor one that no host has."""
         return not (address in self._reserved or is_multicast_or_broadcast(address) or address[0] in (0, 127))
 
     def _conflict(self, address: bytes, now: int) -> None:
@@ -110,7 +110,7 @@ class Arp(Neighbours):
     # ---- frames out ----------------------------------------------------------------------------------------
 
     def query(self, address: bytes) -> None:
-        """Ask everybody."""
+        """Ask all stations who has ``address``."""
         self._emit(ARP_REQUEST, self.own[0], BROADCAST_MAC, NO_MAC, address)
 
     def announce(self) -> None:

@@ -50,7 +50,7 @@ class IpErrors:
             self._complain(to.mac, source, to.address, kind, code, info, self._aged(quote, kind, b""), ttl)
 
     def _may_complain(self) -> bool:
-        """Not too many errors."""
+        """Say whether the rate limit permits one more ICMP error."""
         if self._limiter.take(self._below.now):
             return True
         self._below.count("icmp_limited")
@@ -69,7 +69,7 @@ class IpErrors:
     def _complain(
         self, mac: bytes, src: bytes, dst: bytes, kind: int, code: int, info: int, quote: bytes, ttl: int
     ) -> None:
-        """Send the error."""
+        """Send an ICMP error to a guest."""
         raise NotImplementedError
 
     # ---- time ----------------------------------------------------------------------------------------------
@@ -79,5 +79,5 @@ class IpErrors:
         return self.fragments.next_deadline()
 
     def run(self, now: int) -> None:
-        """Let fragments age."""
+        """Give up fragments that are too old."""
         self.fragments.run(now)

@@ -21,7 +21,7 @@ class Family(Protocol):
 
     @property
     def neighbours(self) -> Neighbours:
-        """Who has which address."""
+        """Return the table of neighbours of this family."""
 
     def inside(self, address: bytes) -> bool:
         """Whether an address belongs to the net."""
@@ -97,7 +97,7 @@ class Families:
 
     @property
     def mtu(self) -> int:
-        """Largest IP packet."""
+        """Return the size of the largest IP packet in bytes."""
         return self.v4.mtu
 
     def of(self, address: bytes) -> Family:

@@ -174,7 +174,7 @@ class Fragments:
 
 
 class Fragments4(Fragments):
-    """IPv4."""
+    """The reassembly buffer of IPv4 fragments."""
 
     def add(self, frame: bytes, header: int, end: int, now: int) -> bytes | None:
         """A fragment whose IPv4 header is ``header`` bytes long and whose datagram ends at ``end`` of
@@ -208,7 +208,7 @@ class Fragments4(Fragments):
 
 
 class Fragments6(Fragments):
-    """IPv6."""
+    """The reassembly buffer of IPv6 fragments."""
 
     def add(self, frame: bytes, off: int, link: int, end: int, now: int) -> bytes | None:
         """A fragment whose fragment header is at ``off``, named by the byte at ``link``, and which ends at ``end``.

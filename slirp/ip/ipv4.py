@@ -179,15 +179,15 @@ class Ipv4(IpErrors):
 
     @property
     def neighbours(self) -> Arp:
-        """Who has which address."""
+        """Return the ARP table of this stack."""
         return self._arp
 
     def adopt(self, address: bytes) -> None:
-        """One more address is ours."""
+        """Treat ``address`` as one of our own."""
         self._macs[address] = own_mac(address)
 
     def abandon(self, address: bytes) -> None:
-        """One less."""
+        """Stop treating ``address`` as one of our own."""
         self._macs.pop(address, None)
 
     def inside(self, address: bytes) -> bool:
@@ -238,7 +238,7 @@ class Ipv4(IpErrors):
             self.error(frame, UNREACHABLE, NET)
 
     def _unfinished(self, frame: bytes) -> None:
-        """The rest of this datagram never came."""
+        """Tell the sender of an unfinished datagram that its reassembly time is over."""
         self.error(frame, TIME_EXCEEDED, REASSEMBLY)
 
     def _source(self, frame: bytes, src: bytes, now: int) -> bool:
@@ -262,7 +262,7 @@ class Ipv4(IpErrors):
         return True
 
     def _hairpin(self, frame: bytes, vnet: bytes, off: int, end: int, ttl: int, now: int) -> None:
-        """From one guest to another through us, as with a mask of /32 or a router that does not redirect."""
+        """Pass a frame from one guest to another, as with a mask of /32 or a router that does not redirect."""
         src, dst = frame[IP + 12 : IP + 16], frame[IP + 16 : IP + 20]
         neighbour = self._arp.lookup(dst, now)
         if end - IP > self.mtu and not vnet:
@@ -284,7 +284,7 @@ class Ipv4(IpErrors):
             self._below.emit(passed, vnet)
 
     def _nobody(self, frames: list[bytes], now: int) -> None:
-        """ARP had no answer for these."""
+        """Tell the senders of these frames that ARP had no answer (host unreachable)."""
         self._below.now = now
         for frame in frames:
             source = self._arp.table.get(frame[IP + 12 : IP + 16])
@@ -451,7 +451,7 @@ class Ipv4(IpErrors):
     def error_from(
         self, frame: bytes, source: bytes | None, kind: int, code: int, info: int, ttl: int
     ) -> None:
-        """The same from ``source`` (None: as ``error`` does)."""
+        """Send an ICMP error about a guest's frame from ``source`` (None: the address that ``error`` uses)."""
         off = IP + ((frame[IP] & 15) << 2)
         dst = frame[IP + 16 : IP + 20]
         if (

@@ -177,15 +177,15 @@ class Ipv6(IpErrors):
 
     @property
     def neighbours(self) -> Ndp:
-        """Who has which address."""
+        """Return the neighbour table of this stack."""
         return self._ndp
 
     def adopt(self, address: bytes) -> None:
-        """One more address is ours."""
+        """Treat ``address`` as one of our own."""
         self._macs[address] = own_mac6(address)
 
     def abandon(self, address: bytes) -> None:
-        """One less."""
+        """Stop treating ``address`` as one of our own."""
         self._macs.pop(address, None)
 
     def inside(self, address: bytes) -> bool:
@@ -279,7 +279,7 @@ class Ipv6(IpErrors):
             return None
 
     def _unfinished(self, frame: bytes) -> None:
-        """The rest of this datagram never came."""
+        """Tell the sender of an unfinished datagram that its reassembly time is over."""
         self.complain(frame, TIME_EXCEEDED6, REASSEMBLY)
 
     def _source(self, frame: bytes, src: bytes, dst: bytes, now: int) -> bool:
@@ -323,7 +323,7 @@ class Ipv6(IpErrors):
             self._below.emit(passed, vnet)
 
     def _nobody(self, frames: list[bytes], now: int) -> None:
-        """Neighbour discovery had no answer for these."""
+        """Tell the senders of these frames that neighbour discovery had no answer (address unreachable)."""
         self._below.now = now
         for frame in frames:
             source = self._ndp.table.get(frame[IP6_SRC:IP6_DST])

@@ -11,7 +11,7 @@ PER_SECOND = 100
 
 
 class Limiter:
-    """Allowance, kept in nanoseconds."""
+    """A token bucket whose allowance is kept in nanoseconds."""
 
     __slots__ = ("_burst", "_rate", "_refilled", "_tokens")
 
@@ -22,7 +22,7 @@ class Limiter:
         self._refilled = now
 
     def take(self, now: int) -> bool:
-        """Whether one more may go out now."""
+        """Say whether one more may go out at ``now``, and if so take its token."""
         tokens = min(self._burst, self._tokens + (now - self._refilled) * self._rate)
         self._refilled = now
         allowed = tokens >= SECOND

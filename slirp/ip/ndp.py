@@ -113,16 +113,16 @@ class Ndp(Neighbours):
         self._narrow: OrderedDict[bytes, int] = OrderedDict()  # address -> until when its MTU is believed
 
     def learnable(self, address: bytes) -> bool:
-        """Neither ours nor anything that no host has."""
+        """Say whether a guest may have ``address``: not our own, nor one that no host has."""
         return not (address in self.own or address[0] == 0xFF or address[:15] == UNSPECIFIED[:15])
 
     def adopt(self, address: bytes) -> None:
-        """One more address is ours."""
+        """Treat ``address`` as one of our own."""
         self.own += (address,)
         self.table.pop(address, None)
 
     def abandon(self, address: bytes) -> None:
-        """One less."""
+        """Stop treating ``address`` as one of our own."""
         self.own = tuple(own for own in self.own if own != address)
 
     # ---- messages in ---------------------------------------------------------------------------------------

@@ -177,7 +177,7 @@ class Neighbours:
         return deadline
 
     def run(self, now: int) -> None:
-        """Ask again, give up, age."""
+        """Ask again, give up unanswered addresses, and remove old entries."""
         for entry in list(self._asked.values()):
             waiting = entry.waiting
             if waiting is None or waiting.deadline > now:

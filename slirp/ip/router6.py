@@ -77,7 +77,7 @@ class Router:
         self._next = now + INITIAL_INTERVAL * SECOND
 
     def reconfigure(self, config: Config) -> None:
-        """For advertisements to come."""
+        """Use ``config`` for advertisements to come."""
         self._config = config
 
     def solicited(self, frame: bytes, body: bytes, hops: int, src: bytes, now: int) -> str:
@@ -105,11 +105,11 @@ class Router:
         self._next = now + INITIAL_INTERVAL * SECOND
 
     def retire(self) -> None:
-        """We go: no default route by us, and better no address of our prefix."""
+        """Say that this router goes: it is no default route any more, and its prefix is deprecated."""
         self._send(ALL_NODES, group_mac(ALL_NODES), 0)
 
     def _send(self, dst: bytes, mac: bytes, lifetime: int) -> None:
-        """One advertisement."""
+        """Send one router advertisement to ``dst``."""
         v6, config = self._v6, self._config
         network = v6.network
         autonomous = network.prefixlen == 64
@@ -149,7 +149,7 @@ class Router:
         return self._next
 
     def run(self, now: int) -> None:
-        """The next unsolicited one."""
+        """Send the next unsolicited advertisement if it is due."""
         if now < self._next:
             return
         self._sent += 1

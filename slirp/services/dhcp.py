@@ -146,7 +146,7 @@ class Dhcp:
     # ---- messages in ---------------------------------------------------------------------------------------
 
     def input(self, frame: bytes, off: int, end: int, src: bytes, sport: int, dst: bytes, now: int) -> None:
-        """A datagram to port 67."""
+        """Take a DHCP message sent to port 67."""
         try:
             message = formats.parse_dhcp(frame[off:end])
         except ValueError:
@@ -258,7 +258,7 @@ class Dhcp:
             self._below.count("dhcp_ignored")
             return
         self._below.count("dhcp_decline")
-        if lease.mac in self.leases.fixed:  # it shall have no other
+        if lease.mac in self.leases.fixed:  # free a fixed lease, but never offer this client another address
             self.leases.release(lease, now)
         else:
             self.leases.decline(lease, now)
@@ -399,11 +399,11 @@ class Dhcp:
     # ---- service -------------------------------------------------------------------------------------------
 
     def next_deadline(self) -> int | None:
-        """Leases need no timer."""
+        """Return None, because leases need no timer."""
         return None
 
     def run(self, now: int) -> None:
-        """Nothing to do."""
+        """Do nothing, because leases need no timer."""
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing, because there is nothing to close."""

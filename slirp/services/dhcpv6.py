@@ -81,7 +81,7 @@ class Dhcp6:
         self.leases = Leases(first, last, frozenset(map(ip_int, v6.own)), self._in_use, 16)
 
     def reconfigure(self, config: Config) -> None:
-        """For clients to come; leases stay."""
+        """Use ``config`` for clients to come; leases stay."""
         self._config = config
 
     def _in_use(self, address: bytes, mac: bytes) -> bool:
@@ -91,7 +91,7 @@ class Dhcp6:
     # ---- messages in ---------------------------------------------------------------------------------------
 
     def input(self, frame: bytes, off: int, end: int, src: bytes, sport: int, dst: bytes, now: int) -> None:
-        """A datagram to port 547."""
+        """Take a DHCPv6 message sent to port 547."""
         count = self._below.count
         try:
             message = wire.parse(frame[off:end])
@@ -157,7 +157,7 @@ class Dhcp6:
     # ---- addresses -----------------------------------------------------------------------------------------
 
     def _identity(self, message: Message, ia: Identity, mac: bytes, bind: bool, now: int) -> bytes:
-        """One identity association in an answer."""
+        """Build one identity association of an answer."""
         if ia.kind == IA_PD:
             return option(IA_PD, ia.iaid + bytes(8) + status(NO_PREFIX, "no prefixes here"))
         if ia.kind != IA_NA:
@@ -249,4 +249,4 @@ class Dhcp6:
     # ---- service -------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing, because there is nothing to close."""

@@ -92,7 +92,7 @@ class Reassembly:
         return out
 
     def clear(self) -> None:
-        """Give everything back."""
+        """Free all out-of-order data of the flow."""
         for data in self.data:
             self.buffers.used -= len(data)
         self.starts.clear()

@@ -111,7 +111,7 @@ class Receiver:
         self.buffers.used += len(data)
 
     def clear(self) -> None:
-        """Give everything back."""
+        """Free all buffered data and stop the delayed ACK."""
         if self.pending is not None:
             self.buffers.used -= len(self.pending)
             self.pending = None

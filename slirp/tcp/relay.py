@@ -24,7 +24,7 @@ class Relay:
         self.events: TcpEvents | None = None
 
     def open(self, events: TcpEvents) -> TcpSocket:
-        """Connect. Raises OSError."""
+        """Connect to ``remote``. Raises OSError."""
         self.events = events
         self.sock = self.host.tcp(self.remote, self)
         return self
@@ -36,7 +36,7 @@ class Relay:
 
     @property
     def failure(self) -> IcmpError | None:
-        """Why the connect failed."""
+        """Return the ICMP error that ended the connect, if there was one."""
         return getattr(self.sock, "failure", None)
 
     @property
@@ -50,16 +50,16 @@ class Relay:
             self.sock.urgent = value
 
     def send(self, data: bytes | memoryview) -> int:
-        """From the guest."""
+        """Send bytes of the guest to the host; return how many were taken."""
         assert self.sock is not None
         return self.sock.send(data)
 
     def send_urgent(self, byte: bytes) -> int:
-        """From the guest."""
+        """Send the guest's urgent byte as ordinary data."""
         return self.send(byte)
 
     def recv(self, size: int) -> bytes | None:
-        """For the guest."""
+        """Return bytes of the host for the guest."""
         assert self.sock is not None
         return self.sock.recv(size)
 
@@ -68,41 +68,41 @@ class Relay:
         return self.sock is not None and self.sock.at_mark()
 
     def keepalive(self, idle: int) -> None:
-        """Towards the host."""
+        """Send keep-alive probes towards the host."""
         if self.sock is not None:
             self.sock.keepalive(idle)
 
     def shutdown(self) -> None:
-        """No more from the guest."""
+        """Half-close towards the host: no more bytes will be sent."""
         assert self.sock is not None
         self.sock.shutdown()
 
     def watch(self, read: bool, write: bool) -> None:
-        """Which events the flow wants."""
+        """Choose the events that the flow wants to hear."""
         if self.sock is not None:
             self.sock.watch(read, write)
 
     def close(self, *, reset: bool = False) -> None:
-        """The connection is over."""
+        """Close the host's socket of this connection."""
         if self.sock is not None:
             self.sock.close(reset=reset)
 
     def host_connected(self, now: int) -> None:
-        """For the flow."""
+        """Tell the flow that the connect succeeded."""
         assert self.events is not None
         self.events.host_connected(now)
 
     def host_failed(self, error: int, now: int) -> None:
-        """For the flow."""
+        """Tell the flow that the connection failed."""
         assert self.events is not None
         self.events.host_failed(error, now)
 
     def host_readable(self, now: int) -> None:
-        """For the flow."""
+        """Tell the flow that ``recv`` has something to return."""
         assert self.events is not None
         self.events.host_readable(now)
 
     def host_writable(self, now: int) -> None:
-        """For the flow."""
+        """Tell the flow that ``send`` takes bytes again."""
         assert self.events is not None
         self.events.host_writable(now)
