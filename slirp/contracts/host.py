@@ -35,9 +35,7 @@ class Service:
     kind: str
     to: Address | str | tuple[str, ...]
     output: str | None = None  # program: its output is appended to this file, and no answer comes back
-    inet: bool = (
-        False  # program: its socket is a TCP connection over the host's loopback, because some programs ask for a peer
-    )
+    inet: bool = False  # program: its socket is a TCP connection over the host's loopback, because some programs ask for a peer
     also: tuple[Address, ...] = ()  # tcp: addresses tried in turn where ``to`` does not answer
 
 
