@@ -1,4 +1,5 @@
-"""This module holds the IPv6 half of a network's description. The defaults are QEMU's: net fec0::/64, router ::2, name server ::3.
+"""This module holds the IPv6 half of a network's description. The defaults are QEMU's: net fec0::/64, router
+::2, name server ::3.
 
 Every error is a ValueError of one line that names the key and the value.
 

@@ -1,10 +1,10 @@
 """This module is the contract between ``slirp`` and ``slirp.host.sockets``: what the NAT asks of the host's
 network stack.
 
-``slirp.host.sockets.AsyncHost`` implements it with non-blocking sockets on the event loop; tests use a fake on a virtual
-clock. Addresses are ``(text, port)`` with a numeric IPv4 or IPv6 text, where a link-local address names its interface
-(``fe80::1%eth0``, ``fe80::1%2``). Times are integer nanoseconds of the
-machine's clock. No call blocks. Errors are ``errno`` numbers.
+``slirp.host.sockets.AsyncHost`` implements it with non-blocking sockets on the event loop; tests use a fake
+on a virtual clock. Addresses are ``(text, port)`` with a numeric IPv4 or IPv6 text, where a link-local
+address names its interface (``fe80::1%eth0``, ``fe80::1%2``). Times are integer nanoseconds of the machine's
+clock. No call blocks. Errors are ``errno`` numbers.
 
 Calls into the NAT (``*Events``) happen from the event loop only, never from inside a call that the NAT made.
 """
@@ -340,7 +340,7 @@ class Host(Protocol):
     def service(self, service: Service, events: TcpEvents, *, packets: bool = False) -> TcpSocket:
         """Begin a connection to a service. Raises OSError if the connection fails at once.
 
-        packets each ``send`` and ``recv`` is one packet (on a stream: the bytes available). b"" is the end,
+        packets  each ``send`` and ``recv`` is one packet (on a stream: the bytes available). b"" is the end,
         never an empty packet
         """
 

@@ -6,9 +6,11 @@ UDP is in ``udp``.
 
 ``guests`` finds the guest of a rule. Listener and guest need not be of the same family.
 
-The guest sees the client's own address and port, so that its logs and access rules mean something, if it can answer there: the address must be of its family and one that the NAT itself would carry to. Otherwise it sees ``host`` (10.0.2.2, fec0::2): clients on this host's loopback, on a UNIX socket, of the other family, with an address of the
-guest's own net, and all of them where guests
-have no route to anything else (``restrict``). A port that is taken is replaced.
+The guest sees the client's own address and port, so that its logs and access rules mean something, if it can
+answer there: the address must be of its family and one that the NAT itself would carry to. Otherwise it sees
+``host`` (10.0.2.2, fec0::2): clients on this host's loopback, on a UNIX socket, of the other family, with an
+address of the guest's own net, and all of them where guests have no route to anything else (``restrict``). A
+port that is taken is replaced.
 
 A guest that is not there yet: the client waits. Every ``POLL`` the guest is looked for (ARP asks for it), and
 a SYN goes out every two seconds once it was found; after ``tcp.states.OPEN_WAIT`` in all, client and guest

@@ -1,11 +1,11 @@
 """This module serves files of one directory of the host to the TFTP server; it is part of
 ``slirp.host.sockets``.
 
-Nothing outside the directory can be reached: it is held by a descriptor, and the kernel itself resolves each
-name beneath it (openat2, RESOLVE_BENEATH and no magic links): "..", absolute links and links that lead out
-fail with EXDEV, and no time passes between a check and its use. Links that stay inside work. Where the kernel
-has no openat2, or a sandbox forbids it, each part is opened in the one before with O_NOFOLLOW: then no link
-works. Only regular files are read; O_NONBLOCK keeps a FIFO from blocking the worker.
+Nothing outside the directory can be reached: it is held by a descriptor, and the kernel itself resolves each name
+beneath it (openat2, RESOLVE_BENEATH and no magic links): "..", absolute links and links that lead out fail with
+EXDEV, and no time passes between a check and its use. Links that stay inside work. Where the kernel has no
+openat2, or a sandbox forbids it, each part is opened in the one before with O_NOFOLLOW: then no link works.
+Only regular files are read; O_NONBLOCK keeps a FIFO from blocking the worker.
 
 ``nocase``: where a name is not there, the first (in the order of bytes) of its directory that differs in
 capital and small letters only is taken, among the first ``NAMES`` names. The name of a new file is taken as
@@ -87,7 +87,8 @@ def _walk(directory: int, parts: Sequence[bytes], flags: int) -> int:
 class HostDirectory:
     """One directory of the host (``slirp.contracts.host.Directory``).
 
-    defer runs a function on the loop, from any thread after is called when an event has been delivered
+    defer   runs a function on the loop, from any thread
+    after   is called when an event has been delivered
     beneath whether the kernel resolves names; False: they are opened part by part
     """
 

@@ -60,7 +60,10 @@ def scope_index(scope: str) -> int:
 
 
 def sockaddr(address: Address) -> tuple[str, int] | tuple[str, int, int, int]:
-    """Return an address as Python's socket calls want it, because they ignore an IPv6 scope (``fe80::1%eth0``) in a pair. Raises OSError if there is no such interface, or if a link-local address names none."""
+    """Return an address as Python's socket calls want it, because they ignore an IPv6 scope
+    (``fe80::1%eth0``) in a pair. Raises OSError if there is no such interface, or if a link-local address
+    names none.
+    """
     bare, percent, scope = address[0].partition("%")
     if percent:
         return bare, address[1], 0, scope_index(scope)
