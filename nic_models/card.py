@@ -11,7 +11,7 @@ A card is created with callables and never knows what is behind them:
 
 Rules
 * ``read`` and ``write`` never raise for what a driver did wrong, never block, and never run DMA: the
-  engine of a bus master is a generator (``dma()``) that the owner drives after the access (``dma.py``).
+  engine of a bus master is a generator (``dma()``) that the owner drives after the access (``bus/dma.py``).
 * A transmitted frame is immutable ``bytes`` copied out of NIC memory, without FCS.
 * ``region`` is the BAR number of a PCI card (its I/O window is 0 on all of ours), 0 on ISA.
 * A 16- or 32-bit access is one access of the bus; what it means is the card's business.
@@ -29,6 +29,7 @@ class Card(Protocol):
 
     model: str
     mac: bytes
+    tx_delay: bool  # a frame takes its time on a wire of the card's speed, then it leaves and the transmit completes
 
     def read(self, region: int, offset: int, size: int) -> int:
         """Bus read of 1, 2 or 4 bytes at ``offset`` of ``region``."""

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from .bus.machine import IsaLocation, Machine, Slot
+from .bus.pci import Bar, Identity, PciFunction
 from .card import Card
-from .machine import IsaLocation, Machine, Slot
-from .pci import Bar, Identity, PciFunction
 
 Tx = Callable[..., bool]
 Build = Callable[[bytes, Tx, Callable[[], None], Callable[[bool], None], Callable[[], int]], Card]
@@ -41,22 +41,22 @@ class Model:
 
 
 def _ne2k_pci() -> Model:
-    from .ne2000_pci import BARS, IDENTITY, Ne2000Pci
+    from .ne2000.pci import BARS, IDENTITY, Ne2000Pci
 
     title = "RealTek RTL8029(AS), NE2000 for PCI"
     return Model("ne2k_pci", "pci", title, "ne2000 pci", Ne2000Pci, identity=IDENTITY, bars=BARS)
 
 
 def _ne2k_isa() -> Model:
-    from .ne2000_isa import DEFAULTS, PORTS, Ne2000Isa
+    from .ne2000.isa import DEFAULTS, PORTS, Ne2000Isa
 
     title = "Novell NE2000 for ISA (I/O 0x300, IRQ 9)"
     return Model("ne2k_isa", "isa", title, "ne2000", Ne2000Isa, ports=PORTS, defaults=DEFAULTS)
 
 
 def _rtl8139() -> Model:
-    from .rtl8139_pci import BARS, IDENTITY, Rtl8139CPci, Rtl8139Pci
-    from .rtl8139_regs import REV_C
+    from .rtl8139.pci import BARS, IDENTITY, Rtl8139CPci, Rtl8139Pci
+    from .rtl8139.registers import REV_C
 
     return Model(
         "rtl8139",
@@ -71,7 +71,7 @@ def _rtl8139() -> Model:
 
 
 def _pcnet() -> Model:
-    from .pcnet_pci import BARS, IDENTITY, PcnetPci
+    from .pcnet.pci import BARS, IDENTITY, PcnetPci
 
     return Model(
         "pcnet", "pci", "AMD Am79C970A, PCnet-PCI II", "pcnet", PcnetPci, identity=IDENTITY, bars=BARS

@@ -19,10 +19,10 @@ from dataclasses import dataclass, field, fields
 from ipaddress import IPv4Address, IPv4Network, ip_address
 
 from .config6 import Config6
-from .host import Address
+from .contracts.host import Address
 from .rules import Rule, Rules
-from .wire import PROTO_UDP, canonical, is_martian
-from .wire6 import MTU_MIN as MTU_MIN6
+from .wire.ipv4 import PROTO_UDP, canonical, is_martian
+from .wire.ipv6 import MTU_MIN as MTU_MIN6
 
 LEASE_TIME = 86400  # seconds
 LEASE_TIME_MIN, LEASE_TIME_MAX = 60, 0xFFFFFFFF  # the greatest means "for ever" (RFC 2131 3.3)

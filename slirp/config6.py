@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address, IPv6Network
 
-from .wire6 import LINK_LOCAL, is_martian6
+from .wire.ipv6 import LINK_LOCAL, is_martian6
 
 NET = "fec0::/64"
 PREFIX_MAX = 126

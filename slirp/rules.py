@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
-from .wire import PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP
+from .wire.ipv4 import PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP
 
 PROTOCOLS = {"tcp": (PROTO_TCP,), "udp": (PROTO_UDP,), "icmp": (PROTO_ICMP, PROTO_ICMPV6)}
 RULES = 256

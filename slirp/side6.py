@@ -9,27 +9,22 @@ Ref: RFC 8504 (what an IPv6 node does).
 from __future__ import annotations
 
 from random import Random
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from .config import Config
 from .config6 import Config6
-from .dhcpv6 import PORT as DHCP6_PORT
-from .dhcpv6 import Dhcp6
-from .icmpv6 import Icmp6
-from .ipv6 import Ipv6
-from .ndp import Ndp
-from .router6 import Router
-from .udp import Udp
-from .wire import (
-    PORTS,
-    PROTO_ICMPV6,
-    PROTO_TCP,
-    PROTO_UDP,
-    UDP_LEN,
-    VNET_DATA_VALID,
-    VNET_NEEDS_CSUM,
-)
-from .wire6 import (
+from .contracts.stack import Below, Service
+from .icmp.echo import Echoes
+from .icmp.icmpv6 import Icmp6
+from .ip.ipv6 import Ipv6
+from .ip.ndp import Ndp
+from .ip.router6 import Router
+from .services.dhcpv6 import PORT as DHCP6_PORT
+from .services.dhcpv6 import Dhcp6
+from .tcp.nat import Tcp
+from .udp.nat import Udp
+from .wire.ipv4 import PORTS, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP, UDP_LEN, VNET_DATA_VALID, VNET_NEEDS_CSUM
+from .wire.ipv6 import (
     ALL_DHCP,
     ALL_DHCP_SERVERS,
     ETH_IPV6_LEN,
@@ -39,16 +34,32 @@ from .wire6 import (
     own_mac6,
 )
 
-if TYPE_CHECKING:
-    from .stack import Stack
-
 LOOPBACK = "::1"
 
 
-class Side6:
-    """IPv6 of one stack. ``mtu`` is at least ``wire6.MTU_MIN``."""
+class Sided(Below, Protocol):
+    """What a side asks of the stack that it belongs to."""
 
-    def __init__(self, stack: Stack, v6: Config6, mtu: int, udp: Udp, rng: Random, now: int) -> None:
+    config: Config
+    services: dict[tuple[bytes, int], Service]
+    udp: Udp
+    tcp: Tcp
+    echoes: Echoes
+
+    def serves(self, service: Service, dst: bytes) -> bool:
+        """Whether a service of ours may be asked at ``dst``."""
+
+    def to_tcp(self, frame: bytes, vnet: bytes, off: int, end: int, src: bytes, dst: bytes, now: int) -> None:
+        """Take a TCP segment ``frame[off:end]``."""
+
+    def guest_error(self, guest: bytes, port: int, remote: bytes, rport: int, kind: int, code: int) -> None:
+        """Take a guest's ICMP error about a datagram of ours."""
+
+
+class Side6:
+    """IPv6 of one stack. ``mtu`` is at least ``wire.ipv6.MTU_MIN``."""
+
+    def __init__(self, stack: Sided, v6: Config6, mtu: int, udp: Udp, rng: Random, now: int) -> None:
         config = stack.config
         self.config = v6
         self.macs = frozenset(own_mac6(address) for address in v6.own)

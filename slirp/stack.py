@@ -7,14 +7,14 @@
 
 It serves any number of guests on one VLAN. It hears frames for its own MACs (52:55 + address, 52:56 + the end of an IPv6 address) and group
 addresses, and ignores what guests say to each other. It is the gateway (``host``) and the name server
-(``dns``) of its net, and for TCP the ``slirp.link.Link``: where a destination leads, the way back to a
+(``dns``) of its net, and for TCP the ``slirp.contracts.link.Link``: where a destination leads, the way back to a
 guest, ICMP.
 
 Where a guest's destination leads (``targets``, ``udp_target``)
     host address    -> the host's 127.0.0.1, or ::1 (``hostloopback=off``: refused)
     dns address     -> port 53: the resolvers; all else is refused
     other           -> itself, by an ordinary socket; refused where a tapnet instance's control plane listens
-    ping            -> as the rest, by the host's ping sockets (``echo.py``)
+    ping            -> as the rest, by the host's ping sockets (``icmp/echo.py``)
     ``permitted``   decides before: ``allow=``, ``deny=``, ``restrict`` (``rules.py``). What it refuses: TCP is reset, UDP and
                     echo get ICMP "prohibited"; DHCP, TFTP, ARP and ping of our own go on
 
@@ -31,36 +31,37 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from random import Random
-from typing import Any, Protocol
+from typing import Any
 
-from . import wire6
-from .arp import Arp
-from .buffers import Buffers
 from .config import Config, changes_live
-from .dhcp import Dhcp
-from .dns import Dns
-from .dns_tcp import DnsStream
-from .echo import Echoes
-from .family import Families, Family
-from .forward import Forwards
-from .ftp import PORT as FTP_PORT
-from .ftp_guest import GuestControl
-from .guestfwd import GuestForwards
-from .guests import Guests
-from .host import Address, Host, IcmpError
-from .icmp import Icmp
-from .ipv4 import TTL, Ipv4
-from .link import Path, Target
-from .names import Names
+from .contracts.host import Address, Host, IcmpError, descriptor
+from .contracts.link import BLOCKED, Path, Target
+from .contracts.stack import Service, Timed
+from .forward.ftp_client import GuestControl
+from .forward.ftp_server import PORT as FTP_PORT
+from .forward.guestfwd import GuestForwards
+from .forward.guests import Guests
+from .forward.tcp import Forwards
+from .icmp.echo import Echoes
+from .icmp.icmpv4 import Icmp
+from .ip.arp import Arp
+from .ip.family import Families, Family
+from .ip.ipv4 import TTL, Ipv4
 from .rules import Rules
+from .services.dhcp import Dhcp
+from .services.dns import Dns
+from .services.dns_tcp import DnsStream
+from .services.names import Names
+from .services.tftp import PORT as TFTP_PORT
+from .services.tftp import Tftp
 from .side6 import LOOPBACK as LOOPBACK6
 from .side6 import Side6
-from .tcp import Tcp
-from .tftp import PORT as TFTP_PORT
-from .tftp import Tftp
-from .train import Train
-from .udp import BLOCKED, Udp, descriptor
-from .wire import (
+from .tcp.buffers import Buffers
+from .tcp.nat import Tcp
+from .udp.nat import Udp
+from .udp.train import Train
+from .wire import ipv6 as wire6
+from .wire.ipv4 import (
     ETH_LEN,
     IP,
     NO_MAC,
@@ -84,7 +85,7 @@ from .wire import (
     ip_text,
     own_mac,
 )
-from .wire6 import ETH_IPV6_LEN, IP6_DST, is_martian6
+from .wire.ipv6 import ETH_IPV6_LEN, IP6_DST, is_martian6
 
 QUEUE_FRAMES = 256
 LOOPBACK = "127.0.0.1"
@@ -92,23 +93,6 @@ DNS_PORT = 53
 DHCP_PORT = 67
 TCP_PORTS = 4
 _OFF = {TYPE_IPV4: "ipv4_ignored", TYPE_ARP: "ipv4_ignored", TYPE_IPV6: "ipv6_ignored"}
-
-
-class Timed(Protocol):
-    """A part of the stack that has timers."""
-
-    def next_deadline(self) -> int | None:
-        """When ``run`` has something to do."""
-
-    def run(self, now: int) -> None:
-        """Let timers expire."""
-
-
-class Service(Protocol):
-    """A UDP service of the stack itself (DHCP, DNS, TFTP and its sessions)."""
-
-    def input(self, frame: bytes, off: int, end: int, src: bytes, sport: int, dst: bytes, now: int) -> None:
-        """A checked datagram whose payload is ``frame[off:end]``."""
 
 
 class Stack:
@@ -230,7 +214,7 @@ class Stack:
     # ---- frames in -----------------------------------------------------------------------------------------
 
     def input(self, frame: bytes, vnet: bytes, now: int) -> None:
-        """A frame from the VLAN; ``vnet`` as in ``tapnet.port``."""
+        """A frame from the VLAN; ``vnet`` as in ``tapnet.vlan.port``."""
         self.now = now
         train = self._train
         if train is not None and train.open:
@@ -353,7 +337,7 @@ class Stack:
         return True
 
     def send(self, frame: bytes, vnet: bytes = b"") -> bool:
-        """TCP's way out (``slirp.link.Link``). False: not taken, ``tcp.tx_ready`` follows."""
+        """TCP's way out (``slirp.contracts.link.Link``). False: not taken, ``tcp.tx_ready`` follows."""
         if self._queue:
             return False
         if frame.startswith(NO_MAC):

@@ -1,6 +1,6 @@
 """The commands: parse, call, print; no logic.
 
-The words of ``run`` and ``exec`` are read by ``tapnet.options``, because QEMU's spelling and their order
+The words of ``run`` and ``exec`` are read by ``tapnet.options.parse``, because QEMU's spelling and their order
 matter; click does the rest. What a command calls is imported when it is called, so that ``--help`` is fast.
 
 Exit status: 2 for anything that the user got wrong, in one line on standard error.
@@ -15,9 +15,14 @@ from collections.abc import Iterable
 
 import click
 
-from . import __version__, journal, keys, options, signals, sources
+from . import __version__
 from .config import MODES, Config
-from .words import HelpAsked, OptionError, nearest, printable, shown
+from .errors import HelpAsked, OptionError
+from .options import parse as options
+from .options import sources
+from .options import tables as keys
+from .system import journal, signals
+from .text import nearest, printable, shown
 
 SECTIONS: dict[str, tuple[str, ...]] = {
     "Network": ("net", "nic", "netdev", "device", "object", "mode"),
@@ -157,7 +162,7 @@ def run(ctx: click.Context) -> None:
     a comma inside a value is doubled.
     """
     config = configure(ctx, "run")
-    from . import service
+    from .service import run as service
 
     words = list(ctx.args)
 
@@ -183,7 +188,7 @@ def exec_(ctx: click.Context) -> None:
     config = configure(ctx, "exec")
     if not config.command:
         raise OptionError("exec: needs a COMMAND: tapnet exec [options] -- COMMAND...")
-    from . import service
+    from .service import run as service
 
     ctx.exit(service.exec_(config, list(config.command), config.keep_uid))
 
@@ -202,7 +207,7 @@ def monitor(ctx: click.Context, instance: str | None, words: tuple[str, ...]) ->
 
     "help" lists the commands; "info network" shows the VLANs.
     """
-    from .monitor import client
+    from .monitor.client import main as client
 
     ctx.exit(client.main(instance, list(words)))
 
@@ -220,7 +225,7 @@ def capture(ctx: click.Context, instance: str | None, target: str, file: str) ->
 
     Without FILE to standard output: tapnet capture 0 | tcpdump -nr -
     """
-    from .monitor import live
+    from .monitor.client import capture as live
 
     ctx.exit(live.main(instance, target, file))
 
@@ -229,7 +234,7 @@ def capture(ctx: click.Context, instance: str | None, target: str, file: str) ->
 @click.pass_context
 def ps(ctx: click.Context) -> None:
     """List the instances that run."""
-    from .monitor import client
+    from .monitor.client import main as client
 
     ctx.exit(client.ps())
 
@@ -245,7 +250,7 @@ def mode(ctx: click.Context, kind: str, vlan: int | None, instance: str | None) 
     The guest does not restart: its link goes down for a moment, and it asks DHCP again. What does not work leaves
     all as it was.
     """
-    from .monitor import client
+    from .monitor.client import main as client
 
     words = ["mode", kind] if vlan is None else ["mode", kind, str(vlan)]
     ctx.exit(client.main(instance, words, seconds=MODE_SECONDS))
@@ -257,7 +262,7 @@ def mode(ctx: click.Context, kind: str, vlan: int | None, instance: str | None) 
 @click.pass_context
 def doctor(ctx: click.Context, kind: str | None, as_json: bool) -> None:
     """Check this host; each line is ok, or the command that mends it."""
-    from . import doctor as checks
+    from .doctor import checks
 
     ctx.exit(checks.main((kind,), as_json) if kind else checks.main(as_json=as_json))
 

@@ -1,6 +1,6 @@
 """What a command line or a TOML file means: frozen dataclasses with typed, checked values.
 
-``tapnet.options`` makes them, ``tapnet.build`` wires objects by them; nothing here parses or opens anything.
+``tapnet.options.parse`` makes them, ``tapnet.instance.instance`` wires objects by them; nothing here parses or opens anything.
 
     Config
       members   Nic and Net objects in option order, on a VLAN (``vlan``) or a private wire (``vlan`` None)
@@ -60,7 +60,7 @@ SocketAddress = Endpoint | UnixPath | Fd
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """Shares 0..1. ``r`` None: each frame is lost by ``p``; otherwise Gilbert-Elliott (``tapnet.impairments``)."""
+    """Shares 0..1. ``r`` None: each frame is lost by ``p``; otherwise Gilbert-Elliott (``tapnet.options.impairments``)."""
 
     p: float
     r: float | None = None
@@ -81,6 +81,26 @@ class Effects:
     rate: int | None = None
     mtu: int | None = None  # bytes behind the Ethernet header
     limit: int = 1000  # frames that wait
+
+    def text(self) -> str:
+        """Return the words of one direction, as ``options.impairments.parse`` takes them."""
+        out = []
+        for key, value in (("delay", self.delay), ("jitter", self.jitter)):
+            if value:
+                out.append(f"{key}={value / 1e6:g}ms")
+        if self.loss is not None:
+            loss = self.loss
+            shares = [loss.p] if loss.r is None else [loss.p, loss.r, loss.h, loss.k]
+            out.append("loss=" + ":".join(f"{share * 100:g}%" for share in shares))
+        for key, part in (("dup", self.dup), ("reorder", self.reorder), ("corrupt", self.corrupt)):
+            if part:
+                out.append(f"{key}={part * 100:g}%")
+        if self.rate is not None:
+            out.append(f"rate={self.rate}")
+        if self.mtu is not None:
+            out.append(f"mtu={self.mtu}")
+        out.append(f"limit={self.limit}")
+        return " ".join(out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +137,7 @@ class Nic:
     mtu: int | None  # of that device; None: 1500
     dhcp: bool  # run the DHCP client on that device
     impair: Impairment | None = None
+    tx_delay: bool = False  # a frame takes its time on a wire of the card's speed
 
 
 # ---- backends ----------------------------------------------------------------------------------------------

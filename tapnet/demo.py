@@ -23,10 +23,10 @@ import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .patience import Patience, limit
+from .system.patience import Patience, limit
 
 if TYPE_CHECKING:
-    from .build import Instance
+    from .monitor.commands.control import Control
 
 NAME = "www.demo.test"
 PAGE = b"Hello from the host, through an NE2000.\n"
@@ -41,8 +41,8 @@ def main(words: list[str]) -> int:
     """Run the demo with further options ``words`` (as for ``tapnet exec``: a card, --name ...). Returns the exit
     status: that of the guest's steps or shell.
     """
-    from . import options
-    from .service import exec_
+    from .options import parse as options
+    from .service.run import exec_
 
     servers = subprocess.Popen(
         [sys.executable, "-m", "tapnet.demo", "servers"],
@@ -68,7 +68,7 @@ def main(words: list[str]) -> int:
         return exec_(
             config,
             [sys.executable, "-m", "tapnet.demo", "guest"],
-            started=lambda instance: _serve_guest(instance, ours, theirs),
+            started=lambda control: _serve_guest(control, ours, theirs),
         )
     finally:
         assert servers.stdin is not None
@@ -80,10 +80,13 @@ def main(words: list[str]) -> int:
             servers.wait()
 
 
-def _serve_guest(instance: Instance, ours: socket.socket, theirs: socket.socket) -> None:
+def _serve_guest(control: Control, ours: socket.socket, theirs: socket.socket) -> None:
     """In the emulator: answer each line that the guest sends by the monitor's words for it."""
     import asyncio
 
+    from .monitor.hmp import Hmp
+
+    hmp = Hmp(control)
     theirs.close()
     ours.setblocking(False)
     loop = asyncio.get_running_loop()
@@ -99,7 +102,7 @@ def _serve_guest(instance: Instance, ours: socket.socket, theirs: socket.socket)
             loop.remove_reader(ours)
             ours.close()
             return
-        ours.send(instance.monitor(command.strip()).encode() + b"\0")
+        ours.send(hmp.execute(command.strip()).text.encode() + b"\0")
 
     loop.add_reader(ours, readable)
 

@@ -48,14 +48,14 @@ def call(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _enter(name: str) -> None:
-    from tapnet.guest import syscalls
+    from tapnet.system import syscalls
 
     syscalls.setns(os.open(f"/run/netns/{name}", os.O_RDONLY), syscalls.CLONE_NEWNET)
 
 
 def check(name: str, which: str) -> tuple[bool, str, str]:
-    """A check of tapnet.lan.checks in the network namespace ``name``: ok, text, what mends it."""
-    from tapnet.lan import checks
+    """A check of tapnet.doctor.lan in the network namespace ``name``: ok, text, what mends it."""
+    from tapnet.doctor import lan as checks
 
     _enter(name)
     found = getattr(checks, which)()

@@ -2,7 +2,7 @@
 
 ``BOUND_S``   for one step: a program's end, an answer on a socket, a thread. Generous: at a load of 20 everything takes ten
               times as long on two processors. It is well below pytest's own ``timeout``, so that the step speaks first
-``until``     polls a condition; its bound grows with the machine's load while it waits (``tapnet.patience``)
+``until``     polls a condition; its bound grows with the machine's load while it waits (``tapnet.system.patience``)
 
 A test that measures something compares with a figure of its own, and says so.
 """
@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from tapnet.patience import Patience, crowd
+from tapnet.system.patience import Patience, crowd
 
 BOUND_S = 240.0
 CONDITION_S = 60.0  # on a machine at rest

@@ -5,7 +5,7 @@ checksums. It neither holds senders back nor limits what members offer each othe
 VLAN, its own queue overflows and the drops are counted; when the file has ended (``sink``), as "file".
 
 Limits: ``len=`` bytes of each frame are kept. Times are the host's clock, in microseconds.
-Ref: pcap-savefile(5): magic a1b2c3d4 in the host's byte order, version 2.4, link type 1 (Ethernet).
+The format is ``capture/pcap.py``.
 """
 
 from __future__ import annotations
@@ -13,28 +13,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from struct import Struct
 
+from ..capture.pcap import header, record
+from ..capture.sink import Sink, SinkError
 from ..config import DumpNet
-from ..port import Port
-from ..sink import Sink, SinkError
-from .address import WireError
-
-MAGIC, MAJOR, MINOR, ETHERNET = 0xA1B2C3D4, 2, 4, 1
-HEADER = Struct("=IHHiIII")
-RECORD = Struct("=IIII")
-
-
-def header(length: int) -> bytes:
-    """How a file begins whose frames are cut at ``length`` bytes."""
-    return HEADER.pack(MAGIC, MAJOR, MINOR, 0, 0, length, ETHERNET)
-
-
-def record(frame: bytes, length: int, now: int) -> tuple[bytes, bytes]:
-    """One frame at a time of day in ns."""
-    kept = frame if len(frame) <= length else frame[:length]
-    micro = now // 1000
-    return RECORD.pack(micro // 1_000_000 & 0xFFFFFFFF, micro % 1_000_000, len(kept), len(frame)), kept
+from ..vlan.port import Port
+from .sockets.address import WireError
 
 
 class Dump:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from nic_models.machine import IRQS, Machine
+from nic_models.bus.machine import IRQS, Machine
 
 from .drivers.driver import Driver
 

@@ -13,22 +13,32 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 
 from nic_models import models
-from nic_models.machine import Machine, Slot
+from nic_models.bus.machine import Machine, Slot
 
-from .. import swap
-from ..clock import Clock
 from ..config import Config, Nic
-from ..device import Device
-from ..hub import Hub
-from ..members import Member
-from ..monitor.control import NIC
-from ..port import Port
-from ..prepare import BuildError, Prepared
-from .attach import DirectAttachment, RegisterAttachment
+from ..devices.device import Device
+from ..errors import BuildError
+from ..vlan.hub import Hub
+from ..vlan.patchbay import NIC, Member
+from ..vlan.port import Port
 from .board import Board
+from .clock import Clock
 from .drivers import DRIVERS, DriverError
-from .qtest import RegisterBus
-from .vfio_user import ServeError, VfioUserServer, isa_function
+from .namespace.attach import DirectAttachment, RegisterAttachment
+from .prepare import Prepared
+from .qtest.bus import RegisterBus
+from .vfio_user.server import ServeError, VfioUserServer, isa_function
+
+# The kernel gathers carrier changes for up to a second: a shorter one may never be seen by a DHCP client.
+BLINK = 1.2
+BLINK_DRIVER = 3.0  # Linux's drivers for these cards look at the link every two seconds
+
+
+def blink(model: str, namespace: bool) -> float:
+    """For how long the link of a card must be down for its guest to notice; 0: it has no link bit."""
+    if namespace:
+        return BLINK
+    return 0 if model.startswith("ne2k") else BLINK_DRIVER
 
 
 def _events(card: object) -> Callable[[], Mapping[str, int]] | None:
@@ -111,7 +121,7 @@ class Cards:
 
             closers.append(direct.close)
             made = Member(
-                nic.name, NIC, lambda: f"direct macaddr={mac}", direct.port, events=lost, blink=swap.BLINK
+                nic.name, NIC, lambda: f"direct macaddr={mac}", direct.port, events=lost, blink=BLINK
             )
             made.where = lambda: _guest_of(nic)
             return made
@@ -121,7 +131,7 @@ class Cards:
         slot = self._plug(nic, port, closers)
         info = models.MODELS[nic.model].info
         made = Member(nic.name, NIC, lambda: f"{info} macaddr={mac}", port, events=_events(slot.card))
-        made.card, made.blink = slot.card, swap.blink(nic.model, device is not None)
+        made.card, made.blink = slot.card, blink(nic.model, device is not None)
         made.where = lambda: str(slot.location) + (f", {_guest_of(nic)}" if device is not None else "")
         if device is not None:
             self._driven = True
@@ -146,6 +156,7 @@ class Cards:
             )
         except ValueError as error:
             raise BuildError(f"{nic.origin}: {error}") from None
+        slot.card.tx_delay = nic.tx_delay
         port.receive = slot.receive
         port.ready = slot.tx_ready
         port.on_link = slot.card.set_link
@@ -172,6 +183,7 @@ class Cards:
                 function = models.pci_function(
                     nic.model, nic.mac, port.send, port.flush, self._now, rev=nic.rev
                 )
+            function.card.tx_delay = nic.tx_delay
             server = VfioUserServer(self._loop, nic.vfio_user, function, self._now)
         except (ValueError, ServeError) as error:
             raise BuildError(f"{nic.origin}: {error}") from None
@@ -182,7 +194,7 @@ class Cards:
         made = Member(
             nic.name, NIC, lambda: f"{entry.info} macaddr={mac}", port, events=_events(function.card)
         )
-        made.card, made.blink = function.card, swap.blink(nic.model, False)
+        made.card, made.blink = function.card, blink(nic.model, False)
         made.where = lambda: f"vfio-user={nic.vfio_user}" + ("" if server.session else " (no client)")
         return made
 

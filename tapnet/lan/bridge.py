@@ -35,7 +35,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..words import nearest
+from ..text import nearest
 from . import journal, sysctl
 from .belongings import FOREVER, Belongings, Link, attribute
 from .journal import Journal
@@ -482,6 +482,6 @@ def _opened(name: str) -> Any:
 
 
 def may() -> bool:
-    from ..doctor import check_capabilities
+    from ..system.capabilities import check_capabilities
 
     return check_capabilities().ok

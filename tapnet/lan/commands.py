@@ -6,8 +6,9 @@ import json
 import sys
 from collections.abc import Callable
 
-from ..monitor.paths import PathError
-from ..words import interface, printable
+from ..options.converters import interface
+from ..system.runtime import PathError
+from ..text import printable
 from . import bridge, watchdog
 from .record import NOPERM, OSERR, USAGE, BridgeError, Interrupted, Outcome
 from .rtnl import KernelError, Unmovable

@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ..monitor import paths
+from ..system import runtime as paths
 
 _SO_NETNS_COOKIE = 71
 _SUFFIX = ".json"

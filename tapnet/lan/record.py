@@ -8,7 +8,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from ..signals import heeded
+from ..system.signals import heeded
 from . import journal
 from .belongings import Belongings, Link
 from .journal import Journal

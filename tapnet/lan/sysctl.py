@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..patience import Patience
+from ..system.patience import Patience
 from .journal import Busy, Journal
 
 ROOT = Path("/proc/sys/net")

@@ -14,7 +14,7 @@ import sys
 import syslog
 import time
 
-from ..patience import Patience
+from ..system.patience import Patience
 from . import bridge, journal
 from .journal import Busy, Journal
 from .record import read, started

@@ -3,7 +3,7 @@
 Words as in QEMU's monitor: ``info network``, ``help set_link``, ``quit``; what it does not know it answers
 as QEMU does. The commands are ``commands.TABLES``; ``help`` is printed from them.
 
-Limits: none of its own; ``tapnet.monitor.session`` bounds the length of a line.
+Limits: none of its own; ``tapnet.monitor.sessions.session`` bounds the length of a line.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ import shlex
 from collections.abc import Awaitable, Coroutine, Iterable
 from typing import Any, NamedTuple
 
-from .commands import BY_WORD, INFO
-from .control import Control, ControlError, Refused
+from ..errors import ControlError, Refused
+from .commands.control import Control
+from .commands.general import BY_WORD, INFO
+from .commands.table import Arg, BadArguments, Command, Kind, from_words
 from .mistakes import called, waited
-from .table import Arg, BadArguments, Command, Kind, from_words
 
 PROMPT = "(tapnet) "
 UNTRUSTED = "it runs programs or names files: not over this connection (trusted=on of its option permits it)"

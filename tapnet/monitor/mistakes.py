@@ -1,7 +1,7 @@
 """What a command raises that it must not: a mistake of ours, and an answer all the same.
 
 Whoever asked hears of it at once, the log has it once with its traceback, and the commands behind it are served. Out of
-memory is no such mistake: it is the end of the instance (``tapnet.supervise``), and passes.
+memory is no such mistake: it is the end of the instance (``tapnet.service.supervise``), and passes.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import traceback
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from .control import ControlError
-from .table import BadParameter
+from ..errors import ControlError
+from .commands.table import BadParameter
 
 T = TypeVar("T")
 WORD_MAX = 64  # of what a client sent, in the log

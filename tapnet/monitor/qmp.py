@@ -22,11 +22,12 @@ from collections.abc import Awaitable
 from typing import Any, NamedTuple
 
 from .. import __version__
-from .commands import BY_QMP
-from .control import Control, ControlError
+from ..errors import ControlError
+from .commands.control import Control
+from .commands.general import BY_QMP
+from .commands.table import Arguments, BadParameter, Command, from_json, settled
 from .hmp import UNTRUSTED, Hmp
 from .mistakes import called, waited
-from .table import Arguments, BadParameter, Command, from_json, settled
 
 MESSAGE_MAX = 1 << 20
 DEPTH_MAX = 256

@@ -21,7 +21,7 @@ import threading
 import time
 from pathlib import Path
 
-from tapnet.monitor import client
+from tapnet.monitor.client import main as client
 from tests.netns.exec_kit import ROOT, root_runner
 from tests.netns.lan_kit import Running, inside, whole_lan
 

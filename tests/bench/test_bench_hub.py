@@ -7,12 +7,13 @@ from collections import deque
 
 import pytest
 
-from tapnet import offload
-from tapnet.backends.framing import RECV, Splitter
-from tapnet.hub import Hub
-from tapnet.port import Port
+from tapnet.backends.sockets.framing import RECV, Splitter
+from tapnet.virtio import TUN_F_ALL, TUN_F_CSUM
+from tapnet.vlan import offload
+from tapnet.vlan.hub import Hub
+from tapnet.vlan.port import Port
 from tests.tapnet.offload_slow import Packet
-from tests.tapnet.test_offload import vnet_of
+from tests.tapnet.vlan.test_offload import vnet_of
 
 ROUND = 256
 SUPER = Packet(payload=os.urandom(65000), tcp_options=b"\1\1\x08\x0a" + bytes(8))
@@ -31,7 +32,7 @@ def test_forward(benchmark, kind: str, ports: int) -> None:
     frame, vnet = FRAMES[kind]
     soon: deque = deque()
     hub = Hub(0, soon.append)
-    members = [Port(f"p{n}", take, features=offload.TUN_F_ALL, queue_bytes=64 << 20) for n in range(ports)]
+    members = [Port(f"p{n}", take, features=TUN_F_ALL, queue_bytes=64 << 20) for n in range(ports)]
     for port in members:
         hub.add(port)
     send = members[0].send
@@ -75,7 +76,7 @@ def test_split_and_forward_a_train(benchmark, size: int) -> None:
     )
 
 
-@pytest.mark.parametrize("features", [0, offload.TUN_F_CSUM], ids=["whole", "partial"])
+@pytest.mark.parametrize("features", [0, TUN_F_CSUM], ids=["whole", "partial"])
 def test_segment_a_super_frame(benchmark, features: int) -> None:
     pieces = benchmark(offload.complete, SUPER_FRAME, SUPER_VNET, features)
     assert len(pieces) == 45

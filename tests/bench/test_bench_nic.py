@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import pytest
 
-from nic_models import dp8390_regs as r
-from nic_models.ne2000_pci import Ne2000Pci
-from tests.guest_drivers.rig import MAC, PEER, DriverRig, frame_to
+from nic_models.ne2000 import registers as r
+from nic_models.ne2000.pci import Ne2000Pci
 from tests.nic_models.rig import PSTART, Rig
+from tests.tapnet.guest.drivers.rig import MAC, PEER, DriverRig, frame_to
 
 BATCH = 5
 SIZES = [60, 1514]

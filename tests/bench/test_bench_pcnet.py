@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import pytest
 
-from nic_models import pcnet_regs as r
-from nic_models.machine import Machine
-from tests.guest_drivers.rig import MAC, PEER, DriverRig, frame_to
+from nic_models.bus.machine import Machine
+from nic_models.pcnet import registers as r
 from tests.nic_models.pcnet_kit import started
+from tests.tapnet.guest.drivers.rig import MAC, PEER, DriverRig, frame_to
 
 BATCH = 16
 SIZES = [60, 1514]

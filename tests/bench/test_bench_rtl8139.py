@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import pytest
 
-from nic_models import rtl8139_regs as r
-from tests.guest_drivers.rig import MAC, PEER, frame_to
-from tests.guest_drivers.test_rtl8139 import Rig
+from nic_models.rtl8139 import registers as r
 from tests.nic_models.rtl8139_kit import Kit
+from tests.tapnet.guest.drivers.rig import MAC, PEER, frame_to
+from tests.tapnet.guest.drivers.test_rtl8139 import Rig
 
 BATCH = 16
 SIZES = [60, 1514]

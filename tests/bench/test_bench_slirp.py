@@ -9,11 +9,11 @@ import os
 
 import pytest
 
-from slirp import checksum
-from slirp.wire import TUN_F_CSUM, TUN_F_USO4
+from slirp.wire import checksum
+from slirp.wire.ipv4 import TUN_F_CSUM, TUN_F_USO4
 from tests.slirp.fakes import Net, arp, ping, udp
 from tests.slirp.fakes6 import REMOTE, ROUTER, Net6, ns, ping6, udp6
-from tests.slirp.test_dhcp import query
+from tests.slirp.services.test_dhcp import query
 
 ROUND = 256
 

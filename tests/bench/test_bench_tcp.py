@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from slirp.host import PlainStream
-from slirp.tcp import Tcp
+from slirp.contracts.host import PlainStream
+from slirp.tcp.nat import Tcp
 from tests.slirp.netsim import ACK, GUEST_IP, M32, PEER_IP, SYN, FakePath, Segment, Sim, feed, make_frame
 
 KEY = GUEST_IP + PEER_IP + struct.pack("!HH", 40000, 80)

@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from tapnet.guest import vfio_wire as wire
+from tapnet.guest.vfio_user import wire
 from tests.guests import kit, vm
 
 MIB = 1 << 20

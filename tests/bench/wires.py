@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tapnet.backends.vde import REPLY, reply, request
+from tapnet.backends.sockets.vde import REPLY, reply, request
 
 ROOT = Path(__file__).resolve().parents[2]
 QEMU = ("qemu-system-x86_64", "-machine", "none", "-nodefaults", "-display", "none")

@@ -17,8 +17,8 @@ import sys
 import time
 from collections import Counter
 
-from nic_models.chipset import CONFIG_ADDRESS, CONFIG_DATA
-from nic_models.machine import IsaLocation, Machine
+from nic_models.bus.chipset import CONFIG_ADDRESS, CONFIG_DATA
+from nic_models.bus.machine import IsaLocation, Machine
 from nic_models.models import MODELS, plug
 from tapnet.guest.drivers import DRIVERS
 from tests.fuzz import runner
@@ -41,6 +41,7 @@ class Case:
         self.time = 0
         self.takes = True
         self.depth = 0
+        self.delayed = rng.random() < 0.3
         self.machine, self.slot = self.build()
         self.machine.boot()
         self.driver = None
@@ -51,7 +52,9 @@ class Case:
         """A machine and its slot; used for the twin of a snapshot as well."""
         kind = "isapc" if MODELS[self.model].bus == "isa" else "pc"
         machine = Machine(kind, RAM, now=lambda: self.time)
-        return machine, plug(machine, self.model, MAC, self.tx, self.rx_ready)
+        slot = plug(machine, self.model, MAC, self.tx, self.rx_ready)
+        slot.card.tx_delay = self.delayed
+        return machine, slot
 
     def start(self):
         """The real driver brings the card up, so that the random accesses meet a running one."""

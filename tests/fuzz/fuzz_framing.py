@@ -14,10 +14,10 @@ import random
 import socket
 import sys
 
-from tapnet.backends.framing import FRAME_MAX, HEAD, Splitter, head
-from tapnet.backends.pipe import Pipe
-from tapnet.hub import Hub
-from tapnet.port import Port
+from tapnet.backends.sockets.framing import FRAME_MAX, HEAD, Splitter, head
+from tapnet.backends.sockets.pipe import Pipe
+from tapnet.vlan.hub import Hub
+from tapnet.vlan.port import Port
 from tests.fuzz import runner
 
 SIZES = (0, 1, 13, 14, 59, 60, 1514, 4096, 65535, FRAME_MAX - 1, FRAME_MAX)

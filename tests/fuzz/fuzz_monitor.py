@@ -16,12 +16,12 @@ import sys
 import time
 from collections.abc import Sequence
 
-from tapnet.monitor import session as sessions
-from tapnet.monitor.commands import GENERAL, LIVE, NETWORK
-from tapnet.monitor.control import Control
+from tapnet.monitor.commands.control import Control
+from tapnet.monitor.commands.general import GENERAL, LIVE, NETWORK
 from tapnet.monitor.hmp import Hmp
 from tapnet.monitor.qmp import Qmp
-from tapnet.monitor.qmp_session import QmpSession
+from tapnet.monitor.sessions import session as sessions
+from tapnet.monitor.sessions.qmp import QmpSession
 from tests.tapnet.monitor.kit import seed_instance
 
 OURS = (*GENERAL, *NETWORK, *LIVE)  # what the kit's instance knows

@@ -14,16 +14,17 @@ import struct
 import sys
 from collections.abc import Sequence
 
-from slirp import config, formats
-from slirp.ftp import LINE, PER_CONTROL, Control
-from slirp.hostecho import _echo
-from slirp.hosterrors import hops, parse_error
-from slirp.hostio import is_local, parse_resolv_conf
-from slirp.wire import canonical
+from slirp import config
+from slirp.forward.ftp_server import LINE, PER_CONTROL, Control
+from slirp.host.echo import _echo
+from slirp.host.errors import hops, parse_error
+from slirp.host.sockets import is_local, parse_resolv_conf
+from slirp.wire import dhcp as formats
+from slirp.wire.ipv4 import canonical
 from tests.fuzz import runner
 from tests.fuzz.runner import Done
 from tests.slirp.fakes import FakeClient, icmp
-from tests.slirp.test_ftp import EPSV, GUEST, PASV, Owner
+from tests.slirp.forward.test_ftp_server import EPSV, GUEST, PASV, Owner
 
 REPLIES = (
     PASV,

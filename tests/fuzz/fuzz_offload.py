@@ -13,12 +13,13 @@ import sys
 from collections import deque
 from collections.abc import Callable
 
-from tapnet import offload
-from tapnet.hub import Hub
-from tapnet.port import Port
+from tapnet.virtio import TUN_F_CSUM, TUN_F_TSO
+from tapnet.vlan import offload
+from tapnet.vlan.hub import Hub
+from tapnet.vlan.port import Port
 from tests.fuzz import runner
 from tests.tapnet.offload_slow import Packet
-from tests.tapnet.test_offload import vnet_of
+from tests.tapnet.vlan.test_offload import vnet_of
 
 
 def packet(rng: random.Random) -> Packet:
@@ -60,7 +61,7 @@ def attempt(rng: random.Random) -> None:
         got.append((frame, vnet))
         return True
 
-    features = rng.choice((0, offload.TUN_F_CSUM, offload.TUN_F_TSO))
+    features = rng.choice((0, TUN_F_CSUM, TUN_F_TSO))
     sender, taker = Port("a", lambda _f, _v: True), Port("b", receive, features=features)
     hub.add(sender)
     hub.add(taker)

@@ -12,10 +12,12 @@ import random
 import sys
 import time
 
-from tapnet import keys, words
-from tapnet.options import OptionError, apply, parse
-from tapnet.resolve import Setup, config
-from tapnet.sources import toml
+from tapnet.errors import OptionError
+from tapnet.options import converters as words
+from tapnet.options import tables as keys
+from tapnet.options.parse import apply, parse
+from tapnet.options.resolve import Setup, config
+from tapnet.options.sources import toml
 from tests.fuzz import runner
 
 VALUES = (

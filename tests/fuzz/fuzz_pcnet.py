@@ -17,8 +17,8 @@ import random
 import sys
 from collections import Counter
 
-from nic_models import pcnet_regs as r
-from nic_models.pcnet_rings import KICK_DESCRIPTORS
+from nic_models.pcnet import registers as r
+from nic_models.pcnet.rings import KICK_DESCRIPTORS
 from tests.fuzz import runner
 from tests.nic_models.pcnet_kit import MAC, PEER, Bench, Memory, frame
 
@@ -47,11 +47,14 @@ class Case:
     def __init__(self, rng: random.Random, done: Counter[str]) -> None:
         self.rng = rng
         self.done = done
+        self.delayed = rng.random() < 0.3
         self.bench = self.build()
         self.revive()
 
     def build(self) -> Bench:
-        return Bench(memory=Memory(1 << 20))
+        bench = Bench(memory=Memory(1 << 20))
+        bench.card.tx_delay = self.delayed
+        return bench
 
     def revive(self) -> None:
         """Start anew with rings that make sense."""

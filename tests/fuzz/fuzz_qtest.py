@@ -18,15 +18,15 @@ import sys
 import time
 from collections.abc import Sequence
 
-from nic_models.machine import Machine
+from nic_models.bus.machine import Machine
 from nic_models.models import plug
-from tapnet.clock import Clock
-from tapnet.guest import qtest_time
 from tapnet.guest.board import Board
-from tapnet.guest.qtest import RegisterBus, Session
-from tapnet.guest.qtest_wire import LINE_MAX, RUN_BYTES, TRANSFER_MAX
-from tapnet.hub import Hub
-from tapnet.port import Port
+from tapnet.guest.clock import Clock
+from tapnet.guest.qtest import time as qtest_time
+from tapnet.guest.qtest.bus import RegisterBus, Session
+from tapnet.guest.qtest.wire import LINE_MAX, RUN_BYTES, TRANSFER_MAX
+from tapnet.vlan.hub import Hub
+from tapnet.vlan.port import Port
 
 ANSWER = re.compile(rb"(OK( 0x[0-9a-f]*| [0-9]+| little| [A-Za-z0-9+/]*=*)?|FAIL( [^\n]*)?|ERR [^\n]*)")
 MESSAGE = re.compile(rb"IRQ (raise|lower) [0-9]+")

@@ -16,11 +16,11 @@ import sys
 from collections import Counter
 from struct import pack
 
-from nic_models import rtl8139_regs as r
-from nic_models.machine import Ram
+from nic_models.bus.machine import Ram
 from nic_models.models import pci_function
-from nic_models.rtl8139_rx import FIFO_FRAMES
-from nic_models.rtl8139_tx import LONGEST
+from nic_models.rtl8139 import registers as r
+from nic_models.rtl8139.receiver import FIFO_FRAMES
+from nic_models.rtl8139.transmitter import LONGEST
 from tests.fuzz import runner
 from tests.nic_models.rtl8139_packets import tcp, udp
 

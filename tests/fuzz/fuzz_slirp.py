@@ -17,9 +17,11 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 
-from slirp import checksum, formats, wire
 from slirp.config import Config
-from slirp.host import Echo
+from slirp.contracts.host import Echo
+from slirp.wire import checksum
+from slirp.wire import dhcp as formats
+from slirp.wire import ipv4 as wire
 from tests.slirp.fakes import (
     BROADCAST,
     DNS_MAC,
@@ -34,8 +36,8 @@ from tests.slirp.fakes import (
     ping,
     udp,
 )
-from tests.slirp.test_dhcp import query
-from tests.slirp.test_dns import answer, question
+from tests.slirp.services.test_dhcp import query
+from tests.slirp.services.test_dns import answer, question
 
 STEPS = 120
 SLOW = 1.0  # seconds for one call

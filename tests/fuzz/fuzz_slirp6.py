@@ -17,14 +17,18 @@ import sys
 import time
 from collections.abc import Sequence
 
-from slirp import checksum, dhcpv6_wire, formats, wire, wire6
 from slirp.config import Config
 from slirp.config6 import Config6
-from slirp.ext6 import walk
-from slirp.forward import Rule
-from slirp.host import Echo
-from slirp.ndp import link_address, nd_options
-from tapnet.guest import address6
+from slirp.contracts.host import Echo
+from slirp.forward.tcp import Rule
+from slirp.ip.ndp import link_address, nd_options
+from slirp.wire import checksum
+from slirp.wire import dhcp as formats
+from slirp.wire import dhcpv6 as dhcpv6_wire
+from slirp.wire import ipv4 as wire
+from slirp.wire import ipv6 as wire6
+from slirp.wire.ipv6_extensions import walk
+from tapnet.guest.namespace import address6
 from tests.fuzz import runner
 from tests.fuzz.runner import Done
 from tests.slirp.fakes import GUEST_MAC, FakeClient, FakeError, arp

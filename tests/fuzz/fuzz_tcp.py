@@ -14,9 +14,9 @@ import struct
 import sys
 import time
 
-from slirp.buffers import Buffers
-from slirp.tcp import Tcp
-from slirp.tcp_state import Limits
+from slirp.tcp.buffers import Buffers
+from slirp.tcp.nat import Tcp
+from slirp.tcp.states import Limits
 from tests.slirp.netsim import (
     GUEST_IP,
     M32,

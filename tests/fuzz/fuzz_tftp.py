@@ -15,11 +15,11 @@ import sys
 import time
 import traceback
 
-from slirp.tftp import PER_GUEST, SESSIONS
-from slirp.tftp_session import READ, WINDOW_BYTES
-from slirp.tftp_wire import ACK, BLKSIZE_MAX, DATA, ERROR, HEAD
+from slirp.services.tftp import PER_GUEST, SESSIONS
+from slirp.services.tftp_session import READ, WINDOW_BYTES
+from slirp.wire.tftp import ACK, BLKSIZE_MAX, DATA, ERROR, HEAD
 from tests.slirp.fakes import arp, udp
-from tests.slirp.test_tftp import RRQ, WRQ, Bench, ask
+from tests.slirp.services.test_tftp import RRQ, WRQ, Bench, ask
 
 STEPS = 200
 HOUR = 3600

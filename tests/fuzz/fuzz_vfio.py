@@ -22,8 +22,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nic_models import models
-from tapnet.guest import vfio_wire as wire
-from tapnet.guest.vfio_user import isa_function
+from tapnet.guest.vfio_user import wire
+from tapnet.guest.vfio_user.server import isa_function
 from tests.tapnet.vfio_kit import Client, Rig, descriptors, irq_set, memfd, version
 
 MAC = b"\x52\x54\0\x12\x34\x56"

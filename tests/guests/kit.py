@@ -287,9 +287,9 @@ poweroff -f
 
 UDHCPC = """#!/bin/sh
 case "$1" in
-deconfig) ip addr flush dev $interface; ip link set $interface up;;
+deconfig) ip -4 addr flush dev $interface; ip link set $interface up;;
 bound|renew)
-  ip addr flush dev $interface; ip addr add $ip/$mask dev $interface
+  ip -4 addr flush dev $interface; ip addr add $ip/$mask dev $interface
   [ -n "$router" ] && ip route replace default via ${router%% *}
   : > /etc/resolv.conf; for d in $dns; do echo nameserver $d >> /etc/resolv.conf; done
   echo "lease $ip/$mask router $router dns $dns";;

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 
 from tests.guests import vm
+from tests.pings import lossless
 from tests.waiting import BOUND_S
 
 MAC = "52:54:00:12:34:56"
@@ -109,7 +110,7 @@ class Scene:
     def ping(self, address: str = "10.0.2.2", count: int = 3, size: int = 56) -> str:
         """Pings that must all be answered; what ping said."""
         said = self.vm.run(f"ping -A -c {count} -s {size} -W 5 {address}", 60 + count / 5)
-        assert f"{count} packets transmitted, {count} packets received, 0% packet loss" in said, said[-500:]
+        lossless(said, count)
         return said
 
     def reachable(self) -> None:
@@ -128,7 +129,8 @@ class Scene:
         said = self.vm.run("dmesg")
         if self.driver.patience:
             said = re.sub(r".*NETDEV WATCHDOG.*", "", said, count=self.driver.patience)
-        assert not COMPLAINTS.search(said), said[-3000:]
+        found = COMPLAINTS.search(said)
+        assert not found, said[max(0, found.start() - 1000) : found.end() + 3000]
 
     def url(self, size: int, family: int = 4) -> str:
         """Where the host serves that many bytes."""

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from nic_models import models
-from tapnet.guest.vfio_user import VfioUserServer
+from tapnet.guest.vfio_user.server import VfioUserServer
 from tests.guests import vm
 from tests.guests.scene import DRIVERS, LEASE
 

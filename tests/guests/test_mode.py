@@ -18,8 +18,8 @@ SCRIPT = r"""#!/bin/sh
 case "$reason" in
 PREINIT) ip link set $interface up;;
 BOUND|RENEW|REBIND|REBOOT)
-  ip addr flush dev $interface; ip addr add $new_ip_address/$new_subnet_mask dev $interface;;
-EXPIRE|FAIL|STOP) ip addr flush dev $interface;;
+  ip -4 addr flush dev $interface; ip addr add $new_ip_address/$new_subnet_mask dev $interface;;
+EXPIRE|FAIL|STOP) ip -4 addr flush dev $interface;;
 esac
 """
 # what a network manager does: ask anew when the carrier is there again

@@ -99,7 +99,7 @@ def user_runner(_home: Path) -> Runner:
         for interpreter in (sys.executable, system):
             runner = Runner("user", (*drop, interpreter), env, home)
             # by way of sh: setpriv itself still has the capability to find what the user may not
-            imports = "import tapnet.service, pyroute2, pytun, click"
+            imports = "import tapnet.service.run, pyroute2, pytun, click"
             probe = [*drop, "sh", "-c", f'exec "$0" -c "{imports}"', interpreter]
             if (
                 shutil.which(interpreter)

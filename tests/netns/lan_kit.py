@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import pytest
 
-from tapnet.guest import syscalls
+from tapnet.system import syscalls
 from tests.netns.exec_kit import Runner, daemon, root_runner
 from tests.netns.support import fresh, sh
 from tests.waiting import BOUND_S

@@ -14,14 +14,14 @@ from typing import Any
 
 import uvloop
 
-from nic_models.machine import Machine
+from nic_models.bus.machine import Machine
 from nic_models.models import plug
-from tapnet.guest.attach import DirectAttachment, RegisterAttachment
 from tapnet.guest.board import Board
 from tapnet.guest.drivers import DRIVERS
-from tapnet.guest.namespace import NamespaceGuest, NicSpec
-from tapnet.hub import Hub
-from tapnet.port import Port
+from tapnet.guest.namespace.attach import DirectAttachment, RegisterAttachment
+from tapnet.guest.namespace.guest import NamespaceGuest, NicSpec
+from tapnet.vlan.hub import Hub
+from tapnet.vlan.port import Port
 from tests.waiting import BOUND_S
 from tests.waiting import until as until_sync
 from tests.waiting import until_async as until

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tapnet.guest.links import QUEUE_CARD, QUEUE_DIRECT
-from tapnet.port import Port
+from tapnet.guest.namespace.links import QUEUE_CARD, QUEUE_DIRECT
+from tapnet.vlan.port import Port
 from tests.netns.support import Wire, dnsmasq, nic, play, sh, until
 
 SETUP = "ip addr add 10.9.0.{}/24 dev eth0; sysctl -qw net.ipv6.conf.all.disable_ipv6=1; "

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tapnet import keys
+from tapnet.options import tables as keys
 from tests import needs
 from tests.netns.exec_kit import ROOT, root_runner
 from tests.waiting import BOUND_S

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from tapnet.lan import firewall, sysctl
+from tapnet.doctor import firewall
+from tapnet.lan import sysctl
 from tests import apart
 from tests.netns.exec_kit import Runner, root_runner, user_runner
 from tests.netns.lan_kit import inside, namespace

@@ -166,7 +166,7 @@ LIMITS = {
 # Run words in a user namespace with room for many users, as one of them, after a limit was set there (not on the host).
 LIMITED = """
 import os, sys
-from tapnet.guest import syscalls
+from tapnet.system import syscalls
 ready, go = os.pipe(), os.pipe()
 child = os.fork()
 if child == 0:

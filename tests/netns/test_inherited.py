@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from tapnet.guest import namespace
-from tapnet.guest.namespace import GuestError, Interrupted, NamespaceGuest
+from tapnet.guest.namespace import guest as namespace
+from tapnet.guest.namespace.guest import GuestError, Interrupted, NamespaceGuest
 from tests.netns.exec_kit import Runner
 from tests.netns.lan_kit import Running, tapnet
 from tests.netns.lan_kit import namespace as network

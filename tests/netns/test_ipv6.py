@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-from tapnet import ula
+from tapnet.options import ula
 from tests import needs
 from tests.netns.exec_kit import Runner, blob, daemon, root_runner, user_runner
 from tests.netns.internet import Internet, internet

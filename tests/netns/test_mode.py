@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tapnet.monitor import client
+from tapnet.monitor.client import main as client
 from tests.netns.exec_kit import Runner, daemon
 from tests.netns.lan_kit import Running, inside, lan, links, tapnet, within
 from tests.netns.support import sh, until_sync

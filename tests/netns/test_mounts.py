@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 PLAY = """
 import json, os, subprocess, sys
-from tapnet.guest import mounts, syscalls
+from tapnet.guest.namespace import mounts; from tapnet.system import syscalls
 syscalls.unshare(syscalls.CLONE_NEWNS | syscalls.CLONE_NEWPID)
 if os.fork():
     sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))

@@ -27,8 +27,8 @@ from typing import Any
 import pytest
 
 from tapnet.config import MODELS
-from tapnet.keys import LOG_ITEMS, LOG_LATER, NETS
-from tapnet.monitor.commands import BY_QMP, COMMANDS
+from tapnet.monitor.commands.general import BY_QMP, COMMANDS
+from tapnet.options.tables import LOG_ITEMS, LOG_LATER, NETS
 from tests.netns.exec_kit import ROOT, Runner, root_runner
 from tests.netns.lan_kit import Running, inside, lan, links, within
 from tests.netns.support import sh, until_sync
@@ -41,7 +41,7 @@ LIBRARIES = ("click", "pyroute2", "pytun*", "uvloop", "websockets", "dpkt", "*.d
 LAUNCH = """
 import os, sys
 paper = os.open(sys.argv.pop(1), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-from tapnet import privilege
+from tapnet.system import privilege
 drop = privilege.drop
 class Asked:
     def find_spec(self, name, path=None, target=None):

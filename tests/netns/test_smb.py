@@ -195,7 +195,7 @@ def test_the_state_of_a_killed_one_goes_with_the_next_start(tmp_path: Path, user
 def test_a_missing_smbd_is_said_at_start(monkeypatch: pytest.MonkeyPatch) -> None:
     from ipaddress import IPv4Address, IPv4Network
 
-    from tapnet.backends import smb
+    from tapnet.backends.user import smb
     from tapnet.config import Smb, UserV4
 
     monkeypatch.setattr(smb, "BEYOND", "/nowhere")

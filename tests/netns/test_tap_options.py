@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tapnet import options
-from tapnet.backends import tap_open
+from tapnet.backends.tap import opening as tap_open
 from tapnet.config import TapNet
+from tapnet.options import parse as options
 from tests.netns.exec_kit import UID, Runner, user_runner
 from tests.netns.lan_kit import Running, inside, lan, links, tapnet, within
 from tests.netns.support import sh, until_sync

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import Any
 from zlib import crc32
 
-from nic_models import pcnet_regs as r
-from nic_models.dma import run_to_end
-from nic_models.pci import PciFunction
-from nic_models.pcnet_pci import BARS, IDENTITY, PcnetPci
+from nic_models.bus.dma import run_to_end
+from nic_models.bus.pci import PciFunction
+from nic_models.pcnet import registers as r
+from nic_models.pcnet.pci import BARS, IDENTITY, PcnetPci
 
 MAC = bytes.fromhex("525400123456")
 PEER = bytes.fromhex("525400abcdef")

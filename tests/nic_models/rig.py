@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from nic_models import dp8390_regs as r
-from nic_models.ne2000_isa import Ne2000Isa
-from nic_models.ne2000_pci import Ne2000Pci
+from nic_models.ne2000 import registers as r
+from nic_models.ne2000.isa import Ne2000Isa
+from nic_models.ne2000.pci import Ne2000Pci
 
 MAC = bytes.fromhex("525400123456")
 OTHER = bytes.fromhex("5254006789ab")

@@ -8,9 +8,9 @@ from __future__ import annotations
 from struct import pack, unpack
 from zlib import crc32
 
-from nic_models import rtl8139_regs as r
-from nic_models.machine import Machine
+from nic_models.bus.machine import Machine
 from nic_models.models import plug
+from nic_models.rtl8139 import registers as r
 
 MAC = bytes.fromhex("525400123456")
 OTHER = bytes.fromhex("5254006789ab")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from nic_models.machine import Machine
+from nic_models.bus.machine import Machine
 from nic_models.models import plug
-from nic_models.multicast import hash_be, hash_le
+from nic_models.parts.multicast import hash_be, hash_le
 from nic_models.rxfilter import EVERY_GROUP, RxFilter
 from tests.nic_models.rig import MAC
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from slirp.config import Config
-from slirp.forward import Rule
+from slirp.forward.tcp import Rule
 from tests.oracle.libslirp import Oracle, Ours
 from tests.oracle.talks import CLONE_NEWNET, GUEST, RESOLVER, WORLD, Side, World, free
 from tests.slirp.fakes import arp

@@ -12,10 +12,11 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from slirp import formats, wire
 from slirp.config import Config
-from slirp.hostio import AsyncHost
+from slirp.host.sockets import AsyncHost
 from slirp.stack import Stack
+from slirp.wire import dhcp as formats
+from slirp.wire import ipv4 as wire
 from tests.waiting import BOUND_S
 
 LENGTH = struct.Struct("!I")

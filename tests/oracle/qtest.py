@@ -13,7 +13,7 @@ import socket
 import subprocess
 import time
 
-from nic_models.machine import Machine
+from nic_models.bus.machine import Machine
 from nic_models.models import plug
 from tests.waiting import BOUND_S
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import dpkt
 
-from slirp import wire
+from slirp.wire import ipv4 as wire
 from tests.oracle.libslirp import Oracle, Ours
 from tests.oracle.listed import judge
 from tests.slirp.fakes import GUEST_MAC, HOST_MAC, ping

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from slirp import wire
+from slirp.wire import ipv4 as wire
 from tests.oracle.libslirp import Oracle, Ours, fields
 from tests.oracle.listed import judge
 from tests.slirp.fakes import DNS_MAC, GUEST_MAC, HOST_MAC, arp, ip4, ping, udp
-from tests.slirp.test_dhcp import query
+from tests.slirp.services.test_dhcp import query
 from tests.slirp.test_stack import tcp
 
 FENCE = b"fence"

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from slirp import wire, wire6
 from slirp.config import Config
 from slirp.config6 import Config6
+from slirp.wire import ipv4 as wire
+from slirp.wire import ipv6 as wire6
 from tests.oracle.libslirp import Oracle, Ours
 from tests.oracle.talks import FENCE, Side, Talk, Transcript, World, compare, is_fence
 from tests.slirp.fakes import arp, ping

@@ -13,7 +13,7 @@ from typing import Any
 import dpkt
 import pytest
 
-from slirp import wire
+from slirp.wire import ipv4 as wire
 from tests.oracle.talks import (
     FENCE,
     GATEWAY,
@@ -36,7 +36,7 @@ from tests.oracle.talks import (
 )
 from tests.slirp.fakes import GUEST_MAC, HOST_MAC, arp, icmp, ip4, ping, udp, udp_body
 from tests.slirp.netsim import ACK, FIN, PSH, RST, SYN, Segment, make_frame
-from tests.slirp.test_dns import question
+from tests.slirp.services.test_dns import question
 from tests.waiting import BOUND_S
 
 pytestmark = [

@@ -12,10 +12,11 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
-from slirp import checksum, wire
 from slirp.config import Config
-from slirp.host import Address, Echo, PlainStream
+from slirp.contracts.host import Address, Echo, PlainStream
 from slirp.stack import Stack
+from slirp.wire import checksum
+from slirp.wire import ipv4 as wire
 
 SECOND = 1_000_000_000
 GUEST_MAC = bytes.fromhex("525400123456")
@@ -39,7 +40,7 @@ class FakeError:
 
 
 class FakeEcho:
-    """``slirp.host.EchoSocket``."""
+    """``slirp.contracts.host.EchoSocket``."""
 
     def __init__(self, host: FakeHost, family: int, ident: int, events: Any) -> None:
         self.host, self.family, self.ident, self.events = host, family, ident, events
@@ -270,7 +271,7 @@ class FakeFile:
 
 
 class FakeDirectory:
-    """``slirp.host.Directory`` in memory; ``work`` lets the workers finish what they were asked."""
+    """``slirp.contracts.host.Directory`` in memory; ``work`` lets the workers finish what they were asked."""
 
     def __init__(self, path: str) -> None:
         self.names: tuple[bytes, ...] = (path.encode(),)
@@ -311,7 +312,7 @@ class FakeDirectory:
 
 
 class FakeHost:
-    """``slirp.host.Host``: keeps every socket; ``limit`` is its number of descriptors."""
+    """``slirp.contracts.host.Host``: keeps every socket; ``limit`` is its number of descriptors."""
 
     def __init__(self) -> None:
         self.tcps: list[FakeTcp] = []

@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from slirp import checksum, wire, wire6
 from slirp.config import Config
 from slirp.config6 import Config6
-from slirp.wire import ip_bytes, ip_int, ip_text
+from slirp.wire import checksum
+from slirp.wire import ipv4 as wire
+from slirp.wire import ipv6 as wire6
+from slirp.wire.ipv4 import ip_bytes, ip_int, ip_text
 from tests.slirp.fakes import GUEST_MAC, Net
 
 GUEST = "fec0::15"

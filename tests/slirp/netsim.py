@@ -19,10 +19,10 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from slirp.buffers import Buffers
-from slirp.link import Unreachable
-from slirp.tcp import Tcp
-from slirp.tcp_state import Limits
+from slirp.contracts.link import Unreachable
+from slirp.tcp.buffers import Buffers
+from slirp.tcp.nat import Tcp
+from slirp.tcp.states import Limits
 
 MS = 1_000_000
 SECOND = 1_000_000_000
@@ -421,6 +421,9 @@ class FakeHost:
 
     def resolvers(self) -> list[tuple[str, int]]:
         return []
+
+    def own_names(self) -> tuple[str, list[str]]:
+        return "", []
 
     def forbidden(self, remote: tuple[str, int]) -> bool:
         return False

@@ -3,7 +3,7 @@
 import pytest
 
 from slirp.config import Config, parse_net, parse_resolver
-from slirp.wire import ip_text
+from slirp.wire.ipv4 import ip_text
 
 
 def four(config: Config) -> tuple[str, str, str, str]:

@@ -10,15 +10,15 @@ from itertools import permutations
 
 import pytest
 
-from slirp import wire
-from slirp.wire6 import ETH_IPV6_LEN
+from slirp.wire import ipv4 as wire
+from slirp.wire.ipv6 import ETH_IPV6_LEN
 from tests.slirp.fakes import GUEST_MAC, HOST_MAC, FakeTcp, Net, arp, icmp, ip4, ping, read, udp, udp_body
 from tests.slirp.fakes6 import DNS, LINK, LOCAL, ROUTER, Net6, ip6, ping6, udp6
 from tests.slirp.fakes6 import GUEST as GUEST6
 from tests.slirp.netsim import ACK, PSH, SYN, Segment, make_frame
-from tests.slirp.test_dhcp import query
-from tests.slirp.test_dns import question
-from tests.slirp.test_tftp import Bench, ask
+from tests.slirp.services.test_dhcp import query
+from tests.slirp.services.test_dns import question
+from tests.slirp.services.test_tftp import Bench, ask
 
 GUEST, REMOTE = wire.ip_bytes("10.0.2.15"), wire.ip_bytes("192.0.2.1")
 
@@ -219,7 +219,7 @@ def test_cve_2020_10756_echo_longer_than_its_frame(net: Net, claimed: int) -> No
     frame = bytearray(ping("10.0.2.2", b""))
     wire.U16.pack_into(frame, 16, claimed)
     wire.U16.pack_into(frame, 24, 0)
-    from slirp.checksum import checksum
+    from slirp.wire.checksum import checksum
 
     wire.U16.pack_into(frame, 24, checksum(bytes(frame[14:34])))
     net.put(bytes(frame))

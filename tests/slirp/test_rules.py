@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from slirp.config import Config
 from slirp.rules import RULES, Rule, Rules
-from slirp.wire import PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP, ip_bytes
+from slirp.wire.ipv4 import PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP, ip_bytes
 from tests.slirp.fakes import Net, ping, udp
-from tests.slirp.test_dhcp import DISCOVER, query
+from tests.slirp.services.test_dhcp import DISCOVER, query
 from tests.slirp.test_stack import tcp
 from tests.tapnet import rule_lines
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from slirp.config import Config
 from slirp.stack import QUEUE_FRAMES
-from slirp.wire import ip_bytes
+from slirp.wire.ipv4 import ip_bytes
 from tests.slirp import fakes
 from tests.slirp.fakes import BROADCAST, HOST_MAC, SECOND, Net, arp, ip4, ping, udp
 
@@ -18,7 +18,7 @@ def tcp(dst: str, dport: int, flags: int = 2, *, seq: int = 1000, ack: int = 0, 
         sport.to_bytes(2, "big") + dport.to_bytes(2, "big") + seq.to_bytes(4, "big") + ack.to_bytes(4, "big")
     )
     body = head + bytes((0x50, flags)) + b"\xff\xff\0\0\0\0"
-    from slirp import checksum
+    from slirp.wire import checksum
 
     start = int.from_bytes(ip_bytes("10.0.2.15") + ip_bytes(dst), "big") + 6 + 20
     body = body[:16] + checksum.checksum(body, start).to_bytes(2, "big") + body[18:]

@@ -6,8 +6,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from tapnet.hub import Hub
-from tapnet.port import Port
+from tapnet.vlan.hub import Hub
+from tapnet.vlan.port import Port
 
 STEPS_MAX = 100_000
 

@@ -11,13 +11,14 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from tapnet import options
-from tapnet.backends.framing import head
-from tapnet.build import Instance
+from tapnet.backends.sockets.framing import head
 from tapnet.config import Config
+from tapnet.guest.prepare import Prepared, prepare
+from tapnet.instance.instance import Instance
+from tapnet.monitor.commands.control import Control
+from tapnet.monitor.commands.table import settled
 from tapnet.monitor.hmp import Hmp, Reply
-from tapnet.monitor.table import settled
-from tapnet.prepare import Prepared, prepare
+from tapnet.options import parse as options
 from tests.waiting import BOUND_S, until_async
 
 
@@ -40,7 +41,8 @@ class Lab:
         self.instance = Instance(
             config, prepared, loop, time.monotonic_ns, lambda: None, wall=lambda: 1_000_000_000.0
         )
-        self.hmp = Hmp(self.instance.control)
+        self.control = Control(self.instance)
+        self.hmp = Hmp(self.control)
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.instance.events.subscribe(lambda event: self.events.append((event["event"], event["data"])))
         self._sockets: list[socket.socket] = []
@@ -95,6 +97,11 @@ class Peer:
         size = int.from_bytes(self._input[:4], "big")
         frame, self._input = self._input[4 : 4 + size], self._input[4 + size :]
         return frame
+
+
+def info(instance: Instance, line: str) -> str:
+    """What the human monitor answers to one line."""
+    return Hmp(Control(instance)).execute(line).text
 
 
 async def until(condition: Callable[[], object], what: str = "") -> None:

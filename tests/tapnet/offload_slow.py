@@ -1,4 +1,4 @@
-"""Slow, readable twin of ``tapnet.offload``: whole packets built field by field, sums taken word by word."""
+"""Slow, readable twin of ``tapnet.vlan.offload``: whole packets built field by field, sums taken word by word."""
 
 from __future__ import annotations
 

@@ -8,13 +8,13 @@ import socket
 
 import uvloop
 
-from nic_models.machine import Machine
+from nic_models.bus.machine import Machine
 from nic_models.models import plug
-from tapnet.clock import Clock
 from tapnet.guest.board import Board
-from tapnet.guest.qtest import RegisterBus, Session, SocketChannel
-from tapnet.hub import Hub
-from tapnet.port import Port
+from tapnet.guest.clock import Clock
+from tapnet.guest.qtest.bus import RegisterBus, Session, SocketChannel
+from tapnet.vlan.hub import Hub
+from tapnet.vlan.port import Port
 from tests.waiting import BOUND_S, until_async
 
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}

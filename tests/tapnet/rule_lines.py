@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import slirp.rules
-from tapnet import rules
+from tapnet.options import grammars as rules
 
 
 def rule(line: str) -> slirp.rules.Rule:

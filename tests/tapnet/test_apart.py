@@ -32,7 +32,7 @@ def test_an_answer_comes_from_another_process(threaded: None) -> None:
 
 
 def test_what_it_raises_is_told(threaded: None) -> None:
-    with pytest.raises(AssertionError, match="int: ValueError.*'x'"):
+    with pytest.raises(AssertionError, match=r"int: ValueError.*'x'"):
         apart.call(int, "x")
 
 

@@ -44,7 +44,7 @@ def test_no_line_of_a_list_of_commands_is_cut_short(command, capsys):
 
 @pytest.mark.parametrize("command", ["run", "exec"])
 def test_every_option_is_in_the_help(command, capsys):
-    from tapnet.keys import OPTIONS
+    from tapnet.options.tables import OPTIONS
 
     main([command, "-net", "user", "-help"])
     out = capsys.readouterr().out

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 import tapnet
-from tapnet import cli, keys
+from tapnet import cli
+from tapnet.options import tables as keys
 from tests.waiting import BOUND_S
 
 PAGE = Path(__file__).parents[2] / "docs" / "tapnet.1"

@@ -30,7 +30,10 @@ print(*sorted(set({heavy!r}) & set(sys.modules)))
 
 @pytest.mark.parametrize(
     "imports",
-    ["import tapnet.cli", "import tapnet.service, tapnet.build, tapnet.prepare, tapnet.guest.namespace"],
+    [
+        "import tapnet.cli",
+        "import tapnet.service.run, tapnet.instance.instance, tapnet.guest.prepare, tapnet.guest.namespace.guest",
+    ],
 )
 def test_heavy_libraries_are_imported_when_they_are_needed(imports: str) -> None:
     done = subprocess.run(

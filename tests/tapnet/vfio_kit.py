@@ -14,9 +14,9 @@ from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
-from nic_models.pci import Bar, Identity, PciFunction
-from tapnet.guest import vfio_wire as wire
-from tapnet.guest.vfio_user import VfioUserServer
+from nic_models.bus.pci import Bar, Identity, PciFunction
+from tapnet.guest.vfio_user import wire
+from tapnet.guest.vfio_user.server import VfioUserServer
 from tests.waiting import BOUND_S
 
 MASTER = 4  # of the PCI command register

@@ -10,12 +10,12 @@ from typing import Any
 
 import uvloop
 
-from tapnet.backends.framing import head
-from tapnet.backends.stream import Options
-from tapnet.backends.wires import Wire, open_wire
+from tapnet.backends.sockets.framing import head
+from tapnet.backends.sockets.stream import Options
+from tapnet.backends.sockets.wires import Wire, open_wire
 from tapnet.config import Endpoint, Net
-from tapnet.hub import Hub
-from tapnet.port import Port
+from tapnet.vlan.hub import Hub
+from tapnet.vlan.port import Port
 from tests.tapnet.hub_kit import Endpoint as Card
 from tests.waiting import BOUND_S, CONDITION_S, until_async
 

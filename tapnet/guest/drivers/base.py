@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from nic_models.machine import Machine
+from nic_models.bus.machine import Machine
 
 from .driver import Deliver, DriverError
 from .pciscan import PciDevice

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from nic_models.machine import Location, Machine
+from nic_models.bus.machine import Location, Machine
 
 Deliver = Callable[[bytes], Any]
 

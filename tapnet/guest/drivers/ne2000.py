@@ -22,10 +22,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from nic_models import dp8390_regs as r
-from nic_models.machine import IsaLocation, Location, Machine, PciLocation
-from nic_models.multicast import filter_with
-from nic_models.padding import pad
+from nic_models.bus.machine import IsaLocation, Location, Machine, PciLocation
+from nic_models.ne2000 import registers as r
+from nic_models.parts.multicast import filter_with
+from nic_models.parts.padding import pad
 
 from .base import CardDriver
 from .driver import Deliver, DriverError

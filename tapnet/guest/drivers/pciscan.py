@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from nic_models.machine import Machine
+from nic_models.bus.machine import Machine
 
 from .driver import DriverError
 

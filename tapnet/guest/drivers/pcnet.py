@@ -21,9 +21,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from struct import Struct
 
-from nic_models import pcnet_regs as r
-from nic_models.machine import Location, Machine, PciLocation
-from nic_models.multicast import hash_le
+from nic_models.bus.machine import Location, Machine, PciLocation
+from nic_models.parts.multicast import hash_le
+from nic_models.pcnet import registers as r
 
 from .base import MasterDriver
 from .driver import Deliver, DriverError

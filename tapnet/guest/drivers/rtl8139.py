@@ -17,9 +17,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from struct import Struct
 
-from nic_models import rtl8139_regs as r
-from nic_models.machine import Location, Machine
-from nic_models.padding import pad
+from nic_models.bus.machine import Location, Machine
+from nic_models.parts.padding import pad
+from nic_models.rtl8139 import registers as r
 
 from .driver import Deliver, Driver
 from .pciscan import find

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from nic_models import rtl8139_regs as r
-from nic_models.machine import Location, Machine, PciLocation
-from nic_models.multicast import filter_with
+from nic_models.bus.machine import Location, Machine, PciLocation
+from nic_models.parts.multicast import filter_with
+from nic_models.rtl8139 import registers as r
 
 from .base import MasterDriver
 from .driver import Deliver, DriverError

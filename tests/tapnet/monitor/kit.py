@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from tapnet.backends.user.report import FlowRow, ForwardRow, GuestForwardRow
+from tapnet.capture.tracing import Tracer
 from tapnet.config import GuestForward, HostForward
-from tapnet.events import Events
-from tapnet.hub import Hub
-from tapnet.live import parse
-from tapnet.members import Patchbay
-from tapnet.monitor.control import ACCEPTED, BACKEND, NIC, FlowRow, ForwardRow, GuestForwardRow, NotFound
-from tapnet.port import Port
-from tapnet.tracing import Tracer
+from tapnet.errors import NotFound
+from tapnet.instance.live import parse
+from tapnet.vlan.events import Events
+from tapnet.vlan.hub import Hub
+from tapnet.vlan.patchbay import ACCEPTED, BACKEND, NIC, Patchbay
+from tapnet.vlan.port import Port
 from tests.tapnet.hub_kit import Loop
 
 

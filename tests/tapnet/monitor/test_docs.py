@@ -8,9 +8,10 @@ import re
 from pathlib import Path
 
 from tapnet.config import Chardev, UnixPath
-from tapnet.monitor import commands, server
+from tapnet.monitor.commands import general as commands
+from tapnet.monitor.commands.table import settled
 from tapnet.monitor.hmp import WORDS
-from tapnet.monitor.table import settled
+from tapnet.monitor.sessions import server
 from tests.tapnet.live_kit import Lab, lab, play
 from tests.tapnet.monitor.test_metrics import scrape
 
@@ -82,9 +83,7 @@ def test_every_example(tmp_path: Path) -> None:
             "--name lab -net nic -net user -qtest unix:{path}/bus,server=on,wait=off", path=tmp_path
         ) as one:
             address = UnixPath(f"{tmp_path}/qmp")
-            served = await server.open_qmp(
-                Chardev(origin="-qmp", address=address, server=True), one.instance.control
-            )
+            served = await server.open_qmp(Chardev(origin="-qmp", address=address, server=True), one.control)
             machine = Machine(*await asyncio.open_unix_connection(address.path, limit=1 << 20))
             played = {"monitor": 0, "qmp": 0}
             for kind, body in blocks(tmp_path):
@@ -108,9 +107,7 @@ def test_the_python_example(tmp_path: Path, capsys) -> None:
     async def scene() -> None:
         async with lab("-net nic -net user") as one:
             address = UnixPath(f"{tmp_path}/qmp")
-            served = await server.open_qmp(
-                Chardev(origin="-qmp", address=address, server=True), one.instance.control
-            )
+            served = await server.open_qmp(Chardev(origin="-qmp", address=address, server=True), one.control)
             await space["main"](address.path)
             served.close()
 
@@ -145,7 +142,7 @@ def test_every_metric_is_on_the_page() -> None:
 
         async with lab("-net nic -net user,hostfwd=tcp:127.0.0.1:0-:22 -net hub,switch=on") as one:
             one.instance.patchbay.find("user.0").port.counters.drop("x")
-            names = {name for name, _ in scrape(exposition(one.instance.control))}
+            names = {name for name, _ in scrape(exposition(one.control))}
             page = set(re.findall(r"\b((?:tapnet|process)_\w+)", text().partition("## Metrics")[2]))
             assert names <= page, names - page
             assert page - names <= {"tapnet_card_events_total", "tapnet_port_dropped_frames_total"}, (

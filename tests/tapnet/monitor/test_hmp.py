@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tapnet import __version__
-from tapnet.monitor.commands import INFO
-from tapnet.monitor.control import Control, FlowRow
+from tapnet.backends.user.report import FlowRow
+from tapnet.monitor.commands.control import Control
+from tapnet.monitor.commands.general import INFO
 from tapnet.monitor.hmp import WORDS, Hmp, Reply
 from tests.tapnet.monitor.kit import FakeInstance, seed_instance
 

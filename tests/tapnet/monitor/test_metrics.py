@@ -12,7 +12,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families as families
 
 from tapnet.config import Endpoint
-from tapnet.monitor import guard, metrics, metrics_session, reports, server
+from tapnet.monitor import metrics
+from tapnet.monitor.commands import reports
+from tapnet.monitor.sessions import metrics as metrics_session
+from tapnet.monitor.sessions import server
+from tapnet.system import guard
 from tests.tapnet.live_kit import Lab, lab, play, until
 from tests.waiting import BOUND_S
 
@@ -41,7 +45,7 @@ def value(samples: dict, name: str, **labels: str) -> float:
 def with_server(tmp_path: Path, scene: Callable[[Lab, int, server.Served], Awaitable[None]]) -> None:
     async def whole() -> None:
         async with lab(WORDS, path=tmp_path / "s") as one:
-            served = await server.open_metrics(LOOPBACK, one.instance.control)
+            served = await server.open_metrics(LOOPBACK, one.control)
             try:
                 await scene(one, served.port, served)
             finally:
@@ -77,7 +81,7 @@ def test_a_scrape_over_http(tmp_path: Path) -> None:
         assert value(seen, "tapnet_info") == 1
         assert value(seen, "process_open_fds") > 3
         # the same in JSON and as text
-        (row,) = [row for row in reports.ports(one.instance.control) if row["name"] == "s"]
+        (row,) = [row for row in reports.ports(one.control) if row["name"] == "s"]
         assert (row["tx-frames"], row["drops"]["oversize"]) == (7, 3)
         json.dumps(row)
         assert "s: link up, sent 7 frames 420 bytes" in await one.say("info network -v")

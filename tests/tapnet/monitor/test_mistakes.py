@@ -16,9 +16,12 @@ import pytest
 import uvloop
 
 from tapnet.config import Chardev, Endpoint, UnixPath
-from tapnet.monitor import client, metrics_session, paths, server, stdio
-from tapnet.monitor.control import Control
+from tapnet.monitor.client import main as client
+from tapnet.monitor.commands.control import Control
 from tapnet.monitor.hmp import Hmp
+from tapnet.monitor.sessions import metrics as metrics_session
+from tapnet.monitor.sessions import server, stdio
+from tapnet.system import runtime as paths
 from tests.tapnet.monitor.kit import FakeInstance, seed_instance
 
 PATIENCE = 60.0

@@ -11,10 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tapnet import __version__
-from tapnet.monitor import commands, qmp
-from tapnet.monitor.control import Control, ControlError
+from tapnet.errors import ControlError
+from tapnet.monitor import qmp
+from tapnet.monitor.commands import general as commands
+from tapnet.monitor.commands.control import Control
+from tapnet.monitor.commands.table import Arg, Command, settled
 from tapnet.monitor.qmp import Qmp, Splitter, TooLong
-from tapnet.monitor.table import Arg, Command, settled
 from tests.tapnet.monitor.kit import FakeInstance, seed_instance
 
 NEGOTIATE = b'{"execute": "qmp_capabilities"}'

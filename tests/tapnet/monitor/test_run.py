@@ -17,7 +17,7 @@ from qemu.qmp import ExecuteError, QMPClient
 
 from tests.oracle.qtest_client import QtestClient
 from tests.oracle.qtest_script import IO, LINE, SLOT, Ne2000, arp_request
-from tests.tapnet.test_qtest_run import Running
+from tests.tapnet.guest.qtest.test_run import Running
 from tests.waiting import BOUND_S
 
 
