@@ -11,7 +11,6 @@ PYTEST ?= $(BIN)/python -m pytest
 SECONDS_EACH ?= 30
 WARNINGS := DeprecationWarning PendingDeprecationWarning SyntaxWarning ResourceWarning \
             pytest.PytestUnraisableExceptionWarning pytest.PytestUnhandledThreadExceptionWarning
-UNIT   := tests/nic_models tests/slirp tests/tapnet tests/guest_drivers
 SUITES ?= bookworm trixie sid
 MATRIX ?=
 
@@ -103,9 +102,14 @@ test: apt compiled
 test-long: apt compiled
 	$(PYTEST)
 
-# Fewer examples of each property than make test, and no warning of ours.
+# Fewer examples of each property than make test, and no warning of ours; two halves side by side.
 unit: compiled
-	$(PYTEST) -m 'not slow' --hypothesis-profile quick $(WARNINGS:%=-W error::%) $(UNIT)
+	@$(MAKE) -s -j2 -Otarget unit-engines unit-tapnet
+
+.PHONY: unit-engines unit-tapnet
+unit-engines unit-tapnet:
+	$(PYTEST) -m 'not slow and not packages' --hypothesis-profile quick $(WARNINGS:%=-W error::%) \
+	  $(if $(filter unit-tapnet,$@),tests/tapnet,tests/nic_models tests/slirp tests/guest_drivers)
 
 # Needs no venv of its own: each tree makes one.
 matrix:

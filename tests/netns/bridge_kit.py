@@ -14,9 +14,9 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 from typing import Any
 
+from tests import apart
 from tests.netns.support import sh, until_sync
 from tests.waiting import BOUND_S
 
@@ -67,31 +67,8 @@ def make_host(name: str) -> None:
 
 
 def forked(name: str, *words: str) -> subprocess.CompletedProcess[str]:
-    """``tapnet WORDS`` in namespace ``name``, by a fork of this process."""
-    import tapnet.lan.commands  # noqa: F401  # before the fork
-    from tapnet import cli
-    from tapnet.system import syscalls
-
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        pid = os.fork()
-        if pid == 0:
-            status = 9
-            try:
-                syscalls.setns(os.open(f"/run/netns/{name}", os.O_RDONLY), syscalls.CLONE_NEWNET)
-                for number, file in ((1, out), (2, err)):
-                    os.dup2(file.fileno(), number)
-                sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
-                status = cli.main(words)
-                sys.stdout.flush()
-                sys.stderr.flush()
-            finally:
-                os._exit(status)
-        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        texts = []
-        for file in (out, err):
-            file.seek(0)
-            texts.append(file.read())
-    return subprocess.CompletedProcess(list(words), status, *texts)
+    """``tapnet WORDS`` in namespace ``name``, without another start of the program."""
+    return subprocess.CompletedProcess(list(words), *apart.call(apart.tapnet, name, words))
 
 
 def settled(name: str) -> None:

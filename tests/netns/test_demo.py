@@ -1,13 +1,13 @@
 """The main job as ``make run`` does it: the real program, without and with a terminal, and with a step that fails."""
 
 import os
-import pty
 import re
 import select
 import subprocess
 import sys
 import time
 
+from tests import apart
 from tests.waiting import BOUND_S
 
 TAPNET = [sys.executable, "-m", "tapnet"]
@@ -66,10 +66,7 @@ def test_a_bad_option_is_one_line():
 
 
 def test_on_a_terminal_it_leaves_a_shell_in_the_guest():
-    pid, fd = pty.fork()
-    if pid == 0:
-        os.environ["SHELL"] = "/bin/sh"
-        os.execv(sys.executable, [*TAPNET, "demo"])
+    process, fd = apart.terminal([*TAPNET, "demo"], os.environ | {"SHELL": "/bin/sh"})
     seen = b""
     typed = False
     end = time.monotonic() + BOUND_S
@@ -86,7 +83,6 @@ def test_on_a_terminal_it_leaves_a_shell_in_the_guest():
         if not typed and b"This shell is in the guest" in seen:
             typed = True
             os.write(fd, b"echo in=$(ls /sys/class/net | tr '\\n' ' '); exit 7\n")
-    _, status = os.waitpid(pid, 0)
     os.close(fd)
-    assert os.waitstatus_to_exitcode(status) == 7, seen.decode()
+    assert process.wait(BOUND_S) == 7, seen.decode()
     assert b"in=eth0 lo" in seen

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from tapnet.doctor import firewall
-from tapnet.doctor import lan as checks
 from tapnet.lan import sysctl
+from tests import apart
 from tests.netns.exec_kit import Runner, root_runner, user_runner
 from tests.netns.lan_kit import inside, namespace
 from tests.netns.support import sh
@@ -106,32 +106,14 @@ def test_what_is_wrong_is_mended_by_what_it_says(host: str, tmp_path: Path) -> N
 
 
 class Inside:
-    """Checks called in a namespace, in a child: without another start of the program."""
+    """Checks called in a namespace, in a process of their own: without another start of the program."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     def check(self, which: str) -> tuple[bool, str, str]:
-        import ctypes
-        import os
-
-        read, write = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            try:
-                descriptor = os.open(f"/run/netns/{self.name}", os.O_RDONLY)
-                ctypes.CDLL(None).setns(descriptor, 0x40000000)
-                found = getattr(checks, which)()
-                os.write(write, json.dumps([found.ok, found.text, found.mend]).encode())
-            except BaseException as error:
-                os.write(write, json.dumps([False, repr(error), ""]).encode())
-            finally:
-                os._exit(0)
-        os.close(write)
-        os.waitpid(pid, 0)
-        ok, text, command = json.loads(os.read(read, 65536))
-        os.close(read)
-        return ok, text, command
+        found: tuple[bool, str, str] = apart.call(apart.check, self.name, which)
+        return found
 
 
 def test_bridge(host: str) -> None:

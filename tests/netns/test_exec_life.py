@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import pty
 import re
 import select
 import shlex
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import apart
 from tests.netns.exec_kit import UID, Runner, root_runner, user_runner
 from tests.netns.support import processes, until_sync
 from tests.waiting import BOUND_S
@@ -244,9 +244,7 @@ class Terminal:
     """A program whose controlling terminal is ours."""
 
     def __init__(self, argv: list[str], env: dict[str, str]) -> None:
-        self.pid, self.fd = pty.fork()
-        if self.pid == 0:
-            os.execvpe(argv[0], argv, env)
+        self.process, self.fd = apart.terminal(argv, env)
         self.resize(24, 80)
 
     def resize(self, rows: int, columns: int) -> None:
@@ -267,18 +265,15 @@ class Terminal:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             self.read()
-            pid, raw = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self.pid = 0
-                code = os.waitstatus_to_exitcode(raw)
+            code = self.process.poll()
+            if code is not None:
                 return code if code >= 0 else 128 - code
         raise AssertionError("still running")
 
     def close(self) -> None:
         os.close(self.fd)
-        if self.pid:
-            os.kill(self.pid, signal.SIGKILL)
-            os.waitpid(self.pid, 0)
+        self.process.kill()
+        self.process.wait(BOUND_S)
 
 
 @pytest.fixture
@@ -423,15 +418,13 @@ def test_hang_up_of_a_terminal_that_is_tapnets_own(
     """As with ``ssh -t host tapnet exec ...``: the kernel tells the leader of the session alone."""
     session = terminal(*tapnet.argv("exec", *QUICK, "--", "sh", "-c", f"echo begun; {command}"))
     read_until(session.read, "begun")
-    pid = session.pid
-    started = children(pid)
+    started = children(session.process.pid)
     for child in started:
         started += children(child)
     assert len(started) >= 3, "helper, PID 1, COMMAND"
     os.close(session.fd)
     session.fd = os.open(os.devnull, os.O_RDWR)
-    until_sync(lambda: os.waitpid(pid, os.WNOHANG)[0] == pid, "tapnet to end")
-    session.pid = 0
+    until_sync(lambda: session.process.poll() is not None, "tapnet to end")
     until_sync(lambda: not any(map(alive, started)), "what it had started to end")
 
 

@@ -66,6 +66,7 @@ def test_the_version_is_this_one():
     assert f'"tapnet {tapnet.__version__}"' in SOURCE
 
 
+@pytest.mark.packages
 def test_it_is_sound_roff():
     done = subprocess.run(
         ["groff", "-man", "-Tutf8", "-ww", "-rLL=80n", str(PAGE)],

@@ -16,6 +16,7 @@ import pytest
 from slirp.contracts.host import Service
 from slirp.host import service as hostservice
 from slirp.host.sockets import AsyncHost
+from tests.slirp.host.test_sockets import close_sockets
 from tests.waiting import until_async as until
 
 
@@ -60,6 +61,7 @@ def play(scene: Callable[[AsyncHost], Awaitable[Any]]) -> Any:
         finally:
             host.close()
             assert not len(host.programs)
+            close_sockets(host)
 
     return asyncio.run(main())
 
@@ -124,6 +126,7 @@ def test_what_cannot_be_started() -> None:
     play(scene)
 
 
+@pytest.mark.packages
 def test_a_program_is_clean(tmp_path: Path) -> None:
     """No signal blocked or ignored, no descriptor of ours, its own session, standard error on the socket too."""
     script = (

@@ -29,6 +29,12 @@ from tests.waiting import BOUND_S, until_async
 IP_RECVTTL = 12
 
 
+def close_sockets(host: AsyncHost) -> None:
+    """What the flows of a test have left: a host does not close it."""
+    for sock in list(host._sockets.values()):
+        sock.close()
+
+
 class Bench:
     """A host on a loop that is run until a condition holds."""
 
@@ -117,6 +123,7 @@ def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
     loop = asyncio.new_event_loop() if request.param == "asyncio" else uvloop.new_event_loop()
     found = Bench(loop)
     yield found
+    close_sockets(found.host)
     found.host.close()
     loop.close()
 

@@ -1,7 +1,6 @@
 """Classic pcap files: their bytes, cuts, pipes, full disks; an observer changes nothing."""
 
 import os
-import shutil
 import struct
 import subprocess
 
@@ -46,7 +45,7 @@ def test_bytes_of_the_file(tmp_path):
     assert file.stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.skipif(not shutil.which("tcpdump"), reason="make test installs tcpdump")
+@pytest.mark.packages
 def test_tcpdump_reads_it(tmp_path):
     file = tmp_path / "x.pcap"
     arp = bytes.fromhex(

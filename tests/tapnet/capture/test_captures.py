@@ -296,6 +296,7 @@ def test_filter_dump(tmp_path: Path, queue: str, want: list[int]) -> None:
         assert [data for _, data in reader] == [frame(n)[:50] for n in want]
 
 
+@pytest.mark.packages
 def test_tshark_reads_names_comments_directions_and_statistics(tmp_path: Path) -> None:
     loop, hub, (a, b, _c), captures = lab(queue_frames=1)
     file = tmp_path / "x.pcapng"

@@ -8,6 +8,8 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tapnet.capture.tracing import Line, Tracer
 from tapnet.monitor.commands.control import Control
 from tapnet.monitor.hmp import Hmp
@@ -110,6 +112,7 @@ def test_options() -> None:
     assert options.parse(["-net", "nic", "-d", "regs"]).unbuilt == ("-d regs: not built yet",)
 
 
+@pytest.mark.packages
 def test_a_guests_life_in_lines(tmp_path: Path) -> None:
     root = root_runner(tmp_path)
     script = "ping -c 1 -w 30 10.0.2.2 >/dev/null; nc -z 10.0.2.2 1; exit 0"
@@ -131,6 +134,7 @@ def test_a_guests_life_in_lines(tmp_path: Path) -> None:
     assert (bad.returncode, bad.stderr) == (2, "tapnet: -D /no/such/log: No such file or directory\n")
 
 
+@pytest.mark.packages
 def test_switched_while_it_runs(tmp_path: Path) -> None:
     root = root_runner(tmp_path)
     name = f"log-{tmp_path.name}"[:40]
