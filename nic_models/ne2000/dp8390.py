@@ -210,13 +210,19 @@ class Dp8390:
             self.isr &= ~r.ISR_RST
             self.mode_changed()
         if issued & r.RD_ABORT:
-            self.remote.abort()
+            if self.remote.left:
+                self.remote.abort()
+            else:
+                self.remote.command = r.RD_ABORT
         elif issued == r.RD_SEND:
             self._send_packet()
         elif issued:
             self.remote.issue(issued)
         if value & r.TXP and not old & r.TXP:
-            self._transmit()
+            if self.tx_delay:
+                self._begin()
+            else:
+                self._leave(self.memory.fetch(self.tpsr << 8, self.tbcr))
 
     def _stop(self) -> None:
         self.isr |= r.ISR_RST
@@ -282,14 +288,10 @@ class Dp8390:
 
     # -- transmit --------------------------------------------------------------------------------------------
 
-    def _transmit(self) -> None:
-        size = self.tbcr
-        frame = self.memory.fetch(self.tpsr << 8, size)
-        if self.tx_delay:
-            self.tx_frame = frame
-            self.tx_until = self.now() + wire_ns(size, SPEED)
-            return
-        self._leave(frame)
+    def _begin(self) -> None:
+        """A frame goes onto a wire on which it takes its time."""
+        self.tx_frame = self.memory.fetch(self.tpsr << 8, self.tbcr)
+        self.tx_until = self.now() + wire_ns(self.tbcr, SPEED)
 
     def _launch(self) -> None:
         """The frame has been on the wire for its time."""
@@ -452,7 +454,15 @@ class Dp8390:
             self.memory.store(start, data[:first])
             self.memory.store(pstart << 8, data[first:])
             end = (pstart << 8) + len(data) - first
-        self._stored(end, following, status)
+        self.clda = end & 0xFFFF
+        self.curr = following
+        self.held = 0
+        self.deadline = None
+        if status & r.RSR_PRX:
+            self.rsr = status
+            self.isr |= r.ISR_PRX
+            if not self.irq and self.imr & r.ISR_PRX:
+                self.interrupt()
         return True
 
     def _store_outside(self, frame: bytes, size: int, status: int, room: int) -> bool:
@@ -474,25 +484,20 @@ class Dp8390:
         data = _HEADER.pack(status, following, size + 4) + frame + crc32(frame).to_bytes(4, "little")
         for index, page in enumerate(used):
             self.memory.store(page << 8, data[_PAGE * index : _PAGE * (index + 1)])
-        self._stored((used[-1] << 8) + len(data) - _PAGE * (pages - 1), following, status)
-        return True
-
-    def _after(self, page: int) -> int:
-        """Return the page that the chip writes next: PSTOP, if it is ever met, leads back to PSTART."""
-        page = page + 1 & 0xFF
-        return self.pstart if page == self.pstop else page
-
-    def _stored(self, end: int, following: int, status: int) -> None:
-        """Move the pointers behind a packet that is in memory; set PRX if it was a good one."""
-        self.clda = end & 0xFFFF
+        self.clda = (used[-1] << 8) + len(data) - _PAGE * (pages - 1) & 0xFFFF
         self.curr = following
         self.held = 0
         self.deadline = None
         if status & r.RSR_PRX:
             self.rsr = status
             self.isr |= r.ISR_PRX
-            if not self.irq and self.imr & r.ISR_PRX:
-                self.interrupt()
+            self.interrupt()
+        return True
+
+    def _after(self, page: int) -> int:
+        """Return the page that the chip writes next: PSTOP, if it is ever met, leads back to PSTART."""
+        page = page + 1 & 0xFF
+        return self.pstart if page == self.pstop else page
 
     def _hold(self, pages: int) -> bool:
         """Refuse a frame of ``pages`` pages that has no room: it waits, or it is lost."""

@@ -131,7 +131,8 @@ class RemoteDma:
 
     def abort(self) -> None:
         """End the transfer (CR.RD = 1xx); CRDA stays where it was."""
-        self.address = self.current()
+        if self.left and self.command == r.RD_READ:
+            self.address = self.current()
         self.command = r.RD_ABORT
 
     def current(self) -> int:
