@@ -373,7 +373,7 @@ class NamespaceGuest:
                     if any(n.dhcp4 for n in self.nics if n.ifname in missing)
                     else "no IPv6 address"
                 )
-                raise GuestError(f"{what} on {', '.join(missing)} within {patience.limit:.3g} s") from None
+                raise GuestError(f"{what} on {', '.join(missing)} within {patience.limit:.0f} s") from None
 
     def start(
         self, argv: Sequence[str], *, env: dict[str, str] | None = None, cwd: str | None = None
