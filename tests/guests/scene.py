@@ -74,6 +74,18 @@ DRIVERS = (
 )
 
 COMPLAINTS = re.compile(r"irq .*nobody cared|NETDEV WATCHDOG|transmit.*timed out|Oops|BUG:|Call Trace")
+
+
+def unharmed(said: str, patience: int) -> None:
+    """The kernel has complained about nothing in its log, but for ``patience`` slow transmissions.
+
+    Raises AssertionError with the log round the first complaint.
+    """
+    rest = re.sub(r".*NETDEV WATCHDOG.*", "", said, count=patience) if patience else said
+    found = COMPLAINTS.search(rest)
+    assert not found, rest[max(0, found.start() - 1500) : found.end() + 3000]
+
+
 LEASE = "udhcpc -q -n -t 8 -T 2 -i eth0"
 
 
@@ -126,11 +138,7 @@ class Scene:
 
     def quiet(self) -> None:
         """The kernel has complained about nothing since it was up."""
-        said = self.vm.run("dmesg")
-        if self.driver.patience:
-            said = re.sub(r".*NETDEV WATCHDOG.*", "", said, count=self.driver.patience)
-        found = COMPLAINTS.search(said)
-        assert not found, said[max(0, found.start() - 1000) : found.end() + 3000]
+        unharmed(self.vm.run("dmesg"), self.driver.patience)
 
     def url(self, size: int, family: int = 4) -> str:
         """Where the host serves that many bytes."""

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.guests import vm
-from tests.guests.scene import COMPLAINTS, DRIVERS, Driver
+from tests.guests.scene import DRIVERS, Driver, unharmed
+from tests.pings import lossless
 
 KIB = 1 << 10
 SLOTS = {"ne2k-pci": 5, "8139too": 4, "8139cp": 6, "pcnet32": 8}  # 4 and 8: INTA of both is PIIX3's PIRQD
@@ -74,7 +75,8 @@ def test_each_driver_has_its_card_and_its_network(full: Full, driver: Driver) ->
     assert bound == driver.name
     assert f"10.0.{n}.15/24" in full.vm.run(f"ip addr show dev {name}")
     said = full.vm.run(f"ping -A -c 50 -W 5 10.0.{n}.2")
-    assert "50 packets received, 0% packet loss" in said and said.count("ttl=255") == 50
+    lossless(said, 50)
+    assert said.count("ttl=255") >= 50
 
 
 def test_two_share_an_interrupt_line(full: Full) -> None:
@@ -95,8 +97,7 @@ def test_all_transfer_at_once(full: Full) -> None:
         size = SIZE.get(driver.name, 1024 * KIB)
         expected = hashlib.md5(full.host.content[:size]).hexdigest()
         assert full.vm.run(f"cat /tmp/{driver.name}").split()[0] == expected
-    said = re.sub(r".*NETDEV WATCHDOG.*ne2k-pci.*", "", full.vm.run("dmesg"))
-    assert not COMPLAINTS.search(said), said[-3000:]
+    unharmed(re.sub(r".*NETDEV WATCHDOG.*ne2k-pci.*", "", full.vm.run("dmesg")), 0)
 
 
 def test_one_card_out_of_order_leaves_the_others_alone(full: Full) -> None:
@@ -107,5 +108,5 @@ def test_one_card_out_of_order_leaves_the_others_alone(full: Full) -> None:
     assert full.vm.status(f"timeout 4 ping -A -c 2 -W 1 10.0.{number(DRIVERS[1])}.2") != 0
     for driver in others:
         said = full.vm.run(f"ping -A -c 50 -W 5 10.0.{number(driver)}.2")
-        assert "50 packets received, 0% packet loss" in said
+        lossless(said, 50)
     full.tapnet.monitor("set_link", "rtl8139.0", "on")

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from tests import needs
 from tests.guests import vm
-from tests.guests.scene import COMPLAINTS
+from tests.guests.scene import unharmed
 from tests.netns.lan_kit import lan, links
 from tests.netns.support import sh
+from tests.pings import lossless, patient
 
 __all__ = ["lan"]  # a fixture
 
@@ -90,8 +91,8 @@ def test_swapped_under_a_vm(lab: vm.Lab, lan: str) -> None:
     assert guest.run("dmesg | grep -c 'eth2: link down'").split()[-1] == "1"
     for name in ("eth0", "eth2", "eth1"):
         address = guest.run(f"ip -4 addr show {name}").split("inet ")[1].split("/")[0]
-        assert " 0% packet loss" in sh(f"ip netns exec {lan} ping -c 3 -w 30 {address}")
-    assert not COMPLAINTS.search(re.sub(r".*NETDEV WATCHDOG.*", "", guest.run("dmesg"), count=3))
+        lossless(sh(f"ip netns exec {lan} ping {patient(3)} {address}"), 3)
+    unharmed(guest.run("dmesg"), 3)
 
 
 def holds(guest: vm.Vm, name: str, start: str) -> None:
