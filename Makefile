@@ -104,12 +104,12 @@ test-long: apt compiled
 
 # Fewer examples of each property than make test, and no warning of ours; two halves side by side.
 unit: compiled
-	@$(MAKE) -s -j2 -Otarget unit-engines unit-tapnet
+	@$(MAKE) -s -j2 -k -Otarget unit-engines unit-tapnet
 
 .PHONY: unit-engines unit-tapnet
 unit-engines unit-tapnet:
 	$(PYTEST) -m 'not slow and not packages' --hypothesis-profile quick $(WARNINGS:%=-W error::%) \
-	  $(if $(filter unit-tapnet,$@),tests/tapnet,tests/nic_models tests/slirp tests/guest_drivers)
+	  $(if $(filter unit-tapnet,$@),tests/tapnet,tests/nic_models tests/slirp)
 
 # Needs no venv of its own: each tree makes one.
 matrix:
