@@ -103,6 +103,7 @@ def test_systemd_networkd(tmp_path: Path) -> None:
 )
 def test_a_lease_time_that_was_given_is_every_clients(tmp_path: Path, net: str) -> None:
     """Also for busybox beside a TAP, and for a client that asks for less."""
+    needs.program("dhclient", "isc-dhcp-client")
     show = tmp_path / "show"
     show.write_text("#!/bin/sh\n[ $1 = bound ] && echo $lease\nexit 0\n")
     show.chmod(0o755)
