@@ -135,8 +135,9 @@ class Hub:
         if port.full() or not port.link:
             port.counters.drop("queue" if port.link else "link")
             return
-        port.queue.append((pad(frame), b""))
-        port.queued_bytes += len(port.queue[-1][0])
+        frame = pad(frame)
+        port.queue.append((frame, b""))
+        port.queued_bytes += len(frame)
         if not port.refused:
             self.wake(port)
 
@@ -454,10 +455,23 @@ class Hub:
 
         return receive
 
+    @staticmethod
+    def _must_wait(sender: Port) -> bool:
+        """Return whether a frame of ``sender`` would be refused: by a queue that waits for the drain, or by all members."""
+        slow = False
+        free = False
+        for other in sender.peers:
+            if not other.full():
+                free = free or other.member
+            elif not other.refused:
+                return True
+            else:
+                slow = slow or other.member
+        return slow and not free
+
     def _release(self) -> None:
         for port in list(self._held):
-            members = [other.full() for other in port.peers if other.member]
-            if (members and all(members)) or any(other.behind() for other in port.peers):
+            if self._must_wait(port):
                 continue
             if port in self._held:  # no callback before it has unplugged it
                 del self._held[port]
