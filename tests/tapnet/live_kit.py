@@ -19,7 +19,7 @@ from tapnet.monitor.commands.control import Control
 from tapnet.monitor.commands.table import settled
 from tapnet.monitor.hmp import Hmp, Reply
 from tapnet.options import parse as options
-from tests.waiting import BOUND_S, until_async
+from tests.waiting import BOUND_S
 
 
 @contextlib.asynccontextmanager
@@ -102,11 +102,6 @@ class Peer:
 def info(instance: Instance, line: str) -> str:
     """What the human monitor answers to one line."""
     return Hmp(Control(instance)).execute(line).text
-
-
-async def until(condition: Callable[[], object], what: str = "") -> None:
-    """Wait for a condition with a bound."""
-    await until_async(condition, what, pause=0.002)
 
 
 def play(

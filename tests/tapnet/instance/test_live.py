@@ -13,7 +13,8 @@ import uvloop
 from tapnet.backends.sockets.retry import Retry
 from tapnet.guest.vfio_user import wire
 from tests.tapnet import vfio_kit
-from tests.tapnet.live_kit import Lab, Peer, descriptors, lab, play, until
+from tests.tapnet.live_kit import Lab, Peer, descriptors, lab, play
+from tests.tapnet.wire_kit import until
 
 BUS = "-net nic -net user -qtest unix:{path},server=on,wait=off"
 

@@ -17,7 +17,8 @@ from tapnet.monitor.commands import reports
 from tapnet.monitor.sessions import metrics as metrics_session
 from tapnet.monitor.sessions import server
 from tapnet.system import guard
-from tests.tapnet.live_kit import Lab, lab, play, until
+from tests.tapnet.live_kit import Lab, lab, play
+from tests.tapnet.wire_kit import until
 from tests.waiting import BOUND_S
 
 LOOPBACK = Endpoint("127.0.0.1", 0)

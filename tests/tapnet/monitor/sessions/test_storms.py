@@ -15,7 +15,8 @@ import pytest
 from tapnet.config import Chardev, Endpoint, UnixPath
 from tapnet.monitor.sessions import server
 from tapnet.system import runtime as paths
-from tests.tapnet.live_kit import Lab, descriptors, lab, play, until
+from tests.tapnet.live_kit import Lab, descriptors, lab, play
+from tests.tapnet.wire_kit import until
 
 DROPS, WARM = 1000, 100
 GROWTH = 300  # objects; a leak of one for each connection would be 900
