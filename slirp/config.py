@@ -164,9 +164,7 @@ class Config:
     domainname: str | None = None
     dnssearch: tuple[str, ...] = ()
     lease_time: int = LEASE_TIME
-    lease_given: bool = (
-        False  # set by the administrator: every client gets this lease time, whatever it asks for
-    )
+    lease_given: bool = False  # by the administrator: every client gets ``lease_time``, whatever it asks for
     renew_time: int | None = None  # T1 in seconds; None: half of the lease
     restrict: bool = False
     rules: tuple[Rule, ...] = ()  # allow and deny rules, in order

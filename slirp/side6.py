@@ -166,7 +166,7 @@ class Side6:
         dst: bytes,
         now: int,
     ) -> None:
-        """For the world outside."""
+        """Hand a packet for the world outside to its protocol."""
         stack = self._stack
         if protocol == PROTO_TCP:
             stack.to_tcp(frame, vnet, off, end, src, dst, now)

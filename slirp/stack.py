@@ -300,7 +300,7 @@ class Stack:
         dst: bytes,
         now: int,
     ) -> None:
-        """For the world outside."""
+        """Hand a packet for the world outside to its protocol."""
         if protocol == PROTO_TCP:
             self.to_tcp(frame, vnet, off, end, src, dst, now)
         elif protocol == PROTO_UDP:
@@ -451,7 +451,7 @@ class Stack:
         return None if self.side6.ip.inside(address) or is_martian6(address) else address
 
     def resolvers(self) -> list[Address]:
-        """Name servers behind ``dns``."""
+        """Return the name servers behind the ``dns`` address."""
         return list(self.config.resolver or self.host.resolvers())
 
     def path(self, frame: bytes, protocol: int) -> Path:
@@ -482,7 +482,7 @@ class Stack:
         self._family(frame).error_from(frame, source, error.type, error.code, error.info, ttl)
 
     def tell(self, text: str) -> None:
-        """Tell the owner, once."""
+        """Tell the owner a line, but each line only once."""
         if text not in self._told:
             self._told.add(text)
             self.notice(text)
@@ -548,7 +548,7 @@ class Stack:
         return found
 
     def tick(self, now: int) -> None:
-        """Let timers expire."""
+        """Run the timers of all parts that are due."""
         self.now = now
         for part in (self.arp, *self._timed):
             deadline = part.next_deadline()

@@ -454,6 +454,7 @@ class Dp8390:
             self.memory.store(start, data[:first])
             self.memory.store(pstart << 8, data[first:])
             end = (pstart << 8) + len(data) - first
+        # as at the end of ``_store_outside``: a method for both costs each frame of the usual case a call
         self.clda = end & 0xFFFF
         self.curr = following
         self.held = 0

@@ -35,9 +35,8 @@ SECOND = 1_000_000_000
 QUERIES = 2048
 PER_GUEST = 1024
 HELD = 4 << 20
-PATIENCE = (
-    4 * SECOND + SECOND // 2
-)  # for one round of the resolvers: less than the 5 s after which clients ask again
+# for one round of the resolvers: less than the 5 s after which clients ask again
+PATIENCE = 4 * SECOND + SECOND // 2
 ROUNDS = 2
 WAIT = 30 * SECOND  # resolv.conf(5): no client waits longer for one attempt
 GOOD_TIME = 30 * SECOND
@@ -114,7 +113,7 @@ class Query:
         return [address for address in self.asked if address not in self.failed]
 
     def host_readable(self, now: int) -> None:
-        """Answers or errors."""
+        """Take answers and ICMP errors from the sockets of this query."""
         self.dns.network.now = now
         for family in tuple(self.sockets):
             for _ in range(BATCH):
@@ -131,7 +130,7 @@ class Query:
                 self.dns.refused(self, error.remote, now)
 
     def close(self) -> None:
-        """Give the sockets back."""
+        """Close the sockets of this query."""
         for sock in self.sockets.values():
             sock.close()
         self.sockets.clear()
@@ -163,7 +162,7 @@ class Dns:
     # ---- queries -------------------------------------------------------------------------------------------
 
     def input(self, frame: bytes, off: int, end: int, src: bytes, sport: int, dst: bytes, now: int) -> None:
-        """A guest's query."""
+        """Answer a guest's query from our own names, or pass it on to the resolvers."""
         message = frame[off:end]
         try:
             if len(message) < HEADER or message[2] & _QR or message[4:6] != b"\0\1":
@@ -336,7 +335,7 @@ class Dns:
         self._next = min((query.deadline for query in self._queries.values()), default=None)
 
     def close(self) -> None:
-        """Forget all queries."""
+        """Forget all queries and close their sockets."""
         for query in self._queries.values():
             query.close()
         self._queries.clear()
@@ -345,7 +344,7 @@ class Dns:
         self._next = None
 
     def flows(self, now: int) -> list[dict[str, Any]]:
-        """Rows for ``info usernet``."""
+        """Return a row of ``info usernet`` for each query in flight."""
         return [
             {
                 "protocol": "UDP",
@@ -372,7 +371,7 @@ def _asked(query: Query, remote: Address) -> Address | None:
 
 
 def _failure(message: bytes, question: bytes) -> bytes:
-    """SERVFAIL for a query."""
+    """Return the SERVFAIL answer to a query, with the question that it had."""
     head = bytearray(message[:HEADER])
     head[2] |= _QR
     head[3] = _RA | SERVFAIL

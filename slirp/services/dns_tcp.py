@@ -49,12 +49,12 @@ class DnsStream(Relay):
         self._wanted = (False, False)
 
     def host_connected(self, now: int) -> None:
-        """The resolver is there."""
+        """Note that the resolver has taken the connection."""
         self._reached(self.remote, now)
         super().host_connected(now)
 
     def send(self, data: bytes | memoryview) -> int:
-        """Queries of the guest."""
+        """Take queries of the guest: answer those for our own names, pass the others on."""
         if (self._out and not self._flush()) or len(self._answers) > HELD:
             return 0
         message = self._query + bytes(data)
@@ -73,7 +73,7 @@ class DnsStream(Relay):
         return len(data)
 
     def recv(self, size: int) -> bytes | None:
-        """Answers for the guest."""
+        """Return bytes of answers for the guest, own answers between those of the resolver."""
         if self._answers and not self._left and not self._length:
             data, self._answers = self._answers[:size], self._answers[size:]
             return data
@@ -102,7 +102,7 @@ class DnsStream(Relay):
         super().watch(read, write or bool(self._out) or (read and bool(self._answers)))
 
     def shutdown(self) -> None:
-        """No more queries."""
+        """Note that the guest sends no more queries, and end our side once all are sent."""
         self._ended = True
         self._flush()
 
@@ -112,7 +112,7 @@ class DnsStream(Relay):
         self._rewatch()
 
     def host_writable(self, now: int) -> None:
-        """What waits goes first."""
+        """Send what waits for the resolver before the flow may send more."""
         if self._out:
             try:
                 self._flush()

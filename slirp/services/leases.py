@@ -68,7 +68,7 @@ class Fixed:
 
 
 def _nobody() -> None:
-    """Nobody wants to know."""
+    """Ignore a change of the leases: nobody stores them."""
 
 
 def _is_called(hostname: str, name: str) -> bool:
@@ -309,7 +309,7 @@ class Leases:
         return taken
 
     def rows(self, now: int) -> list[dict[str, Any]]:
-        """JSON-able, by address."""
+        """Return the leases as JSON-able rows, sorted by address."""
         return [
             {
                 "address": ip_text(lease.address),

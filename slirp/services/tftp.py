@@ -86,7 +86,7 @@ class Network(Protocol):
     services: dict[tuple[bytes, int], Service]
 
     def count(self, reason: str) -> None:
-        """Count an event."""
+        """Count an event of the TFTP server."""
 
 
 class Tftp:
@@ -104,7 +104,7 @@ class Tftp:
         self.reconfigure(config)
 
     def reconfigure(self, config: Config) -> None:
-        """For requests to come."""
+        """Take the settings for requests that are still to come."""
         self.write = config.tftp_write
         self._directory.nocase = config.tftp_nocase
 

@@ -71,7 +71,7 @@ class Server(Protocol):
 
     @property
     def network(self) -> Counter:
-        """The stack."""
+        """Return the stack, which counts and knows the time."""
 
     def answer(self, to: Neighbour, sport: int, dport: int, message: bytes) -> bool:
         """Send a message to a guest; False: dropped."""
@@ -91,7 +91,7 @@ class Ip(Protocol):
 
     @property
     def mtu(self) -> int:
-        """Largest IP packet."""
+        """Return the size of the largest IP packet, in bytes."""
 
     def neighbour(self, guest: bytes) -> Neighbour:
         """Where frames for a guest go."""
@@ -103,7 +103,7 @@ class Counter(Protocol):
     now: int
 
     def count(self, reason: str) -> None:
-        """Count an event."""
+        """Count an event of this session."""
 
 
 class Session:
@@ -193,7 +193,7 @@ class Session:
         return self.server.answer(self.neighbour, self.tid, self.port, message)
 
     def refuse(self, message: bytes, now: int) -> None:
-        """End with an error."""
+        """End the session with an ERROR message."""
         self.server.network.count("tftp_failed")
         self.send(message)
         self.end(now)
@@ -212,7 +212,7 @@ class Session:
         self.server.hasten(self.deadline)
 
     def expired(self, now: int) -> None:
-        """``deadline`` has come."""
+        """Send again, or give up, because ``deadline`` has come."""
         if self.over:
             self.server.forget(self)
             return
@@ -241,7 +241,7 @@ class Session:
         self.close()
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file of this session."""
         if self.file is not None:
             self.file.close()
             self.file = None
@@ -251,22 +251,22 @@ class Session:
         return None
 
     def run(self, now: int) -> None:
-        """Nothing: see ``Tftp.run``."""
+        """Do nothing: ``Tftp.run`` calls ``expired`` of each session that is due."""
 
     # ---- events of the file --------------------------------------------------------------------------------
 
     def file_opened(self, size: int, now: int) -> None:
-        """It is there."""
+        """Go on, because the file of ``size`` bytes is open."""
         raise NotImplementedError
 
     def file_read(self, data: bytes, now: int) -> None:
-        """Bytes, or the end."""
+        """Take bytes of the file; none is its end."""
 
     def file_written(self, now: int) -> None:
-        """It is on disk."""
+        """Go on, because what was written is on disk."""
 
     def file_failed(self, error: int, now: int) -> None:
-        """An ``errno``."""
+        """End the session, because the file failed with this ``errno``."""
         self.server.network.now = now
         self.refuse(self.server.failed(error), now)
 
@@ -296,7 +296,7 @@ class Reading(Session):
         self._gap = -1  # the ACK that told of a loss at the head of this window
 
     def file_opened(self, size: int, now: int) -> None:
-        """Answer the request."""
+        """Answer the read request, now that the file is open."""
         self._asking = False
         self.server.network.now = now
         self.agree(None if self.request.netascii else size)
@@ -308,7 +308,7 @@ class Reading(Session):
         self._pump(now)
 
     def file_read(self, data: bytes, now: int) -> None:
-        """More of the file."""
+        """Send more of the file to the guest."""
         self._asking = False
         self.server.network.now = now
         self._offset += len(data)
@@ -340,7 +340,7 @@ class Reading(Session):
         return (self._start + len(self._held)) // self.blksize + 1 if self._whole else None
 
     def message(self, opcode: int, number: int, payload: bytes, now: int) -> None:
-        """An ACK, hopefully."""
+        """Take a message of the guest, which must be an ACK."""
         if opcode != ACK:
             self.refuse(error_message(ILLEGAL), now)
             return
@@ -422,7 +422,7 @@ class Writing(Session):
         self._text = FromNetascii() if request.netascii else None
 
     def file_opened(self, size: int, now: int) -> None:
-        """Let the guest begin."""
+        """Tell the guest to begin sending, now that the file is open."""
         self._busy = False
         self.server.network.now = now
         self.agree(self.request.tsize)
@@ -449,7 +449,7 @@ class Writing(Session):
             self.end(now)
 
     def message(self, opcode: int, number: int, payload: bytes, now: int) -> None:
-        """A block, hopefully."""
+        """Take a message of the guest, which must be a block of data."""
         if opcode != DATA or len(payload) > self.blksize:
             self.refuse(error_message(ILLEGAL), now)
             return

@@ -71,7 +71,7 @@ SHORT = 4096  # bytes: no super-frame, worth gathering
 
 
 class Flow:
-    """One connection; implements ``slirp.contracts.host.TcpEvents``."""
+    """One TCP connection of a guest; implements ``slirp.contracts.host.TcpEvents``."""
 
     __slots__ = (
         "alive",
@@ -127,7 +127,7 @@ class Flow:
 
     @property
     def guest(self) -> bytes:
-        """The guest's address."""
+        """Return the address of the guest."""
         return self.key[: (len(self.key) - 4) >> 1]
 
     def move(self, event: str) -> None:
@@ -141,7 +141,7 @@ class Flow:
             self.tcp.push(at, self)
 
     def live(self, at: int) -> None:
-        """Set the life timer."""
+        """Set the life timer to ``at``, in nanoseconds of the clock."""
         self.life_at = at
         self.schedule(at)
 

@@ -54,12 +54,12 @@ class Segment:
         self.window = window
 
     def urgent(self) -> int:
-        """The urgent pointer."""
+        """Return the urgent pointer of the segment."""
         off = self.data - ((self.word >> 10) & 0x3C)
         return self.frame[off + 18] << 8 | self.frame[off + 19]
 
     def options(self) -> Options:
-        """The options, parsed."""
+        """Return the options of the segment, parsed."""
         off = self.data - ((self.word >> 10) & 0x3C)
         return parse_options(self.frame, off + HEADER_LEN, self.data)
 

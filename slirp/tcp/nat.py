@@ -233,7 +233,7 @@ class Tcp:
     # -- bookkeeping of flows
 
     def forget(self, flow: Flow) -> None:
-        """The flow is over."""
+        """Remove a flow that is over from all tables."""
         key = flow.key
         if self._flows.get(key) is flow:
             del self._flows[key]
@@ -285,7 +285,7 @@ class Tcp:
         return at
 
     def run(self, now: int) -> None:
-        """Serve what is due."""
+        """Run the timers of all flows that are due."""
         while self._heap and self._heap[0][0] <= now:
             at, _, flow = heappop(self._heap)
             if flow.due == at:

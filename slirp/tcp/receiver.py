@@ -18,7 +18,7 @@ from slirp.tcp.states import SCANTY, WINDOW_INITIAL
 
 
 class Receiver:
-    """RCV.* of RFC 9293."""
+    """The receive side of a connection: RCV.* of RFC 9293."""
 
     __slots__ = (
         "ack_at",

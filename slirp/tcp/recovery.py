@@ -44,7 +44,7 @@ class Rto:
         return min(self.value << self.retries, RTO_MAX)
 
     def back_off(self) -> None:
-        """One more expiry."""
+        """Note that the retransmission timer has expired once more."""
         self.at = 0
         self.silent += 1
         if self.retries < 16:

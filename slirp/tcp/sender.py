@@ -124,7 +124,7 @@ class Sender:
         return b"".join(parts)
 
     def clear(self) -> None:
-        """Give the queue back."""
+        """Drop the send queue and give its bytes back to the budget."""
         self.flow.tcp.buffers.used -= sum(map(len, self.chunks))
         self.chunks.clear()
         self.base = self.end
@@ -211,7 +211,7 @@ class Sender:
             self.arm(now)
 
     def arm(self, now: int) -> None:
-        """Start the retransmission timer."""
+        """Start the retransmission timer anew from ``now``."""
         self.rto_at = now + self.rto.timeout()
         self.flow.schedule(self.rto_at)
 

@@ -121,7 +121,7 @@ class Flow:
         self.complaints()
 
     def complaints(self) -> None:
-        """Errors from the host."""
+        """Pass on all errors that wait at the host's socket."""
         error = self.socket.error() if self.socket is not None else None
         while error is not None and self.socket is not None:
             self._error(error)
@@ -156,7 +156,7 @@ class Flow:
         return seen
 
     def _error(self, error: IcmpError) -> None:
-        """Tell the guest."""
+        """Send the guest an ICMP error that the host's socket has met."""
         network = self.udp.network
         dst = self.sources.get(error.remote) or self._source(error.remote)
         if dst is None or len(dst) != len(self.family.gateway):

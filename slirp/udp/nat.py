@@ -183,7 +183,7 @@ class Udp:
         return flow
 
     def _failed(self, flow: Flow, frame: bytes, error: int) -> None:
-        """``sendto`` failed at once."""
+        """Tell the guest that ``sendto`` failed at once, where it is an error that ICMP knows."""
         code = unreachable_code(error)
         if error in BUSY or code is None:
             self.network.count("udp_busy" if error in BUSY else "udp_send_failed")
@@ -240,7 +240,7 @@ class Udp:
         return self._sweep
 
     def run(self, now: int) -> None:
-        """End idle flows."""
+        """End the flows that have been idle for too long."""
         if self._sweep is None or now < self._sweep:
             return
         soonest: int | None = None
@@ -260,7 +260,7 @@ class Udp:
             flow.sources.clear()
 
     def close(self) -> None:
-        """End all flows."""
+        """End all flows and close their sockets."""
         for flow in self._flows.values():
             flow.close()
         self._flows.clear()

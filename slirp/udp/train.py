@@ -65,9 +65,8 @@ class Train:
     def __init__(self, udp: Sender) -> None:
         self._udp = udp
         self.open = False  # ``extend`` may be asked
-        self.extend: Callable[[bytes, bytes], bool] = (
-            self._extend4
-        )  # takes a frame like the first; False: not taken
+        # takes a frame like the first; False: not taken
+        self.extend: Callable[[bytes, bytes], bool] = self._extend4
         self._parts: list[bytes] = []
         self._first = self._before = self._between = self._where = self._vnet = b""
         self._size = self._end = self._limit = self._how = 0
@@ -134,7 +133,7 @@ class Train:
         return True
 
     def end(self) -> None:
-        """Send what is there."""
+        """Send the datagrams collected so far, and end the train."""
         self.open = False
         if self._parts:
             self._send()

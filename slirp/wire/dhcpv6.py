@@ -43,7 +43,7 @@ class Identity:
 
 @dataclass(slots=True)
 class Message:
-    """A client's message."""
+    """A message of a DHCPv6 client, parsed."""
 
     kind: int
     xid: bytes
@@ -175,10 +175,10 @@ def parse(data: bytes) -> Message:
 
 
 def option(code: int, value: bytes) -> bytes:
-    """One option."""
+    """Return one option: its code, length and value."""
     return OPTION.pack(code, len(value)) + value
 
 
 def status(code: int, text: str = "") -> bytes:
-    """A status code option."""
+    """Return a status code option (RFC 8415, 21.13)."""
     return option(STATUS, code.to_bytes(2, "big") + text.encode())

@@ -92,7 +92,7 @@ def ip_int(address: bytes) -> int:
 
 
 def mac_text(mac: bytes) -> str:
-    """52:55:0a:00:02:02."""
+    """Return a MAC address as text, like 52:55:0a:00:02:02."""
     return mac.hex(":")
 
 

@@ -82,7 +82,7 @@ def solicited_node(address: bytes) -> bytes:
 
 
 def is_link_local(address: bytes) -> bool:
-    """fe80::/10."""
+    """Return whether an address is link-local (fe80::/10)."""
     return address[0] == 0xFE and address[1] & 0xC0 == 0x80
 
 

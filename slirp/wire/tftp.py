@@ -123,12 +123,12 @@ def ack_message(block: int) -> bytes:
 
 
 def error_message(code: int, text: str = "") -> bytes:
-    """ERROR."""
+    """Return an ERROR message with its own or the usual text."""
     return HEAD.pack(ERROR, code) + (text or TEXTS[code]).encode("ascii", "replace") + b"\0"
 
 
 def oack_message(options: Sequence[tuple[str, int]]) -> bytes:
-    """Option acknowledgment."""
+    """Return an OACK message with these options (RFC 2347)."""
     return OACK.to_bytes(2, "big") + b"".join(f"{name}\0{value}\0".encode() for name, value in options)
 
 

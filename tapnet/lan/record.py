@@ -85,9 +85,7 @@ class Record:
     had: Belongings  # the uplink's configuration before; when lowering: the bridge's
     beside: Belongings  # the configuration of a bridge that existed before
     master: Link | None = None  # when lowering: the bridge
-    first: dict[str, Any] | None = (
-        None  # the record of the state before this change, if the bridge was ours then
-    )
+    first: dict[str, Any] | None = None  # the record before this change, if the bridge was ours then
     at: float = 0.0
     deadline: float | None = None
     watchdog: tuple[int, int] | None = None  # pid, start time

@@ -84,9 +84,8 @@ class Kernel:
 
         self.netlink = wire.Netlink()
         self.ipr: Any = IPRoute(groups=0)  # used for links only
-        self.ipr.status["nlm_generator"] = (
-            False  # answers are tuples instead of generators, so that none is left half read
-        )
+        # answers are tuples instead of generators, so that none is left half read
+        self.ipr.status["nlm_generator"] = False
         self.step = step
 
     def __enter__(self) -> Kernel:

@@ -26,9 +26,8 @@ class Key:
     meta: str  # the value, in help
     repeat: bool = False
     later: bool = False
-    idle: tuple[object, ...] = (
-        False,
-    )  # values of a key not implemented yet that are accepted because they mean today's behaviour
+    # values of a key not implemented yet that are accepted because they mean today's behaviour
+    idle: tuple[object, ...] = (False,)
 
     def waits(self, value: object) -> bool:
         """Return whether ``value`` asks for what has no engine yet."""

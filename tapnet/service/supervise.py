@@ -51,9 +51,7 @@ class Supervisor:
         that it says.
         """
         self.exit_status = 0
-        self._configured = (
-            instance.config.mode
-        )  # what the configuration said last; a monitor may have swapped since
+        self._configured = instance.config.mode  # as the file said last; a monitor may have swapped since
         self._reloading = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._instance = instance

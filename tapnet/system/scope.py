@@ -1,5 +1,7 @@
 """The interface behind a scoped address (``fe80::1%eth0``), as the socket calls and the event loops want it.
 
+``scope_index`` stands in ``slirp.host.socket_set`` too, because the NAT and this program do not know each other.
+
 Ref: RFC 4007 11 (zone identifiers in text).
 """
 

@@ -53,9 +53,8 @@ GREETING_S = 10.0
 FINISH_S = 0.5
 OUT_MAX = 4 << 20
 READ_SIZE = 1 << 16
-LAST_READS = (
-    1024  # most reads that drop input before a socket is closed; a message with descriptors ends a read
-)
+# most reads that drop input before a socket is closed; a message with descriptors ends a read
+LAST_READS = 1024
 _ANCILLARY = socket.CMSG_SPACE(4 * (wire.FDS_MAX + 1))
 _ACCESS = Struct("<HHIIIQII")  # header and ACCESS of a register access
 _SIZES = (1, 2, 4)
